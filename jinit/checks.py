@@ -1,0 +1,154 @@
+"""Validation at the public edge: each mistake is answered by one sentence.
+
+Every sentence says what was given, what is allowed and how to mend it. Code below the public
+functions trusts its arguments and never calls this module.
+"""
+
+import difflib
+import math
+from collections.abc import Iterable
+from numbers import Integral, Real
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+__all__ = [
+    "choice",
+    "count",
+    "dims",
+    "finite",
+    "is_concrete",
+    "key",
+    "labels",
+    "number",
+    "options",
+    "suggestion",
+]
+
+
+def suggestion(name: object, allowed: Iterable[str]) -> str:
+    """The end of a sentence: `; did you mean 'he'?` for the nearest allowed name, else `.`"""
+    nearest = difflib.get_close_matches(str(name).lower(), list(allowed), n=1, cutoff=0.5)
+    return f"; did you mean {nearest[0]!r}?" if nearest else "."
+
+
+def choice(what: str, name: object, allowed: Iterable[Any]) -> None:
+    """`name` is one of `allowed`, or a ValueError that names the nearest."""
+    allowed = list(allowed)
+    if any(name is a or (type(name) is type(a) and name == a) for a in allowed):
+        return
+    names = [a for a in allowed if isinstance(a, str)]
+    listed = ", ".join(repr(a) for a in allowed)
+    raise ValueError(f"unknown {what} {name!r}{suggestion(name, names)} Allowed: {listed}.")
+
+
+def options(what: str, given: Iterable[str], allowed: Iterable[str]) -> None:
+    """Every given option exists, or a TypeError that names the nearest."""
+    allowed = list(allowed)
+    for name in given:
+        if name not in allowed:
+            takes = ", ".join(repr(a) for a in allowed) if allowed else "no options"
+            raise TypeError(f"{what} has no option {name!r}{suggestion(name, allowed)} "
+                            f"It takes {takes}.")  # fmt: skip
+
+
+def is_concrete(x: object) -> bool:
+    """Whether the numbers can be read now (not a tracer inside jit, vmap or grad)."""
+    return not isinstance(x, jax.core.Tracer)
+
+
+def number(what: str, value: Any) -> None:
+    """A real, finite scalar: a Python or NumPy number or a (traced) scalar array."""
+    fix = f"{what} must be one finite real number or a scalar array"
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        if value.ndim != 0:
+            raise ValueError(
+                f"{fix}, got an array of shape {value.shape}; "
+                f"map over several values with jax.vmap or jinit.sweep."
+            )
+        if not (jnp.issubdtype(value.dtype, jnp.floating)
+                or jnp.issubdtype(value.dtype, jnp.integer)):  # fmt: skip
+            raise TypeError(f"{fix}, got dtype {value.dtype}.")
+    elif isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{fix}, got {value!r}.")
+    if is_concrete(value) and not math.isfinite(float(value)):
+        raise ValueError(f"{fix}, got {value!r}.")
+
+
+def count(what: str, value: Any, *, least: int = 1) -> int:
+    """An integer of at least `least`, returned as int."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{what} must be an integer of at least {least}, got {value!r}.")
+    return int(value)
+
+
+def dims(value: Any) -> tuple[int, ...]:
+    """Layer widths (input, hidden ..., output) as a tuple of positive ints."""
+    fix = "dims must list at least two positive integer widths, input first, as in [64, 128, 10]"
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"{fix}, got {value!r}.")
+    widths = tuple(value)
+    if len(widths) < 2:
+        raise ValueError(f"{fix}, got {list(widths)!r}.")
+    for i, width in enumerate(widths):
+        if isinstance(width, bool) or not isinstance(width, Integral) or width < 1:
+            raise ValueError(f"{fix}, got {width!r} at position {i}.")
+    return tuple(int(width) for width in widths)
+
+
+def key(value: Any) -> jax.Array:
+    """One typed PRNG key; a legacy `PRNGKey` array is wrapped, `rbg` keys are refused."""
+    fix = "key must be one PRNG key, made by jax.random.key(0)"
+    if not isinstance(value, jax.Array | np.ndarray):
+        raise TypeError(f"{fix}, got {value!r}.")
+    if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        name = str(jax.random.key_impl(value))
+        if "rbg" in name:
+            raise ValueError(
+                f"{fix}, got a key of the {name!r} kind, whose draws under jax.vmap use only the "
+                f"first key; use jax.random.key(seed, impl='threefry2x32')."
+            )
+    elif value.dtype == jnp.uint32 and value.shape[-1:] == (2,):
+        # A legacy threefry key; a batch of them is caught by the shape below.
+        value = jax.random.wrap_key_data(jnp.asarray(value), impl="threefry2x32")
+    elif value.dtype == jnp.uint32 and value.shape == (4,):
+        raise ValueError(
+            f"{fix}, got a uint32 array of shape (4,), a legacy key of the 'rbg' kind, whose draws "
+            f"under jax.vmap use only the first key; use jax.random.key(seed, impl='threefry2x32')."
+        )
+    else:
+        raise TypeError(f"{fix}, got an array of dtype {value.dtype} and shape {value.shape}.")
+    if value.shape != ():
+        raise ValueError(
+            f"{fix}, got a batch of keys of shape {value.shape}; map over them with jax.vmap."
+        )
+    return value
+
+
+def finite(what: str, value: Any) -> None:
+    """Concrete numbers hold no NaN or infinity; traced ones are trusted."""
+    if not is_concrete(value):
+        return
+    array = np.asarray(value)
+    if array.dtype.kind in "fc" or array.dtype.name == "bfloat16":
+        bad = ~np.isfinite(array.astype(np.float64))
+        if bad.any():
+            first = tuple(int(i) for i in np.argwhere(bad)[0])
+            raise ValueError(
+                f"{what} must be finite, got {int(bad.sum())} NaN or infinite entries, the first "
+                f"at {first}; drop or impute them before training."
+            )
+
+
+def labels(what: str, value: Any, classes: int) -> None:
+    """Concrete integer labels lie in [0, classes)."""
+    if not is_concrete(value) or np.size(value) == 0:
+        return
+    low, high = int(np.min(value)), int(np.max(value))
+    if low < 0 or high >= classes:
+        raise ValueError(
+            f"{what} must hold labels from 0 to {classes - 1} for {classes} classes, got labels "
+            f"from {low} to {high}; renumber them or widen the last layer to {high + 1}."
+        )

@@ -1,0 +1,58 @@
+"""What concerns the machine: what must be set before jax starts, and trouble known in jax itself."""
+
+import os
+import sys
+
+import jax
+import jax.numpy as jnp
+
+__all__ = ["configure", "device_name", "keys_after"]
+
+
+def configure(*, platform: str | None = None, cpu_devices: int | None = None) -> None:
+    """Set what jax reads once, when it starts. Call it before the first array is made.
+
+    Args:
+        platform: "cpu", "cuda" or "tpu"; None leaves it to jax (and to `JAX_PLATFORMS`).
+        cpu_devices: into how many devices to split the processor's cores; None leaves one.
+
+    Raises:
+        RuntimeError: jax has already started, so that the settings would be ignored.
+        ValueError: a number of devices below one.
+    """
+    if platform is None and cpu_devices is None:
+        return
+    if jax.extend.backend.backends_are_initialized():
+        raise RuntimeError(
+            "jinit.configure must run before jax makes its first array, but jax has already "
+            "started; call it at the top of the program."
+        )
+    if platform is not None:
+        jax.config.update("jax_platforms", platform)
+    if cpu_devices is not None:
+        if cpu_devices < 1:
+            raise ValueError(f"cpu_devices must be at least 1, got {cpu_devices}.")
+        jax.config.update("jax_num_cpu_devices", cpu_devices)
+
+
+def device_name() -> str:
+    """The device that jax computes on, in words: `cpu (2 cores)` or `NVIDIA H200`."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+        return f"cpu ({cores} core{'s' if cores != 1 else ''})"
+    return f"{device.device_kind} ({device.platform})"
+
+
+def keys_after(keys: jax.Array, draws: jax.Array) -> jax.Array:
+    """The same keys, but not before `draws` are finished.
+
+    jaxlib 0.10 on CPU now and then never returns from two batched QR decompositions that run at
+    the same time (seen with 0.10.2 on two cores within a few hundred calls, not with 0.12.0), as
+    two runs of orthogonal layers do under vmap. A false dependence puts one behind the other.
+    """
+    if jax.__version_info__ >= (0, 12):
+        return keys
+    never = jnp.isnan(jnp.ravel(draws)[0]).astype(jnp.uint32)
+    impl = jax.random.key_impl(keys)
+    return jax.random.wrap_key_data(jax.random.key_data(keys) + never, impl=impl)
