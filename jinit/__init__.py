@@ -1,0 +1,95 @@
+"""Does the signal survive the depth of this network?
+
+jinit initialises networks by any published scheme, predicts what mean-field theory says of them,
+and measures what really happens. The names below are the public face; they are resolved on first
+use, so that importing jinit costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinit import activations, batchnorm, data, plots, theory
+    from jinit.activations import ACTIVATIONS
+    from jinit.networks import MLP, forward, init, init_params
+    from jinit.params import Layer, NormState, Params
+    from jinit.runtime import configure
+    from jinit.schemes import SCHEMES, scheme
+    from jinit.signals import LayerSignals, layer_signals
+    from jinit.training import (
+        TrainResult,
+        TrainState,
+        evaluate,
+        train,
+        train_state,
+        train_step,
+    )
+    from jinit.types import Data
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ACTIVATIONS",
+    "MLP",
+    "SCHEMES",
+    "Data",
+    "Layer",
+    "LayerSignals",
+    "NormState",
+    "Params",
+    "TrainResult",
+    "TrainState",
+    "activations",
+    "batchnorm",
+    "configure",
+    "data",
+    "evaluate",
+    "forward",
+    "init",
+    "init_params",
+    "layer_signals",
+    "plots",
+    "scheme",
+    "theory",
+    "train",
+    "train_state",
+    "train_step",
+]
+
+_HOMES = {
+    "ACTIVATIONS": "activations",
+    "MLP": "networks",
+    "SCHEMES": "schemes",
+    "Data": "types",
+    "Layer": "params",
+    "LayerSignals": "signals",
+    "NormState": "params",
+    "Params": "params",
+    "TrainResult": "training",
+    "TrainState": "training",
+    "configure": "runtime",
+    "evaluate": "training",
+    "forward": "networks",
+    "init": "networks",
+    "init_params": "networks",
+    "layer_signals": "signals",
+    "scheme": "schemes",
+    "train": "training",
+    "train_state": "training",
+    "train_step": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(f"jinit.{_HOMES[name]}"), name)
+    elif name in __all__:
+        value = import_module(f"jinit.{name}")
+    else:
+        raise AttributeError(f"module 'jinit' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -144,9 +144,10 @@ def finite(what: str, value: Any) -> None:
 
 def labels(what: str, value: Any, classes: int) -> None:
     """Concrete integer labels lie in [0, classes)."""
-    if not is_concrete(value) or np.size(value) == 0:
+    if not is_concrete(value) or np.size(value) == 0:  # a tracer has no numbers yet
         return
-    low, high = int(np.min(value)), int(np.max(value))
+    array = np.asarray(value)
+    low, high = int(array.min()), int(array.max())
     if low < 0 or high >= classes:
         raise ValueError(
             f"{what} must hold labels from 0 to {classes - 1} for {classes} classes, got labels "

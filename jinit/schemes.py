@@ -346,7 +346,7 @@ def scheme(name: str, **options: Any) -> Initializer:
         dtype = jax.dtypes.canonicalize_dtype(jnp.float32 if dtype is None else dtype)
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(f"dtype must be a floating-point type, got {dtype}.")
-        wide = jnp.promote_types(dtype, jnp.float32)
+        wide = jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
         return draw(key, shape, wide).astype(dtype)
 
     initializer.__name__ = initializer.__qualname__ = name

@@ -1,0 +1,158 @@
+"""Data to train on, as plain arrays: real digits, toy sets, noise, and your own.
+
+Everything here is embedded in scikit-learn or drawn; nothing is downloaded.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import ArrayLike, Float, Num
+
+from jinit import checks
+from jinit.types import Data
+
+__all__ = ["circles", "digits", "from_arrays", "gaussian", "moons"]
+
+
+def digits(*, test_fraction: float = 0.2, standardize: bool = True, seed: int = 0) -> Data:
+    """1797 handwritten digits of 8 x 8 pixels, ten classes.
+
+    Args:
+        test_fraction: the share held out, with equal class frequencies.
+        standardize: every pixel to mean 0 and variance 1 over the training half (pixels that never
+            vary become 0); False keeps the grey values 0 to 16.
+        seed: of the split.
+
+    Source: Alpaydin & Kaynak 1998, the test half of UCI's optical digits, as embedded in
+    scikit-learn.
+    """
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    return from_arrays(x, y, test_fraction=test_fraction, standardize=standardize, seed=seed)
+
+
+def circles(
+    samples: int = 1000,
+    *,
+    noise: float = 0.05,
+    factor: float = 0.8,
+    test_fraction: float = 0.2,
+    standardize: bool = True,
+    seed: int = 0,
+) -> Data:
+    """Two concentric circles in the plane, two classes (scikit-learn's `make_circles`)."""
+    from sklearn.datasets import make_circles
+
+    samples = checks.count("samples", samples, least=4)
+    x, y = make_circles(samples, noise=noise, factor=factor, random_state=seed)
+    return from_arrays(x, y, test_fraction=test_fraction, standardize=standardize, seed=seed)
+
+
+def moons(
+    samples: int = 1000,
+    *,
+    noise: float = 0.1,
+    test_fraction: float = 0.2,
+    standardize: bool = True,
+    seed: int = 0,
+) -> Data:
+    """Two interleaved half moons in the plane, two classes (scikit-learn's `make_moons`)."""
+    from sklearn.datasets import make_moons
+
+    samples = checks.count("samples", samples, least=4)
+    x, y = make_moons(samples, noise=noise, random_state=seed)
+    return from_arrays(x, y, test_fraction=test_fraction, standardize=standardize, seed=seed)
+
+
+def gaussian(
+    key: jax.Array,
+    samples: int = 1000,
+    features: int = 500,
+    *,
+    classes: int = 10,
+    test_fraction: float = 0.2,
+) -> Data:
+    """Inputs from N(0, I), labelled by the largest output of a random linear teacher."""
+    key = checks.key(key)
+    samples = checks.count("samples", samples, least=2)
+    features = checks.count("features", features)
+    classes = checks.count("classes", classes, least=2)
+    x_key, teacher_key = jax.random.split(key)
+    x = np.asarray(jax.random.normal(x_key, (samples, features)))
+    teacher = np.asarray(jax.random.normal(teacher_key, (features, classes)))
+    test = round(samples * _fraction(test_fraction))
+    y = np.argmax(x @ teacher, axis=1).astype(np.int32)
+    cut = samples - test
+    return Data(x[:cut], y[:cut], x[cut:], y[cut:])
+
+
+def from_arrays(
+    x: Float[ArrayLike, "samples features"],
+    y: Num[ArrayLike, "samples ..."],
+    *,
+    test_fraction: float = 0.2,
+    standardize: bool = True,
+    seed: int = 0,
+) -> Data:
+    """Your own arrays, split into a training and a test half.
+
+    Args:
+        x: inputs, finite numbers.
+        y: integer labels from 0 (the split then keeps class frequencies), or float targets.
+        test_fraction: the share held out.
+        standardize: every feature to mean 0 and variance 1 over the training half; features that
+            never vary become 0.
+        seed: of the split.
+
+    Returns:
+        float32 inputs; int32 labels or float32 targets.
+
+    Raises:
+        ValueError: NaN, shapes that do not fit each other, labels below 0.
+    """
+    from sklearn.model_selection import train_test_split
+    from sklearn.preprocessing import StandardScaler
+
+    checks.finite("x", x)
+    checks.finite("y", y)
+    x, y = np.asarray(x, np.float64), np.asarray(y)
+    if x.ndim != 2:
+        raise ValueError(
+            f"x must have shape [samples, features], got {list(x.shape)}; "
+            f"flatten images with x.reshape(len(x), -1)."
+        )
+    if y.shape[:1] != x.shape[:1]:
+        raise ValueError(
+            f"x and y must have one row per sample, got {x.shape[0]} rows of x and "
+            f"{y.shape[0] if y.ndim else 'no'} of y."
+        )
+    labels = y.dtype.kind in "biu"
+    if labels and y.size and y.min() < 0:
+        raise ValueError(f"labels must count from 0, got {int(y.min())}; renumber them.")
+    fraction = _fraction(test_fraction)
+    stratify = y if labels and y.ndim == 1 else None
+    try:
+        x_train, x_test, y_train, y_test = train_test_split(
+            x, y, test_size=fraction, random_state=seed, stratify=stratify
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"test_fraction={test_fraction} cannot split these {len(x)} samples: {error}"
+        ) from None
+    if standardize:
+        scaler = StandardScaler().fit(x_train)
+        x_train, x_test = scaler.transform(x_train), scaler.transform(x_test)
+    kind: Any = np.int32 if labels else np.float32
+    return Data(
+        x_train.astype(np.float32), y_train.astype(kind),
+        x_test.astype(np.float32), y_test.astype(kind),
+    )  # fmt: skip
+
+
+def _fraction(value: Any) -> float:
+    checks.number("test_fraction", value)
+    if not 0 < value < 1:
+        raise ValueError(f"test_fraction must lie between 0 and 1, got {value!r}.")
+    return float(value)
