@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jinit import checks
 
-__all__ = ["ACTIVATIONS", "KINKS", "Activation", "activation"]
+__all__ = ["ACTIVATIONS", "KINKS", "SLOPES", "Activation", "activation"]
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -50,6 +50,21 @@ ACTIVATIONS: dict[str, Activation] = {
     "erf": jax.scipy.special.erf,
     "sin": jnp.sin,
 }
+
+
+def _tanh_slope(x: jax.Array) -> jax.Array:
+    """sech(x)^2 without the cancellation of 1 - tanh(x)^2, which is 0 beyond |x| = 9."""
+    decay = jnp.exp(-2 * jnp.abs(x))
+    return 4 * decay / jnp.square(1 + decay)
+
+
+def _sigmoid_slope(x: jax.Array) -> jax.Array:
+    decay = jnp.exp(-jnp.abs(x))
+    return decay / jnp.square(1 + decay)
+
+
+SLOPES: dict[str, Activation] = {"tanh": _tanh_slope, "sigmoid": _sigmoid_slope}
+"""Derivatives that automatic differentiation rounds to zero in the tails."""
 
 KINKS: dict[str, tuple[float, ...]] = {
     "relu": (0.0,),

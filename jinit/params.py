@@ -104,5 +104,3 @@ def stack(layers: Sequence[Item], lengths: Sequence[int]) -> tuple[Item | None, 
         start += length
         runs.append(jax.tree.map(lambda *leaves: jnp.stack(leaves), *run) if run else None)
     return tuple(runs)
-
-

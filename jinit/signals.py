@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jinit import checks
-from jinit.activations import Activation, activation
+from jinit.activations import SLOPES, Activation, activation
 from jinit.batchnorm import BatchStats
 from jinit.losses import Loss, as_targets, loss_function
 from jinit.networks import MLP, Run, as_input, as_stacked
@@ -105,7 +105,7 @@ def layer_signals(
             f"use a larger batch or train=False."
         )
     edges = None if bins is None else _check_bins(bins, x.dtype)
-    slopes = _Slopes(activation(net.activation), x.dtype)
+    slopes = _Slopes(net.activation, x.dtype)
 
     h = normalise(x)
     caches: list[Any] = []
@@ -258,9 +258,7 @@ def _branch(net: MLP, layer: Layer, z: Scaled) -> Scaled:
 _EPS_ONLY = -40  # below 2**-40 the variance (at most 2**-78) is nothing beside a usual eps
 
 
-def _norm(
-    net: MLP, layer: Layer, stats: BatchStats | None, z: Scaled, train: bool
-) -> Scaled:
+def _norm(net: MLP, layer: Layer, stats: BatchStats | None, z: Scaled, train: bool) -> Scaled:
     return _norm_and_pullback(net, layer, stats, z, train)[0]
 
 
@@ -321,14 +319,17 @@ class _Slopes:
 
     low, high = -33, 60
 
-    def __init__(self, phi: Activation, dtype: Any) -> None:
-        self.phi, self.dtype = phi, dtype
+    def __init__(self, phi: str | Activation, dtype: Any) -> None:
+        self.phi, self.dtype = activation(phi), dtype
+        self.exact_slope = SLOPES.get(phi) if isinstance(phi, str) else None
         self.proportional_low = self._proportional(self.low)
         self.proportional_high = self._proportional(self.high)
         grid = jnp.linspace(-8.0, 8.0, 1601, dtype=dtype)
         self.steepest = jnp.max(jnp.abs(self._value_and_slope(grid)[1]))
 
     def _value_and_slope(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if self.exact_slope is not None:
+            return self.phi(u), self.exact_slope(u)
         return jax.jvp(self.phi, (u,), (jnp.ones_like(u),))
 
     def _proportional(self, exponent: int) -> jax.Array:
@@ -411,5 +412,3 @@ def _output_gradient(
     outputs = to_array(Scaled(h.array, exponent))
     gradient = jax.grad(lambda o: function(o, y))(outputs)
     return normalise(gradient)
-
-

@@ -1,0 +1,5 @@
+"""`python -m jinit`."""
+
+from jinit.cli import main
+
+main()

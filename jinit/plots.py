@@ -1,0 +1,211 @@
+"""Results into pictures. Every function takes results and an Axes, draws, and returns the artists.
+
+Nothing is computed here beyond the quantiles of a band. Colours are Okabe and Ito's, which stay
+apart for colour-blind readers.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+__all__ = [
+    "COLORS",
+    "band",
+    "figure",
+    "histograms",
+    "phase_diagram",
+    "points",
+    "style",
+    "weights",
+]
+
+COLORS: dict[str, str] = {
+    "zeros": "#7f7f7f",
+    "equal": "#CC79A7",
+    "0.01 randn": "#56B4E9",
+    "10 randn": "#D55E00",
+    "xavier": "#0072B2",
+    "he": "#009E73",
+    "batch norm": "#E69F00",
+    "theory": "#000000",
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The look of every figure."""
+    with rc_context(
+        {
+            "font.size": 11,
+            "axes.titlesize": 12,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.25,
+            "grid.linewidth": 0.6,
+            "legend.frameon": False,
+            "legend.fontsize": 10,
+            "lines.linewidth": 2.0,
+            "savefig.dpi": 130,
+        }
+    ):
+        yield
+
+
+def figure(
+    columns: int, *, rows: int = 1, width: float = 12.0, height: float = 4.2, **options: Any
+) -> tuple[Figure, np.ndarray]:
+    """A figure with its axes `[rows, columns]`, without any global state."""
+    fig = Figure(figsize=(width, height), layout="constrained")
+    return fig, fig.subplots(rows, columns, squeeze=False, **options)
+
+
+def band(
+    ax: Axes,
+    x: ArrayLike,
+    runs: ArrayLike,
+    *,
+    label: str,
+    color: str,
+    quantiles: tuple[float, float] = (0.1, 0.9),
+    **line: Any,
+) -> list[Any]:
+    """The median over runs as a line, and between two quantiles a band.
+
+    Args:
+        ax: where.
+        x: `[points]`.
+        runs: `[runs, points]`; entries that are not finite count as +infinity (diverged).
+        label: for the legend.
+        color: of line and band.
+        quantiles: the band's lower and upper edge.
+        **line: passed on to `Axes.plot`.
+    """
+    values = np.where(np.isnan(runs), np.inf, np.asarray(runs, float))
+    low, middle, high = np.quantile(values, [quantiles[0], 0.5, quantiles[1]], 0, method="nearest")
+    # An infinite loss is drawn as far up as the axis reaches, not left out.
+    cap = np.finfo(np.float32).max
+    low, middle, high = (np.minimum(v, cap) for v in (low, middle, high))
+    (median,) = ax.plot(x, middle, color=color, label=label, **line)
+    return [median, ax.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)]
+
+
+def points(
+    ax: Axes, x: ArrayLike, runs: ArrayLike, *, label: str, color: str, marker: str = "o"
+) -> Any:
+    """The mean over runs `[runs, points]` as markers with error bars of one standard deviation."""
+    values = np.asarray(runs, float)
+    return ax.errorbar(
+        x, values.mean(0), values.std(0), fmt=marker, color=color, label=label, capsize=3, zorder=3
+    )
+
+
+def histograms(
+    ax: Axes,
+    counts: ArrayLike,
+    edges: ArrayLike,
+    *,
+    color: str,
+    notes: Sequence[str] = (),
+    overlap: float = 1.6,
+) -> list[Any]:
+    """One histogram per layer as a ridge, the first layer on top; each scaled to its own peak.
+
+    Args:
+        ax: where.
+        counts: `[layers, bins]`.
+        edges: `[bins + 1]`.
+        color: of the ridges.
+        notes: a text per layer, written at its right end.
+        overlap: height of a ridge in units of the distance between two.
+    """
+    counts, edges = np.asarray(counts, float), np.asarray(edges, float)
+    layers = len(counts)
+    peaks = np.maximum(counts.max(1, keepdims=True), 1)
+    ridges = overlap * counts / peaks
+    artists: list[Any] = []
+    for i, ridge in enumerate(ridges):
+        base = layers - 1 - i
+        artists.append(
+            ax.stairs(
+                base + ridge, edges, baseline=base, fill=True, alpha=0.75, facecolor=color,
+                edgecolor="white", linewidth=0.8, zorder=2 + i,
+            )
+        )  # fmt: skip
+        if notes:
+            ax.text(
+                1.01, base + 0.15, notes[i], transform=ax.get_yaxis_transform(), fontsize=9,
+                va="bottom", family="monospace",
+            )  # fmt: skip
+    ax.set_yticks(range(layers), [str(layers - i) for i in range(layers)])
+    ax.set_ylabel("hidden layer")
+    ax.set_xlim(edges[0], edges[-1])
+    ax.set_ylim(-0.1, layers - 1 + overlap + 0.1)
+    ax.grid(axis="y", visible=False)
+    return artists
+
+
+def weights(ax: Axes, w: ArrayLike, *, limit: float) -> Any:
+    """A weight matrix [fan_in, fan_out] as an image, one column per unit."""
+    image = ax.imshow(
+        np.asarray(w), cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="none"
+    )
+    ax.set_xlabel("unit of the next layer")
+    ax.set_ylabel("unit of the layer below")
+    ax.grid(visible=False)
+    return image
+
+
+def phase_diagram(
+    ax: Axes,
+    scale: ArrayLike,
+    depth: ArrayLike,
+    log_ratio: ArrayLike,
+    *,
+    limit: float,
+    marks: Mapping[str, float] | None = None,
+) -> Any:
+    """A map over weight scale x depth, with the line where it is zero.
+
+    Args:
+        ax: where.
+        scale: `[scales]`, increasing, drawn on a log axis.
+        depth: `[depths]`, increasing, drawn on a log axis.
+        log_ratio: `[depths, scales]`; blue below zero, red above, white at zero.
+        limit: where the colours end.
+        marks: labels and the scales they stand for, drawn as dashed lines.
+
+    Returns:
+        The mesh, for a colour bar.
+    """
+    scale, depth, values = np.asarray(scale), np.asarray(depth, float), np.asarray(log_ratio)
+    mesh = ax.pcolormesh(
+        scale, depth, np.clip(values, -limit, limit), shading="gouraud", cmap="RdBu_r",
+        norm=TwoSlopeNorm(0.0, -limit, limit), rasterized=True,
+    )  # fmt: skip
+    steps = [v for v in (-20, -10, -5, -2, 2, 5, 10, 20) if abs(v) <= limit]
+    lines = ax.contour(scale, depth, values, levels=steps, colors="0.35", linewidths=0.7)
+    ax.clabel(lines, fmt=lambda v: f"$10^{{{v:.0f}}}$", fontsize=8)
+    ax.contour(scale, depth, values, levels=[0.0], colors="black", linewidths=2.5)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ticks = [d for d in (2, 5, 10, 20, 50, 100, 200, 500) if depth[0] <= d <= depth[-1]]
+    ax.set_yticks(ticks, [str(d) for d in ticks])
+    ax.minorticks_off()
+    for i, (label, at) in enumerate((marks or {}).items()):
+        ax.axvline(at, color="black", linestyle=":", linewidth=1.2)
+        ax.text(
+            at, 1.01 + 0.055 * (i % 2), label, transform=ax.get_xaxis_transform(), fontsize=9,
+            ha="center", va="bottom",
+        )  # fmt: skip
+    ax.grid(visible=False)
+    return mesh

@@ -1,0 +1,47 @@
+"""One self-contained HTML page from chapters: figures, tables and plain words."""
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import xarray as xr
+from matplotlib.figure import Figure
+
+__all__ = ["Chapter", "png", "render"]
+
+
+class Chapter(NamedTuple):
+    """A figure, the data it shows, and what it says in plain words with measured numbers."""
+
+    slug: str
+    title: str
+    figure: Figure
+    data: xr.Dataset
+    words: Sequence[str]
+    numbers: Sequence[tuple[str, str]]
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def render(title: str, subtitle: str, chapters: Sequence[tuple[Chapter, bytes]]) -> str:
+    """The page: every picture is embedded, nothing is loaded from anywhere."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("jinit"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        title=title,
+        subtitle=subtitle,
+        chapters=[(c, base64.b64encode(picture).decode()) for c, picture in chapters],
+    )

@@ -1,0 +1,127 @@
+"""Chapter 5: batch norm mends a bad start."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import xarray as xr
+
+import jinit
+from jinit import plots
+from jinit.report import Chapter
+from jinit.tour.ridges import LAYERS, hidden_net, measure, ridge_panel
+from jinit.tour.setting import Setting
+
+__all__ = ["chapter"]
+
+
+def _accuracies(
+    net: jinit.MLP, data: jinit.Data, steps: int, seeds: int, key: jax.Array
+) -> np.ndarray:
+    """Test accuracy along training, `[seeds, steps, (batch statistics, running statistics)]`."""
+    optimizer = optax.sgd(0.05)
+    step = jinit.train_step(net, optimizer)
+    x_test, y_test = jax.numpy.asarray(data.x_test), jax.numpy.asarray(data.y_test)
+    x, y = jax.numpy.asarray(data.x_train), jax.numpy.asarray(data.y_train)
+
+    def accuracy(now: jinit.TrainState, *, train: bool) -> jax.Array:
+        outputs, _ = jinit.forward(net, now.params, now.state, x_test, train=train)
+        return (outputs.argmax(1) == y_test).mean()
+
+    def one(key: jax.Array) -> jax.Array:
+        init_key, batch_key = jax.random.split(key)
+        params, state = jinit.init(init_key, net, "normal", scale=0.01)
+
+        def body(now: jinit.TrainState, key: jax.Array) -> Any:
+            rows = jax.random.choice(key, len(x), (128,), replace=False)
+            now, _ = step(now, (x[rows], y[rows]))
+            return now, jax.numpy.stack([accuracy(now, train=True), accuracy(now, train=False)])
+
+        start = jinit.train_state(params, state, optimizer)
+        return jax.lax.scan(body, start, jax.random.split(batch_key, steps))[1]
+
+    return np.asarray(jax.jit(jax.vmap(one))(jax.random.split(key, seeds)))
+
+
+def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) -> Chapter:
+    """A ReLU net started from `randn * 0.01`, without and with batch norm."""
+    edges = np.linspace(1e-6, 3, 61)
+    sizes = {"seeds": 1, "inputs": setting.histogram_inputs, "edges": edges, "scale": 0.01}
+    ridges = {
+        norm: measure(key, hidden_net("relu", norm=norm), "normal", **sizes)
+        for norm in (None, "batch")
+    }
+    advance(0.3)
+    seeds = max(2, setting.seeds // 2)
+    digits = jinit.data.digits()
+    curves = {}
+    for norm in (None, "batch"):
+        net = jinit.MLP((64,) * (setting.hidden + 1) + (10,), activation="relu", norm=norm)
+        curves[norm] = _accuracies(net, digits, setting.steps, seeds, key)
+        advance(0.35)
+    std = {norm: np.sqrt((r.std**2).mean(0)) for norm, r in ridges.items()}
+    plain, batch, running = curves[None][..., 1], curves["batch"][..., 0], curves["batch"][..., 1]
+    lag = int(np.argmax(np.median(running, 0) >= 0.9 * np.median(batch, 0)[-1])) + 1
+    lead = int(np.argmax(np.median(batch, 0) >= 0.9 * np.median(batch, 0)[-1])) + 1
+
+    with plots.style():
+        fig, axes = plots.figure(3, width=15.5, height=4.8, width_ratios=[1, 1, 1.2])
+        plain_ax, batch_ax, train_ax = axes[0]
+        ridge_panel(plain_ax, ridges[None], color=plots.COLORS["0.01 randn"])
+        plain_ax.set_title("ReLU, randn × 0.01", pad=18)
+        ridge_panel(batch_ax, ridges["batch"], color=plots.COLORS["batch norm"])
+        batch_ax.set_title("The same with batch norm", pad=18)
+        for ax in (plain_ax, batch_ax):
+            ax.set_xlabel("activation (where not 0)")
+        steps = np.arange(1, setting.steps + 1)
+        plots.band(train_ax, steps, batch, label="batch norm, batch statistics",
+                   color=plots.COLORS["batch norm"])  # fmt: skip
+        plots.band(train_ax, steps, running, label="batch norm, running statistics",
+                   color=plots.COLORS["he"], linestyle="--")  # fmt: skip
+        plots.band(train_ax, steps, plain, label="no batch norm",
+                   color=plots.COLORS["0.01 randn"])  # fmt: skip
+        train_ax.set(xlabel="training step", ylabel="accuracy on unseen digits", ylim=(0, 1.02))
+        train_ax.set_title(f"Training {setting.hidden} such layers, {seeds} seeds", pad=18)
+        train_ax.legend(loc="center right", bbox_to_anchor=(1.0, 0.4))
+
+    data = xr.Dataset(
+        {
+            "accuracy": (
+                ("norm", "seed", "step", "statistics"), np.stack(list(curves.values())),
+            ),
+            "act_std": (("norm", "hidden_layer"), np.stack(list(std.values()))),
+            "counts": (("norm", "hidden_layer", "bin"), np.stack([r.counts for r in ridges.values()])),
+            "bin_left": ("bin", edges[:-1]),
+        },
+        {
+            "norm": ["none", "batch"], "statistics": ["batch", "running"],
+            "hidden_layer": 1 + np.arange(LAYERS),
+        },
+    )  # fmt: skip
+    shrink = (std[None][-1] / std[None][0]) ** (1 / (LAYERS - 1))
+    words = [
+        "Batch norm does not trust the weights. In every layer it subtracts each unit's mean over "
+        "the batch and divides by its standard deviation, so that the next layer always receives "
+        "a signal of unit size, whatever the scale of the weights. A single example has no batch; "
+        "so the layer keeps running averages while it trains and uses those when it is asked.",
+        f"Measured here from the same bad start, randn × 0.01: without batch norm the standard "
+        f"deviation of the activations shrinks {1 / shrink:.1f} times per layer, to "
+        f"{std[None][-1]:.1e} in the tenth; with it, it is {std['batch'][-1]:.2f} there. After "
+        f"{setting.steps} steps through {setting.hidden} layers the accuracy on unseen digits is "
+        f"{plain[:, -1].mean():.0%} without and {running[:, -1].mean():.0%} with batch norm. "
+        f"With the statistics of the batch the net comes within a tenth of its final accuracy at "
+        f"step {lead}; with the running ones, which still remember their start, at step {lag}.",
+    ]
+    numbers = [
+        ("std of the activations, layer 10, without", f"{std[None][-1]:.2e}"),
+        ("std of the activations, layer 10, with", f"{std['batch'][-1]:.3f}"),
+        ("infinite-width std of a normalised ReLU, √(1/2 - 1/(2π))",
+         f"{math.sqrt(0.5 - 0.5 / math.pi):.3f}"),
+        ("test accuracy without", f"{plain[:, -1].mean():.3f}"),
+        ("test accuracy with, batch statistics", f"{batch[:, -1].mean():.3f}"),
+        ("test accuracy with, running statistics", f"{running[:, -1].mean():.3f}"),
+    ]  # fmt: skip
+    return Chapter("batch-norm", "Batch norm", fig, data, words, numbers)

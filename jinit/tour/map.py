@@ -1,0 +1,120 @@
+"""Chapter 6: the map of vanishing and exploding gradients."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+import jinit
+from jinit import plots
+from jinit.report import Chapter
+from jinit.tour.setting import Setting
+
+__all__ = ["chapter", "gradient_map"]
+
+WIDTH, BATCH = 64, 64
+
+
+def gradient_map(
+    key: jax.Array, activation: str, depth: int, gains: np.ndarray, seeds: int
+) -> np.ndarray:
+    """log10 of the gradient at the first layer over that at the last hidden one, [seeds, gains].
+
+    One compiled program: seeds in sequence, and for each seed all gains side by side, which share
+    one draw of the weights.
+    """
+    net = jinit.MLP((64,) + (WIDTH,) * depth + (10,), activation=activation)
+    x = jnp.asarray(jinit.data.digits().x_train[:BATCH])
+
+    def one(key: jax.Array, gain: jax.Array) -> jax.Array:
+        init_key, probe_key = jax.random.split(key)
+        params, state = jinit.init(init_key, net, "xavier", gain=gain)
+        log_grad = jinit.layer_signals(net, params, state, x, key=probe_key).log_grad
+        return (log_grad[0] - log_grad[-2]) / math.log(10)
+
+    @jax.jit
+    def all_of_them(keys: jax.Array, gains: jax.Array) -> jax.Array:
+        return jax.lax.map(lambda key: jax.vmap(one, (None, 0))(key, gains), keys)
+
+    return np.asarray(all_of_them(jax.random.split(key, seeds), jnp.asarray(gains, jnp.float32)))
+
+
+def _crossing(gains: np.ndarray, values: np.ndarray) -> float:
+    """The gain at which log-ratios [gains] first rise through zero, interpolated."""
+    above = np.flatnonzero((values[:-1] < 0) & (values[1:] >= 0))
+    if not len(above):
+        return math.nan
+    i = above[0]
+    weight = -values[i] / (values[i + 1] - values[i])
+    return float(np.exp((1 - weight) * np.log(gains[i]) + weight * np.log(gains[i + 1])))
+
+
+def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) -> Chapter:
+    """Gradient ratio over weight scale x depth x seeds, for tanh and ReLU."""
+    gains = np.geomspace(0.05, 100, setting.map_gains)
+    work = 2 * sum(10 + depth for depth in setting.map_depths)
+    ratio = {}
+    for activation in ("tanh", "relu"):
+        rows = []
+        for depth in setting.map_depths:
+            rows.append(gradient_map(key, activation, depth, gains, setting.map_seeds))
+            advance((10 + depth) / work)
+        ratio[activation] = np.stack(rows)  # [depths, seeds, gains]
+    networks = sum(r.size for r in ratio.values())
+    mean = {a: r.mean(1) for a, r in ratio.items()}
+    crossing = {a: _crossing(gains, m[-1]) for a, m in mean.items()}
+    deepest = setting.map_depths[-1]
+    at = {
+        (a, name): float(np.interp(math.log(gain), np.log(gains), mean[a][-1]))
+        for a in mean
+        for name, gain in (("xavier", 1.0), ("he", math.sqrt(2)), ("small", 0.01 * 8))
+    }
+
+    marks = {
+        "randn × 0.01": 0.01 * math.sqrt(WIDTH), "Xavier": 1.0, "He": math.sqrt(2),
+        "randn × 10": 10 * math.sqrt(WIDTH),
+    }  # fmt: skip
+    with plots.style():
+        fig, axes = plots.figure(2, width=13.5, height=5.2, sharey=True)
+        for ax, activation in zip(axes[0], mean, strict=True):
+            mesh = plots.phase_diagram(
+                ax, gains, setting.map_depths, mean[activation], limit=12, marks=marks
+            )
+            ax.set_title({"tanh": "tanh", "relu": "ReLU"}[activation], pad=30)
+            ax.set_xlabel("weight scale: std of the weights × √fan_in")
+        axes[0][0].set_ylabel("hidden layers")
+        bar = fig.colorbar(mesh, ax=list(axes[0]), extend="both", pad=0.015)
+        bar.set_label(
+            "log10 of the gradient ratio, first / last layer\nblue: vanishes, red: explodes"
+        )
+
+    data = xr.Dataset(
+        {"log10_gradient_ratio": (("activation", "depth", "seed", "gain"), np.stack(list(ratio.values())))},
+        {"activation": list(ratio), "depth": list(setting.map_depths), "gain": gains},
+    )  # fmt: skip
+    words = [
+        "Now all scales and depths at once. Every point of the map is a set of networks that were "
+        "drawn and never trained; its colour says how the gradient of the first layer compares "
+        "with that of the last. Blue: it vanishes on the way back. Red: it explodes. On the black "
+        "line it does neither, and there, deep networks can be trained.",
+        f"Measured here on {networks:,} networks ({setting.map_seeds} seeds for each point). "
+        f"Through {deepest} layers the line lies at {crossing['relu']:.2f} for ReLU, where He has "
+        f"put it (√2 = {math.sqrt(2):.2f}), and at {crossing['tanh']:.2f} for tanh, just above "
+        f"Xavier's 1. Xavier under ReLU loses a factor of 10^{-at['relu', 'xavier']:.1f}, and "
+        f"randn × 0.01 a factor of 10^{-at['tanh', 'small']:.0f} with tanh. Past the line, tanh "
+        f"explodes more slowly than ReLU, because its flat ends hold the gradient back.",
+    ]
+    numbers = [
+        ("networks", f"{networks:,}"),
+        ("where the line lies at the largest depth, tanh", f"{crossing['tanh']:.3f}"),
+        ("where the line lies at the largest depth, ReLU (He: 1.414)", f"{crossing['relu']:.3f}"),
+        *(
+            (f"log10 ratio through {deepest} layers, {a}, {name}", f"{at[a, name]:.2f}")
+            for a in mean
+            for name in ("xavier", "he")
+        ),
+    ]
+    return Chapter("map", "The map", fig, data, words, numbers)

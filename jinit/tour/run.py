@@ -1,0 +1,147 @@
+"""Run the chapters with progress, and write the page, the figures and the data, or nothing."""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+import jinit
+from jinit.report import Chapter, png, render
+from jinit.runtime import device_name
+from jinit.tour import batchnorm, he, map, random, symmetry, xavier
+from jinit.tour.setting import Setting
+
+__all__ = ["OutputError", "run_tour"]
+
+# Share of the whole time, measured on two cores.
+CHAPTERS: tuple[tuple[str, Callable[..., Chapter], float], ...] = (
+    ("Symmetry", symmetry.chapter, 0.12),
+    ("Random", random.chapter, 0.11),
+    ("Xavier", xavier.chapter, 0.10),
+    ("He", he.chapter, 0.22),
+    ("Batch norm", batchnorm.chapter, 0.18),
+    ("The map", map.chapter, 0.27),
+)
+
+
+class OutputError(ValueError):
+    """The output folder cannot be used; the message says why and what to do."""
+
+
+def run_tour(
+    out: Path, setting: Setting, *, seed: int = 0, overwrite: bool = False, console: Console
+) -> Path:
+    """Run all chapters and write `out/report.html` with figures and data beside it.
+
+    Everything is first written to a temporary folder beside `out` and then moved, so that `out`
+    holds a whole tour or is left as it was.
+
+    Raises:
+        OutputError: `out` is not writable, is a file, or holds something already.
+    """
+    staging = _stage(out, overwrite)
+    try:
+        console.print(f"jinit tour ({setting.name}) on [bold]{device_name()}[/bold]")
+        started = time.monotonic()
+        chapters = _run_chapters(setting, seed, console)
+        seconds = time.monotonic() - started
+        pictures = [(chapter, png(chapter.figure)) for chapter in chapters]
+        for i, (chapter, picture) in enumerate(pictures, 1):
+            (staging / f"{i}-{chapter.slug}.png").write_bytes(picture)
+            chapter.data.to_netcdf(staging / f"{i}-{chapter.slug}.nc", engine="scipy")
+        subtitle = (
+            f"A tour by jinit {jinit.__version__}: {setting.name} setting, seed {seed}, measured "
+            f"in {seconds:.0f} s on {device_name()} with jax {jax.__version__}."
+        )
+        page = render("Does the signal survive?", subtitle, pictures)
+        (staging / "report.html").write_text(page, encoding="utf-8")
+        if out.exists():
+            shutil.rmtree(out)
+        staging.rename(out)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    console.print(_table(chapters))
+    console.print(f"Finished in {seconds:.0f} s. Open [bold]{out / 'report.html'}[/bold]")
+    return out / "report.html"
+
+
+def _stage(out: Path, overwrite: bool) -> Path:
+    """A temporary folder beside `out`, after checking that `out` may be written."""
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"--out must be a folder, got the file {out}; choose another name.")
+    if out.is_dir() and any(out.iterdir()):
+        if not overwrite:
+            raise OutputError(
+                f"--out must be a new or empty folder, got {out}, which already holds files; "
+                f"choose another, or add --overwrite to replace a tour."
+            )
+        if not (out / "report.html").is_file():
+            raise OutputError(
+                f"--overwrite replaces only a tour, and {out} holds no report.html; "
+                f"choose another --out or empty it yourself."
+            )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.is_dir() and not os.access(out, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        staging.chmod(0o755)
+    except OSError as error:
+        raise OutputError(
+            f"--out must be a folder that can be written, got {out} ({error.strerror}); "
+            f"choose another, such as --out ~/jinit-tour."
+        ) from None
+    return staging
+
+
+def _run_chapters(setting: Setting, seed: int, console: Console) -> list[Chapter]:
+    chapters: list[Chapter] = []
+    key = jax.random.key(seed)
+    with Progress(
+        TextColumn("{task.description:<16}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task("", total=1.0)
+        started, done = time.monotonic(), 0.0
+        for i, (title, chapter, share) in enumerate(CHAPTERS):
+            progress.update(task, description=f"{i + 1}. {title}")
+
+            def advance(fraction: float, share: float = share) -> None:
+                progress.advance(task, fraction * share)
+
+            chapters.append(chapter(jax.random.fold_in(key, i), setting, advance))
+            done += share
+            if not console.is_terminal:
+                spent = time.monotonic() - started
+                left = spent * (1 - done) / done
+                console.print(
+                    f"{i + 1}/{len(CHAPTERS)} {title}: {spent:.0f} s gone, about {left:.0f} s left"
+                )
+    return chapters
+
+
+def _table(chapters: list[Chapter]) -> Table:
+    table = Table(title="Measured in this run", show_lines=False)
+    table.add_column("chapter")
+    table.add_column("what")
+    table.add_column("value", justify="right")
+    for i, chapter in enumerate(chapters, 1):
+        for j, (name, value) in enumerate(chapter.numbers):
+            last = j == len(chapter.numbers) - 1
+            title = f"{i}. {chapter.title}" if j == 0 else ""
+            table.add_row(title, name, value, end_section=last)
+    return table
