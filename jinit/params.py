@@ -51,9 +51,11 @@ class Stacked(Generic[Item]):
     runs: tuple[Item | None, ...]
 
     def __len__(self) -> int:
+        """The number of single layers."""
         return sum(_length(run) for run in self.runs)
 
     def __getitem__(self, index: int) -> Item:
+        """One layer, counted from either end."""
         position = range(len(self))[index]  # raises IndexError and wraps negatives
         for run in self.runs:
             if position < _length(run):
@@ -62,6 +64,7 @@ class Stacked(Generic[Item]):
         raise IndexError(index)
 
     def __iter__(self) -> Iterator[Item]:
+        """Single layers, input side first."""
         return (self[i] for i in range(len(self)))
 
 

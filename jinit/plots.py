@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
@@ -185,13 +184,11 @@ def phase_diagram(
         marks: labels and the scales they stand for, drawn as dashed lines.
 
     Returns:
-        The mesh, for a colour bar.
+        The filled contours, for a colour bar.
     """
     scale, depth, values = np.asarray(scale), np.asarray(depth, float), np.asarray(log_ratio)
-    mesh = ax.pcolormesh(
-        scale, depth, np.clip(values, -limit, limit), shading="gouraud", cmap="RdBu_r",
-        norm=TwoSlopeNorm(0.0, -limit, limit), rasterized=True,
-    )  # fmt: skip
+    levels = np.linspace(-limit, limit, 8 * int(limit) + 1)
+    mesh = ax.contourf(scale, depth, values, levels=levels, cmap="RdBu_r", extend="both")
     steps = [v for v in (-20, -10, -5, -2, 2, 5, 10, 20) if abs(v) <= limit]
     lines = ax.contour(scale, depth, values, levels=steps, colors="0.35", linewidths=0.7)
     ax.clabel(lines, fmt=lambda v: f"$10^{{{v:.0f}}}$", fontsize=8)

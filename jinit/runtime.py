@@ -1,4 +1,4 @@
-"""What concerns the machine: what must be set before jax starts, and trouble known in jax itself."""
+"""The machine: what must be set before jax starts, and trouble known in jax itself."""
 
 import os
 import sys

@@ -48,7 +48,8 @@ def _accuracies(
 
 def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) -> Chapter:
     """A ReLU net started from `randn * 0.01`, without and with batch norm."""
-    edges = np.linspace(1e-6, 3, 61)
+    edges = np.linspace(0, 3, 61)
+    edges[0] = 1e-30  # what ReLU has switched off is left out
     sizes = {"seeds": 1, "inputs": setting.histogram_inputs, "edges": edges, "scale": 0.01}
     ridges = {
         norm: measure(key, hidden_net("relu", norm=norm), "normal", **sizes)

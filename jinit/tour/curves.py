@@ -22,13 +22,19 @@ STARTS: dict[str, tuple[str, dict[str, float]]] = {
 
 
 class Curves(NamedTuple):
-    """Losses `[start, seed, step]`, test accuracies `[start, seed]`, and signals before training."""
+    """What happened from each start and seed."""
 
     starts: tuple[str, ...]
     loss: np.ndarray
+    """[start, seed, step]"""
     accuracy: np.ndarray
+    """on the test half after training, [start, seed]"""
+    params: Any
+    """after training, every leaf with axes [start, seed] in front"""
     signals: Any
-    """LayerSignals with arrays `[start, seed, layer]`"""
+    """LayerSignals before training, arrays [start, seed, layer]"""
+    train_keys: jax.Array
+    """of the minibatches, [seed]"""
 
 
 def train_starts(
@@ -64,9 +70,9 @@ def train_starts(
         )  # fmt: skip
         x, y = data.x_train[:batch_size], data.y_train[:batch_size]
         signals = jinit.layer_signals(net, params, state, x, y)
-        return result.history.loss, result.accuracy, signals
+        return result.history.loss, result.accuracy, result.params, signals
 
     over_seeds = jax.vmap(run)
     over_starts = jax.jit(jax.vmap(over_seeds, (None, 0, 0)))
-    loss, accuracy, signals = jax.device_get(over_starts(train_keys, *draw_all()))
-    return Curves(tuple(starts), loss, accuracy, signals)
+    loss, accuracy, params, signals = jax.device_get(over_starts(train_keys, *draw_all()))
+    return Curves(tuple(starts), loss, accuracy, params, signals, train_keys)

@@ -47,7 +47,7 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
         loss_ax.set_ylim(1e-2, 1e3)
         loss_ax.set_title(f"Training {setting.hidden} ReLU layers, {setting.seeds} seeds", pad=18)
         loss_ax.annotate(
-            f"randn × 10 starts at {first['10 randn']:.0e}", (0.03, 0.93),
+            f"off the chart: randn × 10 starts at {first['10 randn']:.0e}", (0.03, 0.93),
             xycoords="axes fraction", fontsize=10, color=plots.COLORS["10 randn"],
         )  # fmt: skip
         loss_ax.annotate(

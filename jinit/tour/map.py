@@ -86,15 +86,20 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
             ax.set_title({"tanh": "tanh", "relu": "ReLU"}[activation], pad=30)
             ax.set_xlabel("weight scale: std of the weights × √fan_in")
         axes[0][0].set_ylabel("hidden layers")
-        bar = fig.colorbar(mesh, ax=list(axes[0]), extend="both", pad=0.015)
+        bar = fig.colorbar(mesh, ax=list(axes[0]), pad=0.015, ticks=range(-12, 13, 4))
         bar.set_label(
             "log10 of the gradient ratio, first / last layer\nblue: vanishes, red: explodes"
         )
 
     data = xr.Dataset(
-        {"log10_gradient_ratio": (("activation", "depth", "seed", "gain"), np.stack(list(ratio.values())))},
+        {
+            "log10_gradient_ratio": (
+                ("activation", "depth", "seed", "gain"),
+                np.stack(list(ratio.values())),
+            )
+        },
         {"activation": list(ratio), "depth": list(setting.map_depths), "gain": gains},
-    )  # fmt: skip
+    )
     words = [
         "Now all scales and depths at once. Every point of the map is a set of networks that were "
         "drawn and never trained; its colour says how the gradient of the first layer compares "

@@ -76,7 +76,7 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
             "ln 10: guessing", (1, math.log(10)), xytext=(6, 4), textcoords="offset points",
             fontsize=10,
         )  # fmt: skip
-        loss_ax.legend(loc="upper right", bbox_to_anchor=(1.0, 0.9))
+        loss_ax.legend(loc="center right", bbox_to_anchor=(1.0, 0.62))
         for name, runs in grad.items():
             plots.band(
                 grad_ax, layers, runs, label=LABELS[name], color=plots.COLORS[name], marker="o"

@@ -12,12 +12,13 @@ import xarray as xr
 import jinit
 from jinit import plots
 from jinit.report import Chapter
+from jinit.tour.curves import train_starts
 from jinit.tour.setting import Setting
 
 __all__ = ["chapter"]
 
-WIDTHS = (64, 32, 32, 10)
-SINGLE = (64, 1, 1, 10)
+UNITS, VALUE, RATE = 32, 0.05, 0.1
+WIDTHS = (64, UNITS, UNITS, 10)
 
 
 def _spread(params: jinit.Params) -> jax.Array:
@@ -27,40 +28,66 @@ def _spread(params: jinit.Params) -> jax.Array:
     ).max()
 
 
+def _as_one_unit(rate: float) -> optax.GradientTransformation:
+    """Gradient descent for a single unit that stands for n equal ones.
+
+    A layer of n equal units is one unit whose outgoing weight is n times as large; a step of rate
+    r on the n is then a step of rate r/n on the one's incoming weights and bias in the first
+    layer, of r on its weight and r/n on its bias between hidden layers, and of n r in the readout.
+    """
+
+    def scaled(updates: jinit.Params, _: object) -> jinit.Params:
+        first, second, readout = updates.runs
+        return jinit.Params(
+            (
+                first._replace(w=first.w / UNITS, b=first.b / UNITS),
+                second._replace(b=second.b / UNITS),
+                readout._replace(w=readout.w * UNITS),
+            )
+        )
+
+    return optax.chain(optax.stateless(scaled), optax.sgd(rate))
+
+
+def _single_unit(key: jax.Array, data: jinit.Data, steps: int) -> jinit.TrainResult:
+    """One unit per layer, started and stepped as `UNITS` equal ones are."""
+    net = jinit.MLP((64, 1, 1, 10), activation="tanh")
+    params, state = jinit.init(key, net, "constant", value=VALUE)
+    first, second, readout = params.runs
+    params = jinit.Params(
+        (first, second._replace(w=second.w * UNITS), readout._replace(w=readout.w * UNITS))
+    )
+    return jinit.train(
+        key, net, params, state, data,
+        optimizer=_as_one_unit(RATE), steps=steps, batch_size=128,
+    )  # fmt: skip
+
+
 def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) -> Chapter:
     """Zero, equal and random weights on digits; a net of single units beside them."""
     digits = jinit.data.digits()
     steps = 2 * setting.steps
+    net = jinit.MLP(WIDTHS, activation="tanh")
     starts = {
-        "zeros": (WIDTHS, "zeros", {}),
-        "equal": (WIDTHS, "constant", {"value": 0.05}),
-        "single unit": (SINGLE, "xavier", {}),
-        "xavier": (WIDTHS, "xavier", {}),
+        "zeros": ("zeros", {}),
+        "equal": ("constant", {"value": VALUE}),
+        "xavier": ("xavier", {}),
     }
-
-    def many(widths: tuple[int, ...], scheme: str, options: dict[str, float]) -> jinit.TrainResult:
-        net = jinit.MLP(widths, activation="tanh")
-
-        def one(key: jax.Array) -> jinit.TrainResult:
-            init_key, train_key = jax.random.split(key)
-            params, state = jinit.init(init_key, net, scheme, **options)
-            return jinit.train(
-                train_key, net, params, state, digits,
-                optimizer=optax.sgd(0.1), steps=steps, batch_size=128,
-            )  # fmt: skip
-
-        return jax.jit(jax.vmap(one))(jax.random.split(key, setting.seeds))
-
-    results = {}
-    for name, (widths, scheme, options) in starts.items():
-        results[name] = jax.block_until_ready(many(widths, scheme, options))
-        advance(1 / len(starts))
-    spread = {n: float(jnp.max(jax.vmap(_spread)(r.params))) for n, r in results.items()}
-    loss = {n: np.asarray(r.history.loss) for n, r in results.items()}
+    curves = train_starts(
+        key, net, digits, starts, seeds=setting.seeds, steps=steps, learning_rate=RATE
+    )  # fmt: skip
+    advance(0.7)
+    single = jax.jit(jax.vmap(lambda key: _single_unit(key, digits, steps)))(curves.train_keys)
+    advance(0.3)
+    loss = dict(zip(curves.starts, curves.loss, strict=True))
+    loss["single unit"] = np.asarray(single.history.loss)
+    accuracy = dict(zip(curves.starts, curves.accuracy.mean(1), strict=True))
+    accuracy["single unit"] = float(single.accuracy.mean())
+    spread = dict(
+        zip(curves.starts, np.max(jax.vmap(jax.vmap(_spread))(curves.params), 1), strict=True)
+    )
     final = {n: float(np.median(curve[:, -20:].mean(1))) for n, curve in loss.items()}
-    accuracy = {n: float(np.mean(r.accuracy)) for n, r in results.items()}
-    best_single = float(np.max(results["single unit"].accuracy))
-    best_equal = float(np.max(results["equal"].accuracy))
+    apart = float(np.max(np.abs(loss["single unit"] - loss["equal"])))
     frequencies = np.bincount(digits.y_train, minlength=10) / len(digits.y_train)
     entropy = float(-np.sum(frequencies * np.log(frequencies)))
 
@@ -69,17 +96,19 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
         ax, equal_ax, random_ax = axes[0]
         colors = {
             "zeros": plots.COLORS["zeros"], "equal": plots.COLORS["equal"],
-            "single unit": plots.COLORS["batch norm"], "xavier": plots.COLORS["xavier"],
+            "single unit": "black", "xavier": plots.COLORS["xavier"],
         }  # fmt: skip
         labels = {
-            "zeros": "all zeros", "equal": "all equal (0.05)",
+            "zeros": "all zeros", "equal": f"all equal, {UNITS} units per layer",
             "single unit": "one unit per layer", "xavier": "random (Xavier)",
         }  # fmt: skip
         for name, curve in loss.items():
             smooth = np.apply_along_axis(np.convolve, 1, curve, np.ones(10) / 10, "valid")
+            line = {"linestyle": (0, (1, 2)), "zorder": 4} if name == "single unit" else {}
             plots.band(
-                ax, np.arange(smooth.shape[1]) + 10, smooth, label=labels[name], color=colors[name]
-            )
+                ax, np.arange(smooth.shape[1]) + 10, smooth, label=labels[name],
+                color=colors[name], **line,
+            )  # fmt: skip
         ax.axhline(math.log(10), color="black", linestyle=":", linewidth=1.2)
         ax.annotate(
             "ln 10: guessing", (steps, math.log(10)), xytext=(0, 4), textcoords="offset points",
@@ -88,7 +117,10 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
         ax.set(xlabel="training step", ylabel="training loss", ylim=(0, 2.7), xlim=(0, steps))
         ax.set_title("Equal units learn as one")
         ax.legend(loc="center right")
-        trained = {n: np.asarray(results[n].params.runs[1].w[0, 0]) for n in ("equal", "xavier")}
+        trained = {
+            n: np.asarray(curves.params.runs[1].w[curves.starts.index(n), 0, 0])
+            for n in ("equal", "xavier")
+        }
         limit = float(np.quantile(np.abs(trained["xavier"]), 0.99))
         plots.weights(equal_ax, trained["equal"], limit=limit)
         equal_ax.set_title("Trained from equal weights")
@@ -99,11 +131,13 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
     data = xr.Dataset(
         {
             "loss": (("start", "seed", "step"), np.stack(list(loss.values()))),
-            "accuracy": (("start", "seed"), np.stack([r.accuracy for r in results.values()])),
-            "largest_difference_between_units": ("start", list(spread.values())),
+            "accuracy": (
+                ("start", "seed"), np.stack([*curves.accuracy, np.asarray(single.accuracy)]),
+            ),
+            "largest_difference_between_units": ("start", [*spread.values(), 0.0]),
         },
-        {"start": list(results)},
-    )
+        {"start": list(loss)},
+    )  # fmt: skip
     words = [
         "A network learns by giving every unit its own job. If all weights start equal, all units "
         "of a layer compute the same number, receive the same gradient and take the same step: "
@@ -113,22 +147,19 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
         f"loss ends at {final['zeros']:.3f} (the entropy of the classes is {entropy:.3f}; ln 10 is "
         f"{math.log(10):.3f}) and the largest difference between two hidden units of a layer is "
         f"{spread['zeros']:.1g}. Starting from equal weights that difference is "
-        f"{spread['equal']:.1g}, and the {WIDTHS[1]} units per layer reach "
-        f"{accuracy['equal']:.0%} accuracy on unseen digits, against {accuracy['single unit']:.0%} "
-        f"for a net of a single unit per layer (the best of {setting.seeds} such nets "
-        f"reaches {best_single:.0%}) and {accuracy['xavier']:.0%} for random weights.",
+        f"{spread['equal']:.1g}. All {UNITS} units together are one: a net with a single unit per "
+        f"layer, started and stepped as the {UNITS} are together, has the same loss at every step, "
+        f"to {apart:.0e}. Both reach an accuracy of {accuracy['equal']:.0%} on unseen digits, and "
+        f"random weights {accuracy['xavier']:.0%}.",
     ]
     numbers = [
         ("loss from zeros", f"{final['zeros']:.4f}"),
         ("entropy of the classes", f"{entropy:.4f}"),
-        ("largest difference between two units, zeros", f"{spread['zeros']:.2g}"),
-        ("largest difference between two units, equal", f"{spread['equal']:.2g}"),
-        ("largest difference between two units, Xavier", f"{spread['xavier']:.2g}"),
-        ("accuracy, equal weights (mean; best)", f"{accuracy['equal']:.3f}; {best_equal:.3f}"),
-        (
-            "accuracy, one unit per layer (mean; best)",
-            f"{accuracy['single unit']:.3f}; {best_single:.3f}",
+        *(
+            (f"largest difference between two units, {n}", f"{value:.2g}")
+            for n, value in spread.items()
         ),
-        ("accuracy, Xavier (mean)", f"{accuracy['xavier']:.3f}"),
+        ("largest difference in loss, equal units and one unit", f"{apart:.2g}"),
+        *((f"test accuracy, {n}", f"{value:.3f}") for n, value in accuracy.items()),
     ]
     return Chapter("symmetry", "Symmetry", fig, data, words, numbers)
