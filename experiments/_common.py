@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import math
 import os
 import platform
 import tempfile
@@ -9,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 from rich.box import SIMPLE_HEAD
@@ -64,7 +65,12 @@ def verdict(checks: Sequence[Check], *, left_out: Sequence[str] = ()) -> int:
             table.add_column(column, justify="right", min_width=12)
         table.add_column("ok")
         for row in rows:
-            numbers = (f"{row.published:#.6g}", f"{row.measured:#.6g}", f"{row.tolerance:.1e}")
+            digits = _digits(row)
+            numbers = (
+                f"{row.published:#.{digits}g}",
+                f"{row.measured:#.{digits}g}",
+                f"{row.tolerance:.1e}",
+            )
             table.add_row(row.what, *numbers, "yes" if row.ok else "[bold red]NO")
         console.print(table)
     for sentence in left_out:
@@ -80,6 +86,19 @@ def verdict(checks: Sequence[Check], *, left_out: Sequence[str] = ()) -> int:
     return 1 if missed else 0
 
 
+def _digits(check: Check) -> int:
+    """Significant digits that show what the tolerance compares, six at least."""
+    if not (check.published and check.tolerance):
+        return 6
+    return max(6, math.ceil(math.log10(abs(check.published) / (2 * check.tolerance))))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One sentence, and the exit status of bad usage."""
+        self.exit(2, f"{message}; allowed are --out DIR, --quick, --overwrite and --help.\n")
+
+
 def arguments(name: str, doc: str | None, *, quick: str) -> argparse.Namespace:
     """Parse `--out`, `--overwrite` and `--quick`, and make sure that results can be written.
 
@@ -90,7 +109,7 @@ def arguments(name: str, doc: str | None, *, quick: str) -> argparse.Namespace:
         doc: the script's docstring.
         quick: what the small setting does.
     """
-    parser = argparse.ArgumentParser(description=(doc or "").split("\n\n")[0], allow_abbrev=False)
+    parser = _Parser(description=(doc or "").split("\n\n")[0], allow_abbrev=False)
     parser.add_argument(
         "--out",
         type=Path,
@@ -106,10 +125,10 @@ def arguments(name: str, doc: str | None, *, quick: str) -> argparse.Namespace:
     if problem:
         parser.exit(2, problem + "\n")
     device = jax.devices()[0]
-    console.print(
-        f"{name}: jax {jax.__version__} on {device.platform} "
-        f"({device.device_kind if device.platform != 'cpu' else platform.machine()})"
-    )
+    kind = device.device_kind
+    if device.platform == "cpu":
+        kind = f"{platform.machine()}, {os.cpu_count()} cores"
+    console.print(f"{name}: jax {jax.__version__} on {device.platform} ({kind})")
     return options
 
 

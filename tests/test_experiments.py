@@ -204,4 +204,6 @@ def test_an_out_that_is_no_directory_is_refused(parse, tmp_path, capsys):
 
 
 def test_unknown_options_are_refused(parse, tmp_path, capsys):
-    assert "--quik" in refused(parse, capsys, "--out", tmp_path, "--quik")
+    message = refused(parse, capsys, "--out", tmp_path, "--quik")
+    assert message.startswith("unrecognized arguments: --quik; allowed are --out DIR, --quick")
+    assert message.count("\n") == 1
