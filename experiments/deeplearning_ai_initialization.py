@@ -80,7 +80,7 @@ HE_COSTS = [
 ]
 
 # What sums in another order may do to a cost in float64: 15000 steps that each round by 1e-16 and
-# are magnified a little on the way. This machine's digits agree with the notebook's to 1e-13.
+# are magnified a little on the way. On CPU jax agrees with the notebook to 1e-14.
 ROUNDING = 1e-10
 
 
