@@ -195,17 +195,17 @@ def _init_run(
     shape = (run.fan_in, run.fan_out)
     keys = keys[run.start : run.start + run.length]
     weight_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 0)
-    # Each place of the run gets its own initializer; only the first layer of a net can differ
-    # from the other layers of its run.
     segments: list[jax.Array] = []
-    for place, start, length in _places(net, run):
+    for place, start, length in _places(net, run, scheme):
         draw = _initializer(scheme, place, options)
         segment = weight_keys[start : start + length]
         if segments:
             segment = keys_after(segment, segments[-1])
         segments.append(jax.vmap(lambda k, draw=draw: draw(k, shape, dtype))(segment))
     b = gamma = beta = alpha = None
-    if net.bias:
+    if net.bias and checks.is_concrete(bias_var) and float(bias_var) == 0:
+        b = jnp.zeros((run.length, run.fan_out), dtype)
+    elif net.bias:
         bias_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
         draw_bias = schemes.scheme("normal", scale=jnp.sqrt(jnp.asarray(bias_var, jnp.float32)))
         b = jax.vmap(lambda k: draw_bias(k, (run.fan_out,), dtype))(bias_keys)
@@ -217,14 +217,16 @@ def _init_run(
     return Layer(jnp.concatenate(segments), b, gamma, beta, alpha)
 
 
-def _places(net: MLP, run: Run) -> list[tuple[schemes.Place, int, int]]:
-    """(place, start in the run, number of layers) of the run's segments."""
+def _places(
+    net: MLP, run: Run, scheme: str | schemes.Initializer
+) -> list[tuple[schemes.Place, int, int]]:
+    """(place, start in the run, number of layers) of the segments that one initializer draws."""
     if run.readout:
         return [("only" if net.depth == 1 else "last", 0, 1)]
-    if run.start > 0:
-        return [("hidden", 0, run.length)]
-    first: list[tuple[schemes.Place, int, int]] = [("first", 0, 1)]
-    return first + ([("hidden", 1, run.length - 1)] if run.length > 1 else [])
+    known = schemes.SCHEMES.get(scheme) if isinstance(scheme, str) else None
+    if run.start > 0 or run.length == 1 or known is None or not known.placed:
+        return [("hidden" if run.start > 0 else "first", 0, run.length)]
+    return [("first", 0, 1), ("hidden", 1, run.length - 1)]
 
 
 def _initializer(

@@ -22,19 +22,29 @@ class Scaled(NamedTuple):
     exponent: Int[Array, ""]
 
 
+# The integer of the same width, the bits of the mantissa, and the bias of the exponent.
+_LAYOUT = {"float32": (jnp.int32, 23, 127), "float64": (jnp.int64, 52, 1023)}
+
+
 def pow2(exponent: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """2**exponent, exactly, for exponents clipped to what the dtype holds as a normal number."""
-    info = jnp.finfo(dtype)
-    clipped = jnp.clip(exponent, int(info.minexp), int(info.maxexp) - 1)
-    return jnp.ldexp(jnp.ones((), dtype), clipped)
+    """2**exponent, exactly, for exponents clipped to the normal numbers of float32 or float64."""
+    integer, mantissa, bias = _LAYOUT[jnp.dtype(dtype).name]
+    field = jnp.clip(exponent, 1 - bias, bias).astype(integer) + bias
+    # The bits of a power of two are its exponent field alone; jnp.ldexp compiles to far more.
+    return jax.lax.bitcast_convert_type(field << mantissa, dtype)
+
+
+def _exponent(x: jax.Array) -> jax.Array:
+    """floor(log2(x)) for normal x > 0, from its bits."""
+    integer, mantissa, bias = _LAYOUT[x.dtype.name]
+    return ((jax.lax.bitcast_convert_type(x, integer) >> mantissa) - bias).astype(jnp.int32)
 
 
 def normalise(array: jax.Array, exponent: jax.Array | int = 0) -> Scaled:
     """The same value with its largest entry in [1, 2); zeros and non-finite arrays stay."""
     largest = jnp.max(jnp.abs(array))
-    _, shift = jnp.frexp(largest)
     usable = (largest > 0) & jnp.isfinite(largest)
-    shift = jnp.where(usable, shift - 1, 0).astype(jnp.int32)
+    shift = jnp.where(usable, _exponent(largest), 0)
     total = jnp.where(largest > 0, jnp.asarray(exponent, jnp.int32) + shift, 0)
     # In two halves, so that neither factor leaves the normal range.
     half = shift // 2

@@ -74,7 +74,8 @@ def layer_signals(
 
     Args:
         net: the description.
-        params: what `init` returned, or a sequence of `Layer`s.
+        params: what `init` returned, or a sequence of `Layer`s; bfloat16 and float16 are widened
+            to float32.
         state: what `init` returned.
         x: inputs.
         y: labels [batch] or float targets [batch, out]; the gradient is then the loss's.
@@ -91,7 +92,7 @@ def layer_signals(
     Raises:
         ValueError: arrays that do not fit the network, or neither y nor key.
     """
-    params, state = as_stacked(net, params, state)
+    params, state = _at_least_float32(as_stacked(net, params, state))
     checks.finite("x", x)
     x = as_input(net, x, params.runs[0].w.dtype)
     if y is None and key is None:
@@ -142,6 +143,13 @@ def layer_signals(
     forward = jax.tree.map(join, *forward_parts)
     backward = jax.tree.map(join, *reversed(backward_parts))
     return LayerSignals(**forward._asdict() | backward._asdict())
+
+
+def _at_least_float32(tree: Any) -> Any:
+    def wide(leaf: jax.Array) -> jax.Array:
+        return leaf.astype(jnp.float32) if jnp.finfo(leaf.dtype).bits < 32 else leaf
+
+    return jax.tree.map(wide, tree)
 
 
 # --- one layer up ----------------------------------------------------------------------------

@@ -236,8 +236,7 @@ def _batches(
         rows = jax.lax.dynamic_slice_in_dim(order, (index % per_epoch) * batch_size, batch_size)
         return order, rows
 
-    # Derived from the key, so that under vmap the carry is mapped from the start.
-    return next_batch, jax.random.permutation(key, samples)
+    return next_batch, jnp.arange(samples)
 
 
 def _arrays(net: MLP, data: Any, dtype: Any) -> tuple[jax.Array, ...]:

@@ -18,28 +18,38 @@ __all__ = ["chapter", "gradient_map"]
 WIDTH, BATCH = 64, 64
 
 
+def draw(key: jax.Array, depth: int, seeds: int) -> jinit.Params:
+    """Xavier weights of the deepest nets, leaves [seeds, ...]; shallower ones share its layers."""
+    net = jinit.MLP((WIDTH,) * (depth + 1) + (10,))
+    one = jax.jit(jax.vmap(lambda key: jinit.init(key, net, "xavier")[0]))
+    return one(jax.random.split(key, seeds))
+
+
 def gradient_map(
-    key: jax.Array, activation: str, depth: int, gains: np.ndarray, seeds: int
+    key: jax.Array, activation: str, depth: int, gains: np.ndarray, deepest: jinit.Params
 ) -> np.ndarray:
     """log10 of the gradient at the first layer over that at the last hidden one, [seeds, gains].
 
     One compiled program: seeds in sequence, and for each seed all gains side by side, which share
     one draw of the weights.
     """
-    net = jinit.MLP((64,) + (WIDTH,) * depth + (10,), activation=activation)
+    net = jinit.MLP((WIDTH,) * (depth + 1) + (10,), activation=activation)
     x = jnp.asarray(jinit.data.digits().x_train[:BATCH])
+    hidden, readout = deepest.runs
+    params = jinit.Params((jax.tree.map(lambda leaf: leaf[:, :depth], hidden), readout))
+    keys = jax.random.split(key, readout.w.shape[0])
 
-    def one(key: jax.Array, gain: jax.Array) -> jax.Array:
-        init_key, probe_key = jax.random.split(key)
-        params, state = jinit.init(init_key, net, "xavier", gain=gain)
-        log_grad = jinit.layer_signals(net, params, state, x, key=probe_key).log_grad
+    def one(key: jax.Array, params: jinit.Params, gain: jax.Array) -> jax.Array:
+        scaled = jax.tree.map(lambda w: gain * w, params)
+        log_grad = jinit.layer_signals(net, scaled, None, x, key=key).log_grad
         return (log_grad[0] - log_grad[-2]) / math.log(10)
 
     @jax.jit
-    def all_of_them(keys: jax.Array, gains: jax.Array) -> jax.Array:
-        return jax.lax.map(lambda key: jax.vmap(one, (None, 0))(key, gains), keys)
+    def all_of_them(keys: jax.Array, params: jinit.Params, gains: jax.Array) -> jax.Array:
+        over_gains = jax.vmap(one, (None, None, 0))
+        return jax.lax.map(lambda row: over_gains(*row, gains), (keys, params))
 
-    return np.asarray(all_of_them(jax.random.split(key, seeds), jnp.asarray(gains, jnp.float32)))
+    return np.asarray(all_of_them(keys, params, jnp.asarray(gains, jnp.float32)))
 
 
 def _crossing(gains: np.ndarray, values: np.ndarray) -> float:
@@ -57,16 +67,18 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
     gains = np.geomspace(0.05, 100, setting.map_gains)
     work = 2 * sum(10 + depth for depth in setting.map_depths)
     ratio = {}
+    draw_key, probe_key = jax.random.split(key)
+    deepest = draw(draw_key, setting.map_depths[-1], setting.map_seeds)
     for activation in ("tanh", "relu"):
         rows = []
         for depth in setting.map_depths:
-            rows.append(gradient_map(key, activation, depth, gains, setting.map_seeds))
+            rows.append(gradient_map(probe_key, activation, depth, gains, deepest))
             advance((10 + depth) / work)
         ratio[activation] = np.stack(rows)  # [depths, seeds, gains]
     networks = sum(r.size for r in ratio.values())
     mean = {a: r.mean(1) for a, r in ratio.items()}
     crossing = {a: _crossing(gains, m[-1]) for a, m in mean.items()}
-    deepest = setting.map_depths[-1]
+    depth = setting.map_depths[-1]
     at = {
         (a, name): float(np.interp(math.log(gain), np.log(gains), mean[a][-1]))
         for a in mean
@@ -106,7 +118,7 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
         "with that of the last. Blue: it vanishes on the way back. Red: it explodes. On the black "
         "line it does neither, and there, deep networks can be trained.",
         f"Measured here on {networks:,} networks ({setting.map_seeds} seeds for each point). "
-        f"Through {deepest} layers the line lies at {crossing['relu']:.2f} for ReLU, where He has "
+        f"Through {depth} layers the line lies at {crossing['relu']:.2f} for ReLU, where He has "
         f"put it (√2 = {math.sqrt(2):.2f}), and at {crossing['tanh']:.2f} for tanh, just above "
         f"Xavier's 1. Xavier under ReLU loses a factor of 10^{-at['relu', 'xavier']:.1f}, and "
         f"randn × 0.01 a factor of 10^{-at['tanh', 'small']:.0f} with tanh. Past the line, tanh "
@@ -117,7 +129,7 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
         ("where the line lies at the largest depth, tanh", f"{crossing['tanh']:.3f}"),
         ("where the line lies at the largest depth, ReLU (He: 1.414)", f"{crossing['relu']:.3f}"),
         *(
-            (f"log10 ratio through {deepest} layers, {a}, {name}", f"{at[a, name]:.2f}")
+            (f"log10 ratio through {depth} layers, {a}, {name}", f"{at[a, name]:.2f}")
             for a in mean
             for name in ("xavier", "he")
         ),

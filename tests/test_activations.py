@@ -1,0 +1,88 @@
+"""Activations by name: each is elementwise, differentiable, and what its name says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special as sp
+
+from jinit.activations import ACTIVATIONS, KINKS, activation
+
+
+def _sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def _elu(x, alpha=1.0):
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
+
+
+# Written from the papers' formulas in NumPy, independently of jax.
+FORMULAS = {
+    "identity": lambda x: x,
+    "relu": lambda x: np.maximum(x, 0),
+    "leaky_relu": lambda x: np.where(x > 0, x, 0.01 * x),
+    "relu6": lambda x: np.clip(x, 0, 6),
+    "tanh": np.tanh,
+    "hard_tanh": lambda x: np.clip(x, -1, 1),
+    "sigmoid": _sigmoid,
+    "hard_sigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
+    "elu": _elu,
+    "celu": _elu,  # at alpha = 1 the two are one
+    "selu": lambda x: 1.0507009873554805 * _elu(x, 1.6732632423543778),
+    "gelu": lambda x: x * sp.ndtr(x),
+    "gelu_tanh": lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "silu": lambda x: x * _sigmoid(x),
+    "mish": lambda x: x * np.tanh(np.log1p(np.exp(x))),
+    "softplus": lambda x: np.log1p(np.exp(x)),
+    "softsign": lambda x: x / (1 + np.abs(x)),
+    "erf": sp.erf,
+    "sin": np.sin,
+}
+
+GRID = np.linspace(-7.3, 7.1, 41)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_values_and_slopes_follow_the_formula(name):
+    phi, formula, h = activation(name), FORMULAS[name], 1e-6
+    with jax.enable_x64(True):
+        values, slopes = jax.jit(lambda x: jax.jvp(phi, (x,), (jnp.ones_like(x),)))(GRID)
+    np.testing.assert_allclose(values, formula(GRID), rtol=1e-12, atol=1e-13)
+    # Central differences in float64 are good to h^2 + 1e-16/h, about 1e-9.
+    expected = (formula(GRID + h) - formula(GRID - h)) / (2 * h)
+    np.testing.assert_allclose(slopes, expected, atol=2e-8)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_keeps_shape_and_dtype_under_strict_promotion(name):
+    for dtype in (jnp.float32, jnp.bfloat16):
+        x = jax.ShapeDtypeStruct((2, 3), dtype)
+        out = jax.eval_shape(activation(name), x)
+        assert (out.shape, out.dtype) == (x.shape, x.dtype)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_kinks_are_where_a_derivative_jumps_and_nowhere_else(name):
+    """One-sided Taylor coefficients up to order 3 agree where the function is smooth."""
+    formula, h = FORMULAS[name], 1e-3
+    for point in (-3.0, -1.0, 0.0, 1.0, 3.0, 6.0):
+        ahead = np.polyfit(np.arange(9) * h, formula(point + np.arange(9) * h), 4)[:-1]
+        behind = np.polyfit(-np.arange(9) * h, formula(point - np.arange(9) * h), 4)[:-1]
+        # Slopes are good to 1e-9 and curvatures to 1e-5 at this step.
+        jump = max(abs(ahead[-1] - behind[-1]) / 1e-6, abs(ahead[-2] - behind[-2]) / 1e-3)
+        assert (jump > 1) == (point in KINKS.get(name, ())), (name, point, jump)
+
+
+def test_relu_has_slope_zero_at_zero():
+    """jnp.maximum(x, 0) would have one half, and a dead unit would learn."""
+    assert jax.grad(activation("relu"))(0.0) == 0.0
+
+
+def test_a_callable_is_returned_as_it_is():
+    assert activation(jnp.sin) is jnp.sin
+
+
+def test_every_table_entry_has_a_formula_here():
+    assert set(FORMULAS) == set(ACTIVATIONS)
+    assert set(KINKS) <= set(ACTIVATIONS)
