@@ -229,7 +229,9 @@ def test_the_table_says_formula_source_and_options(name):
 # --- agreement with jax ---------------------------------------------------------------------
 
 
-SHARED = sorted(set(jinit.SCHEMES) & set(dir(jax.nn.initializers)) - {"uniform", "truncated_normal"})
+SHARED = sorted(
+    set(jinit.SCHEMES) & set(dir(jax.nn.initializers)) - {"uniform", "truncated_normal"}
+)
 
 
 @pytest.mark.parametrize("name", SHARED)
@@ -244,7 +246,9 @@ def test_equals_the_jax_initializer_of_the_same_name(name, key):
 
 def test_where_a_name_of_jax_means_something_else_the_option_gives_theirs(key):
     """truncated_normal corrects its std unless told not to; uniform is symmetric, jax's is not."""
-    theirs = jax.nn.initializers.truncated_normal(stddev=0.3)(key, SHAPES["dense wide"], jnp.float32)
+    theirs = jax.nn.initializers.truncated_normal(stddev=0.3)(
+        key, SHAPES["dense wide"], jnp.float32
+    )
     ours = jinit.scheme("truncated_normal", scale=0.3, corrected=False)(key, SHAPES["dense wide"])
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
     corrected = jinit.scheme("truncated_normal", scale=0.3)(key, SHAPES["dense wide"])
@@ -284,7 +288,9 @@ def test_amplitudes_may_be_traced(name):
     np.testing.assert_allclose(slope, base, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("name", [n for n in jinit.SCHEMES if "in_axis" in jinit.SCHEMES[n].options])
+@pytest.mark.parametrize(
+    "name", [n for n in jinit.SCHEMES if "in_axis" in jinit.SCHEMES[n].options]
+)
 def test_other_axes_hold_the_same_scheme(name):
     """Equinox's linear layers are (out, in), its convolutions (out, in, *field)."""
     w = draw(name, (48, 40, 3, 3), in_axis=1, out_axis=0)
@@ -394,6 +400,4 @@ def test_an_initializer_is_pure_and_named(key):
 
 def test_a_legacy_key_draws_what_its_typed_key_draws():
     he = jinit.scheme("he")
-    np.testing.assert_array_equal(
-        he(jax.random.PRNGKey(4), (4, 5)), he(jax.random.key(4), (4, 5))
-    )
+    np.testing.assert_array_equal(he(jax.random.PRNGKey(4), (4, 5)), he(jax.random.key(4), (4, 5)))
