@@ -150,11 +150,13 @@ def init(
         if float(bias_var) > 0 and not net.bias:
             raise ValueError(f"bias_var={bias_var!r} needs biases; use MLP(..., bias=True).")
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(net.depth))
+    weight_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 0)
     layers: list[Layer] = []
     for run in net.runs:
         if layers:
-            keys = keys_after(keys, layers[-1].w)
-        layers.append(_init_run(keys, net, run, scheme, bias_var, dtype, options))
+            weight_keys = keys_after(weight_keys, layers[-1].w)
+        w = _init_weights(weight_keys, net, run, scheme, dtype, options)
+        layers.append(_init_rest(keys, net, run, w, bias_var, dtype))
     stats = tuple(
         init_stats((run.length, run.fan_out), dtype)
         if net.norm == "batch" and not run.readout
@@ -183,38 +185,44 @@ def init_params(
     return init(key, MLP(dims), scheme, bias_var=bias_var, dtype=dtype, **options)[0]
 
 
-def _init_run(
+def _init_weights(
     keys: jax.Array,
     net: MLP,
     run: Run,
     scheme: str | schemes.Initializer,
-    bias_var: ArrayLike,
     dtype: Any,
     options: dict[str, Any],
-) -> Layer:
+) -> jax.Array:
+    """Weights [layers, fan_in, fan_out] of a run, from the keys of all layers."""
     shape = (run.fan_in, run.fan_out)
-    keys = keys[run.start : run.start + run.length]
-    weight_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 0)
     segments: list[jax.Array] = []
     for place, start, length in _places(net, run, scheme):
         draw = _initializer(scheme, place, options)
-        segment = weight_keys[start : start + length]
+        segment = keys[run.start + start : run.start + start + length]
         if segments:
             segment = keys_after(segment, segments[-1])
-        segments.append(jax.vmap(lambda k, draw=draw: draw(k, shape, dtype))(segment))
+        segments.append(jax.vmap(lambda key, draw=draw: draw(key, shape, dtype))(segment))
+    return segments[0] if len(segments) == 1 else jnp.concatenate(segments)
+
+
+def _init_rest(
+    keys: jax.Array, net: MLP, run: Run, w: jax.Array, bias_var: ArrayLike, dtype: Any
+) -> Layer:
+    """The run's layers: its weights, with biases, norm and branch scalars."""
     b = gamma = beta = alpha = None
+    vector = (run.length, run.fan_out)
     if net.bias and checks.is_concrete(bias_var) and float(bias_var) == 0:
-        b = jnp.zeros((run.length, run.fan_out), dtype)
+        b = jnp.zeros(vector, dtype)
     elif net.bias:
-        bias_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
-        draw_bias = schemes.scheme("normal", scale=jnp.sqrt(jnp.asarray(bias_var, jnp.float32)))
-        b = jax.vmap(lambda k: draw_bias(k, (run.fan_out,), dtype))(bias_keys)
+        own = keys[run.start : run.start + run.length]
+        bias_keys = jax.vmap(jax.random.fold_in, (0, None))(own, 1)
+        draw = schemes.scheme("normal", scale=jnp.sqrt(jnp.asarray(bias_var, jnp.float32)))
+        b = jax.vmap(lambda key: draw(key, (run.fan_out,), dtype))(bias_keys)
     if net.norm is not None and not run.readout:
-        gamma = jnp.ones((run.length, run.fan_out), dtype)
-        beta = jnp.zeros((run.length, run.fan_out), dtype)
+        gamma, beta = jnp.ones(vector, dtype), jnp.zeros(vector, dtype)
     if net.residual == "skipinit" and net.is_block(run):
         alpha = jnp.zeros((run.length,), dtype)
-    return Layer(jnp.concatenate(segments), b, gamma, beta, alpha)
+    return Layer(w, b, gamma, beta, alpha)
 
 
 def _places(

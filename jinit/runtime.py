@@ -2,11 +2,16 @@
 
 import os
 import sys
+from collections.abc import Callable
+from typing import TypeVar, cast
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 
-__all__ = ["configure", "device_name", "keys_after"]
+__all__ = ["configure", "device_name", "jit_once", "keys_after"]
+
+T = TypeVar("T")
 
 
 def configure(*, platform: str | None = None, cpu_devices: int | None = None) -> None:
@@ -42,6 +47,18 @@ def device_name() -> str:
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
         return f"cpu ({cores} core{'s' if cores != 1 else ''})"
     return f"{device.device_kind} ({device.platform})"
+
+
+def jit_once(function: Callable[..., T], *, level: int = 2) -> Callable[..., T]:
+    """`jax.jit` for a program that runs once: less optimisation, for half the compile time.
+
+    Args:
+        function: what to compile.
+        level: XLA's and LLVM's optimisation level, 0 to 3; jax's own is 3. Measured on two cores,
+            level 1 draws a network after 0.8 s of compiling instead of 4.6 s, in the same time.
+    """
+    options = {"xla_backend_optimization_level": level}
+    return cast("Callable[..., T]", jax.jit(function, compiler_options=options))
 
 
 def keys_after(keys: jax.Array, draws: jax.Array) -> jax.Array:

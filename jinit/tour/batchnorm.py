@@ -12,6 +12,7 @@ import xarray as xr
 import jinit
 from jinit import plots
 from jinit.report import Chapter
+from jinit.runtime import jit_once
 from jinit.tour.ridges import LAYERS, hidden_net, measure, ridge_panel
 from jinit.tour.setting import Setting
 
@@ -36,14 +37,14 @@ def _accuracies(
         params, state = jinit.init(init_key, net, "normal", scale=0.01)
 
         def body(now: jinit.TrainState, key: jax.Array) -> Any:
-            rows = jax.random.choice(key, len(x), (128,), replace=False)
+            rows = jax.random.randint(key, (128,), 0, len(x))
             now, _ = step(now, (x[rows], y[rows]))
             return now, jax.numpy.stack([accuracy(now, train=True), accuracy(now, train=False)])
 
         start = jinit.train_state(params, state, optimizer)
         return jax.lax.scan(body, start, jax.random.split(batch_key, steps))[1]
 
-    return np.asarray(jax.jit(jax.vmap(one))(jax.random.split(key, seeds)))
+    return np.asarray(jit_once(jax.vmap(one))(jax.random.split(key, seeds)))
 
 
 def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) -> Chapter:
@@ -94,7 +95,9 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
                 ("norm", "seed", "step", "statistics"), np.stack(list(curves.values())),
             ),
             "act_std": (("norm", "hidden_layer"), np.stack(list(std.values()))),
-            "counts": (("norm", "hidden_layer", "bin"), np.stack([r.counts for r in ridges.values()])),
+            "counts": (
+                ("norm", "hidden_layer", "bin"), np.stack([r.counts for r in ridges.values()]),
+            ),
             "bin_left": ("bin", edges[:-1]),
         },
         {

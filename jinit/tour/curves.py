@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 import jinit
+from jinit.runtime import jit_once
 
 __all__ = ["STARTS", "Curves", "train_starts"]
 
@@ -32,7 +33,7 @@ class Curves(NamedTuple):
     params: Any
     """after training, every leaf with axes [start, seed] in front"""
     signals: Any
-    """LayerSignals before training, arrays [start, seed, layer]"""
+    """LayerSignals before training, arrays [start, seed, layer], if asked for"""
     train_keys: jax.Array
     """of the minibatches, [seed]"""
 
@@ -47,10 +48,12 @@ def train_starts(
     steps: int,
     learning_rate: float,
     batch_size: int = 128,
+    signals: bool = False,
 ) -> Curves:
     """Train a net from every start and seed; all of them are rows of one vmapped run.
 
-    Seed s shares its minibatches, and its draws up to their scale, over all starts.
+    Seed s shares its minibatches, and its draws up to their scale, over all starts. With
+    `signals`, the layers are also measured before training, on the first `batch_size` samples.
     """
     init_key, train_key = jax.random.split(key)
     init_keys, train_keys = jax.random.split(init_key, seeds), jax.random.split(train_key, seeds)
@@ -58,7 +61,6 @@ def train_starts(
     def draw(scheme: str, options: dict[str, float]) -> Any:
         return jax.vmap(lambda k: jinit.init(k, net, scheme, **options))(init_keys)
 
-    @jax.jit
     def draw_all() -> Any:
         drawn = [draw(*start) for start in starts.values()]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn)
@@ -69,10 +71,10 @@ def train_starts(
             optimizer=optax.sgd(learning_rate), steps=steps, batch_size=batch_size,
         )  # fmt: skip
         x, y = data.x_train[:batch_size], data.y_train[:batch_size]
-        signals = jinit.layer_signals(net, params, state, x, y)
-        return result.history.loss, result.accuracy, result.params, signals
+        before = jinit.layer_signals(net, params, state, x, y) if signals else None
+        return result.history.loss, result.accuracy, result.params, before
 
-    over_seeds = jax.vmap(run)
-    over_starts = jax.jit(jax.vmap(over_seeds, (None, 0, 0)))
-    loss, accuracy, params, signals = jax.device_get(over_starts(train_keys, *draw_all()))
-    return Curves(tuple(starts), loss, accuracy, params, signals, train_keys)
+    drawn = jit_once(draw_all, level=1)()
+    over_starts = jit_once(jax.vmap(jax.vmap(run), (None, 0, 0)))
+    loss, accuracy, params, before = jax.device_get(over_starts(train_keys, *drawn))
+    return Curves(tuple(starts), loss, accuracy, params, before, train_keys)

@@ -11,6 +11,7 @@ import xarray as xr
 import jinit
 from jinit import plots
 from jinit.report import Chapter
+from jinit.runtime import jit_once
 from jinit.tour.setting import Setting
 
 __all__ = ["chapter", "gradient_map"]
@@ -21,8 +22,8 @@ WIDTH, BATCH = 64, 64
 def draw(key: jax.Array, depth: int, seeds: int) -> jinit.Params:
     """Xavier weights of the deepest nets, leaves [seeds, ...]; shallower ones share its layers."""
     net = jinit.MLP((WIDTH,) * (depth + 1) + (10,))
-    one = jax.jit(jax.vmap(lambda key: jinit.init(key, net, "xavier")[0]))
-    return one(jax.random.split(key, seeds))
+    one = jax.vmap(lambda key: jinit.init(key, net, "xavier")[0])
+    return jit_once(one, level=1)(jax.random.split(key, seeds))
 
 
 def gradient_map(
@@ -44,12 +45,11 @@ def gradient_map(
         log_grad = jinit.layer_signals(net, scaled, None, x, key=key).log_grad
         return (log_grad[0] - log_grad[-2]) / math.log(10)
 
-    @jax.jit
     def all_of_them(keys: jax.Array, params: jinit.Params, gains: jax.Array) -> jax.Array:
         over_gains = jax.vmap(one, (None, None, 0))
         return jax.lax.map(lambda row: over_gains(*row, gains), (keys, params))
 
-    return np.asarray(all_of_them(keys, params, jnp.asarray(gains, jnp.float32)))
+    return np.asarray(jit_once(all_of_them)(keys, params, jnp.asarray(gains, jnp.float32)))
 
 
 def _crossing(gains: np.ndarray, values: np.ndarray) -> float:

@@ -37,17 +37,22 @@ def loss_panel(ax: Axes, curves: Curves) -> None:
 
 
 def as_dataset(curves: Curves) -> xr.Dataset:
-    """The curves with named dimensions."""
-    return xr.Dataset(
+    """The curves, and the signals where they were measured, with named dimensions."""
+    data = xr.Dataset(
         {
             "loss": (("start", "seed", "step"), curves.loss),
             "accuracy": (("start", "seed"), curves.accuracy),
-            "log_grad": (("start", "seed", "layer"), curves.signals.log_grad),
-            "saturated": (("start", "seed", "layer"), curves.signals.saturated),
-            "act_std": (("start", "seed", "layer"), curves.signals.act_std),
         },
-        {"start": list(curves.starts), "layer": 1 + np.arange(curves.signals.log_grad.shape[-1])},
+        {"start": list(curves.starts)},
     )
+    if curves.signals is None:
+        return data
+    layer = ("start", "seed", "layer")
+    return data.assign(
+        log_grad=(layer, curves.signals.log_grad),
+        saturated=(layer, curves.signals.saturated),
+        act_std=(layer, curves.signals.act_std),
+    ).assign_coords(layer=1 + np.arange(curves.signals.log_grad.shape[-1]))
 
 
 def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) -> Chapter:
@@ -56,7 +61,7 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
     starts = {name: STARTS[name] for name in ("0.01 randn", "10 randn", "xavier")}
     curves = train_starts(
         key, net, jinit.data.digits(), starts,
-        seeds=setting.seeds, steps=setting.steps, learning_rate=0.1,
+        seeds=setting.seeds, steps=setting.steps, learning_rate=0.1, signals=True,
     )  # fmt: skip
     advance(1.0)
     log10_grad = np.asarray(curves.signals.log_grad) / math.log(10)

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 
 import jinit
 from jinit import plots
+from jinit.runtime import jit_once
 
 __all__ = ["LAYERS", "WIDTH", "Ridges", "hidden_net", "measure", "ridge_panel", "theory_std"]
 
@@ -36,7 +37,6 @@ def measure(
 ) -> Ridges:
     """Draw nets of `LAYERS` hidden layers and pass Gaussian inputs through them."""
 
-    @jax.jit
     def all_seeds(keys: jax.Array) -> Any:
         def one(key: jax.Array) -> Any:
             init_key, input_key, probe_key = jax.random.split(key, 3)
@@ -47,7 +47,7 @@ def measure(
 
         return jax.lax.map(one, keys)
 
-    counts, std = jax.device_get(all_seeds(jax.random.split(key, seeds)))
+    counts, std = jax.device_get(jit_once(all_seeds)(jax.random.split(key, seeds)))
     return Ridges(counts[0], edges, np.asarray(std, np.float64))
 
 

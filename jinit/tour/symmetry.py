@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import xarray as xr
@@ -12,6 +11,7 @@ import xarray as xr
 import jinit
 from jinit import plots
 from jinit.report import Chapter
+from jinit.runtime import jit_once
 from jinit.tour.curves import train_starts
 from jinit.tour.setting import Setting
 
@@ -21,11 +21,10 @@ UNITS, VALUE, RATE = 32, 0.05, 0.1
 WIDTHS = (64, UNITS, UNITS, 10)
 
 
-def _spread(params: jinit.Params) -> jax.Array:
-    """The largest difference between two hidden units of a layer, over all their weights."""
-    return jnp.stack(
-        [jnp.max(jnp.max(layer.w, 1) - jnp.min(layer.w, 1)) for layer in list(params)[:-1]]
-    ).max()
+def _spread(params: jinit.Params) -> np.ndarray:
+    """Per start, the largest difference between two hidden units of a layer in any weight."""
+    layers = [np.asarray(layer.w) for layer in list(params)[:-1]]  # [start, seed, in, out]
+    return np.max([(w.max(-1) - w.min(-1)).max((1, 2)) for w in layers], axis=0)
 
 
 def _as_one_unit(rate: float) -> optax.GradientTransformation:
@@ -77,15 +76,14 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
         key, net, digits, starts, seeds=setting.seeds, steps=steps, learning_rate=RATE
     )  # fmt: skip
     advance(0.7)
-    single = jax.jit(jax.vmap(lambda key: _single_unit(key, digits, steps)))(curves.train_keys)
+    single_units = jit_once(jax.vmap(lambda key: _single_unit(key, digits, steps)))
+    single = jax.block_until_ready(single_units(curves.train_keys))
     advance(0.3)
     loss = dict(zip(curves.starts, curves.loss, strict=True))
     loss["single unit"] = np.asarray(single.history.loss)
     accuracy = dict(zip(curves.starts, curves.accuracy.mean(1), strict=True))
     accuracy["single unit"] = float(single.accuracy.mean())
-    spread = dict(
-        zip(curves.starts, np.max(jax.vmap(jax.vmap(_spread))(curves.params), 1), strict=True)
-    )
+    spread = dict(zip(curves.starts, _spread(curves.params), strict=True))
     final = {n: float(np.median(curve[:, -20:].mean(1))) for n, curve in loss.items()}
     apart = float(np.max(np.abs(loss["single unit"] - loss["equal"])))
     frequencies = np.bincount(digits.y_train, minlength=10) / len(digits.y_train)

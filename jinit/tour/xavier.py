@@ -43,9 +43,13 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
 
     data = xr.Dataset(
         {
-            "act_std": (("activation", "seed", "layer"), np.stack([m.std for m in measured.values()])),
+            "act_std": (
+                ("activation", "seed", "layer"), np.stack([m.std for m in measured.values()]),
+            ),
             "act_std_infinite_width": (("activation", "layer"), np.stack(list(theory.values()))),
-            "counts": (("activation", "layer", "bin"), np.stack([m.counts for m in measured.values()])),
+            "counts": (
+                ("activation", "layer", "bin"), np.stack([m.counts for m in measured.values()]),
+            ),
             "bin_left": (("activation", "bin"), np.stack([e[:-1] for e in edges.values()])),
         },
         {"activation": list(edges), "layer": 1 + np.arange(LAYERS)},
