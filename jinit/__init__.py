@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from jinit.activations import ACTIVATIONS
     from jinit.networks import MLP, forward, init, init_params
     from jinit.params import Layer, NormState, Params
-    from jinit.runtime import configure
     from jinit.schemes import SCHEMES, scheme
     from jinit.signals import LayerSignals, layer_signals
     from jinit.training import (
@@ -41,7 +40,6 @@ __all__ = [
     "TrainState",
     "activations",
     "batchnorm",
-    "configure",
     "data",
     "evaluate",
     "forward",
@@ -67,7 +65,6 @@ _HOMES = {
     "Params": "params",
     "TrainResult": "training",
     "TrainState": "training",
-    "configure": "runtime",
     "evaluate": "training",
     "forward": "networks",
     "init": "networks",

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from jinit.activations import Activation, activation
 from jinit.batchnorm import BatchStats, batch_norm, init_stats, layer_norm
 from jinit.params import Layer, NormState, Params, stack
 from jinit.runtime import keys_after
+from jinit.types import AnyArray
 
 __all__ = ["MLP", "Run", "as_stacked", "forward", "init", "init_params"]
 
@@ -96,7 +97,7 @@ class MLP:
                 runs[-1] = runs[-1]._replace(length=runs[-1].length + 1)
             else:
                 runs.append(Run(i, 1, fan_in, fan_out, readout=False))
-        return (*runs, Run(self.depth - 1, 1, *self.dims[-2:], readout=True))
+        return (*runs, Run(self.depth - 1, 1, self.dims[-2], self.dims[-1], readout=True))
 
     def is_block(self, run: Run) -> bool:
         """Whether the layers of that run are residual blocks."""
@@ -117,7 +118,7 @@ def init(
     net: MLP,
     scheme: str | schemes.Initializer = "xavier",
     *,
-    bias_var: ArrayLike = 0.0,
+    bias_var: float | AnyArray = 0.0,
     dtype: Any = jnp.float32,
     **options: Any,
 ) -> tuple[Params, NormState]:
@@ -171,7 +172,7 @@ def init_params(
     dims: Sequence[int],
     scheme: str | schemes.Initializer = "xavier",
     *,
-    bias_var: ArrayLike = 0.0,
+    bias_var: float | AnyArray = 0.0,
     dtype: Any = jnp.float32,
     **options: Any,
 ) -> Params:
@@ -206,7 +207,7 @@ def _init_weights(
 
 
 def _init_rest(
-    keys: jax.Array, net: MLP, run: Run, w: jax.Array, bias_var: ArrayLike, dtype: Any
+    keys: jax.Array, net: MLP, run: Run, w: jax.Array, bias_var: float | AnyArray, dtype: Any
 ) -> Layer:
     """The run's layers: its weights, with biases, norm and branch scalars."""
     b = gamma = beta = alpha = None
@@ -297,7 +298,8 @@ def forward(
         else:
 
             def body(h: jax.Array, xs: Any, run: Run = run) -> Any:
-                return _apply(net, run, *xs, h, train)
+                layer, stats = xs
+                return _apply(net, run, layer, stats, h, train)
 
             h, own = jax.lax.scan(body, h, (layers, stats))
             new_runs.append(own)
@@ -369,7 +371,8 @@ def as_stacked(net: MLP, params: Any, state: Any) -> tuple[Params, NormState]:
         expected = [(a, b) for a, b in zip(net.dims, net.dims[1:], strict=False)]
         if found != expected:
             raise ValueError(_mismatch(net, "weights of shapes", found, expected))
-        params = Params(stack([jax.tree.map(jnp.asarray, p) for p in params], lengths))
+        layers = [jax.tree.map(jnp.asarray, p) for p in params]
+        params = Params(cast("tuple[Layer, ...]", stack(layers, lengths)))
     for run, layers in zip(net.runs, params.runs, strict=False):
         expected_leaves = _expected(net, run)
         for name, leaf in zip(Layer._fields, layers, strict=True):

@@ -73,6 +73,8 @@ class Stacked(Generic[Item]):
 class Params(Stacked[Layer]):
     """The parameters of a network: a sequence of `Layer`, input side first."""
 
+    runs: tuple[Layer, ...]
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)

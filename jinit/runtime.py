@@ -1,4 +1,4 @@
-"""The machine: what must be set before jax starts, and trouble known in jax itself."""
+"""The machine: what it is called, how programs are compiled for it, trouble known in jax."""
 
 import os
 import sys
@@ -6,38 +6,11 @@ from collections.abc import Callable
 from typing import TypeVar, cast
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 
-__all__ = ["configure", "device_name", "jit_once", "keys_after"]
+__all__ = ["device_name", "jit_once", "keys_after"]
 
 T = TypeVar("T")
-
-
-def configure(*, platform: str | None = None, cpu_devices: int | None = None) -> None:
-    """Set what jax reads once, when it starts. Call it before the first array is made.
-
-    Args:
-        platform: "cpu", "cuda" or "tpu"; None leaves it to jax (and to `JAX_PLATFORMS`).
-        cpu_devices: into how many devices to split the processor's cores; None leaves one.
-
-    Raises:
-        RuntimeError: jax has already started, so that the settings would be ignored.
-        ValueError: a number of devices below one.
-    """
-    if platform is None and cpu_devices is None:
-        return
-    if jax.extend.backend.backends_are_initialized():
-        raise RuntimeError(
-            "jinit.configure must run before jax makes its first array, but jax has already "
-            "started; call it at the top of the program."
-        )
-    if platform is not None:
-        jax.config.update("jax_platforms", platform)
-    if cpu_devices is not None:
-        if cpu_devices < 1:
-            raise ValueError(f"cpu_devices must be at least 1, got {cpu_devices}.")
-        jax.config.update("jax_num_cpu_devices", cpu_devices)
 
 
 def device_name() -> str:

@@ -154,7 +154,7 @@ def _identity(gain: ArrayLike = 1.0, in_axis: int = -2, out_axis: int = -1) -> D
     def draw(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
         _require_rank(shape, 2, 5)
         centre = tuple((n - 1) // 2 for n in shape[:-2])
-        kernel = jnp.zeros(shape, dtype).at[centre].set(jnp.eye(*shape[-2:], dtype=dtype))
+        kernel = jnp.zeros(shape, dtype).at[centre].set(jnp.eye(shape[-2], shape[-1], dtype=dtype))
         return _times(gain, kernel)
 
     return _on_axes(draw, in_axis, out_axis)

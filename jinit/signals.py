@@ -114,7 +114,8 @@ def layer_signals(
     for run, layers, stats in zip(net.runs, params.runs, state.runs, strict=True):
 
         def up(h: Scaled, xs: Any, run: Run = run) -> Any:
-            return _layer_up(net, run, slopes, *xs, h, train, edges)
+            layer, stats = xs
+            return _layer_up(net, run, slopes, layer, stats, h, train, edges)
 
         h, (cache, part) = _over_layers(up, h, (layers, stats), run.length)
         caches.append(cache)
@@ -132,7 +133,8 @@ def layer_signals(
     ):
 
         def down(g: Scaled, xs: Any, run: Run = run) -> Any:
-            return _layer_down(net, run, slopes, *xs, g, train)
+            layer, stats, cache = xs
+            return _layer_down(net, run, slopes, layer, stats, cache, g, train)
 
         g, part = _over_layers(down, g, (layers, stats, cache), run.length, reverse=True)
         backward_parts.append(part)

@@ -2,9 +2,13 @@
 
 from typing import NamedTuple
 
-from jaxtyping import ArrayLike, Float, Num
+import jax
+import numpy as np
+from jaxtyping import Float, Num
 
-__all__ = ["Data"]
+__all__ = ["AnyArray", "Data"]
+
+AnyArray = jax.Array | np.ndarray
 
 
 class Data(NamedTuple):
@@ -14,7 +18,7 @@ class Data(NamedTuple):
     Labels are integers from 0, or floats [samples, outputs] for regression.
     """
 
-    x_train: Float[ArrayLike, "train features"]
-    y_train: Num[ArrayLike, "train ..."]
-    x_test: Float[ArrayLike, "test features"]
-    y_test: Num[ArrayLike, "test ..."]
+    x_train: Float[AnyArray, "train features"]
+    y_train: Num[AnyArray, "train ..."]
+    x_test: Float[AnyArray, "test features"]
+    y_test: Num[AnyArray, "test ..."]

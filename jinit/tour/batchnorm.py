@@ -51,7 +51,12 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
     """A ReLU net started from `randn * 0.01`, without and with batch norm."""
     edges = np.linspace(0, 3, 61)
     edges[0] = 1e-30  # what ReLU has switched off is left out
-    sizes = {"seeds": 1, "inputs": setting.histogram_inputs, "edges": edges, "scale": 0.01}
+    sizes: dict[str, Any] = {
+        "seeds": 1,
+        "inputs": setting.histogram_inputs,
+        "edges": edges,
+        "scale": 0.01,
+    }
     ridges = {
         norm: measure(key, hidden_net("relu", norm=norm), "normal", **sizes)
         for norm in (None, "batch")

@@ -47,7 +47,7 @@ def gradient_map(
 
     def all_of_them(keys: jax.Array, params: jinit.Params, gains: jax.Array) -> jax.Array:
         over_gains = jax.vmap(one, (None, None, 0))
-        return jax.lax.map(lambda row: over_gains(*row, gains), (keys, params))
+        return jax.lax.map(lambda row: over_gains(row[0], row[1], gains), (keys, params))
 
     return np.asarray(jit_once(all_of_them)(keys, params, jnp.asarray(gains, jnp.float32)))
 

@@ -33,7 +33,7 @@ def measure(
     seeds: int,
     inputs: int,
     edges: np.ndarray,
-    **options: float,
+    **options: Any,
 ) -> Ridges:
     """Draw nets of `LAYERS` hidden layers and pass Gaussian inputs through them."""
 
@@ -43,6 +43,7 @@ def measure(
             x = jax.random.normal(input_key, (inputs, net.dims[0]))
             params, state = jinit.init(init_key, net, scheme, **options)
             signals = jinit.layer_signals(net, params, state, x, key=probe_key, bins=edges)
+            assert signals.act_histogram is not None
             return signals.act_histogram[:-1], signals.act_std[:-1]
 
         return jax.lax.map(one, keys)

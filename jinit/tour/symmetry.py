@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -102,7 +103,9 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
         }  # fmt: skip
         for name, curve in loss.items():
             smooth = np.apply_along_axis(np.convolve, 1, curve, np.ones(10) / 10, "valid")
-            line = {"linestyle": (0, (1, 2)), "zorder": 4} if name == "single unit" else {}
+            line: dict[str, Any] = (
+                {"linestyle": (0, (1, 2)), "zorder": 4} if name == "single unit" else {}
+            )
             plots.band(
                 ax, np.arange(smooth.shape[1]) + 10, smooth, label=labels[name],
                 color=colors[name], **line,
