@@ -190,8 +190,10 @@ def phase_diagram(
     levels = np.linspace(-limit, limit, 8 * int(limit) + 1)
     mesh = ax.contourf(scale, depth, values, levels=levels, cmap="RdBu_r", extend="both")
     steps = [v for v in (-20, -10, -5, -2, 2, 5, 10, 20) if abs(v) <= limit]
-    lines = ax.contour(scale, depth, values, levels=steps, colors="0.35", linewidths=0.7)
-    ax.clabel(lines, fmt=lambda v: f"$10^{{{v:.0f}}}$", fontsize=8)
+    shades = ["white" if abs(v) > limit / 2 else "0.25" for v in steps]  # readable on its ground
+    lines = ax.contour(scale, depth, values, levels=steps, colors=shades, linewidths=0.8)
+    far = [v for v in lines.levels if abs(v) > 2]  # near zero there is no room for a label
+    ax.clabel(lines, far, fmt=lambda v: f"$10^{{{v:.0f}}}$", fontsize=9)
     ax.contour(scale, depth, values, levels=[0.0], colors="black", linewidths=2.5)
     ax.set_xscale("log")
     ax.set_yscale("log")

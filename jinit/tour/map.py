@@ -76,12 +76,12 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
             advance((10 + depth) / work)
         ratio[activation] = np.stack(rows)  # [depths, seeds, gains]
     networks = sum(r.size for r in ratio.values())
-    mean = {a: r.mean(1) for a, r in ratio.items()}
-    crossing = {a: _crossing(gains, m[-1]) for a, m in mean.items()}
+    middle = {a: np.median(r, 1) for a, r in ratio.items()}
+    crossing = {a: _crossing(gains, m[-1]) for a, m in middle.items()}
     depth = setting.map_depths[-1]
     at = {
-        (a, name): float(np.interp(math.log(gain), np.log(gains), mean[a][-1]))
-        for a in mean
+        (a, name): float(np.interp(math.log(gain), np.log(gains), middle[a][-1]))
+        for a in middle
         for name, gain in (("xavier", 1.0), ("he", math.sqrt(2)), ("small", 0.01 * 8))
     }
 
@@ -91,9 +91,9 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
     }  # fmt: skip
     with plots.style():
         fig, axes = plots.figure(2, width=13.5, height=5.2, sharey=True)
-        for ax, activation in zip(axes[0], mean, strict=True):
+        for ax, activation in zip(axes[0], middle, strict=True):
             mesh = plots.phase_diagram(
-                ax, gains, setting.map_depths, mean[activation], limit=12, marks=marks
+                ax, gains, setting.map_depths, middle[activation], limit=12, marks=marks
             )
             ax.set_title({"tanh": "tanh", "relu": "ReLU"}[activation], pad=30)
             ax.set_xlabel("weight scale: std of the weights × √fan_in")
@@ -130,7 +130,7 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
         ("where the line lies at the largest depth, ReLU (He: 1.414)", f"{crossing['relu']:.3f}"),
         *(
             (f"log10 ratio through {depth} layers, {a}, {name}", f"{at[a, name]:.2f}")
-            for a in mean
+            for a in middle
             for name in ("xavier", "he")
         ),
     ]

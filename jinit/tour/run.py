@@ -40,12 +40,14 @@ def run_tour(
 ) -> Path:
     """Run all chapters and write `out/report.html` with figures and data beside it.
 
-    Everything is first written to a temporary folder beside `out` and then moved, so that `out`
-    holds a whole tour or is left as it was.
+    Everything is first written to a temporary folder beside `out` and moved at the end, so that
+    `out` holds a whole tour or is left as it was. With `overwrite`, files of the same names are
+    replaced and others kept.
 
     Raises:
         OutputError: `out` is not writable, is a file, or holds something already.
     """
+    out = out.expanduser().resolve()
     staging = _stage(out, overwrite)
     try:
         console.print(f"jinit tour ({setting.name}) on [bold]{device_name()}[/bold]")
@@ -62,12 +64,9 @@ def run_tour(
         )
         page = render("Does the signal survive?", subtitle, pictures)
         (staging / "report.html").write_text(page, encoding="utf-8")
-        if out.exists():
-            shutil.rmtree(out)
-        staging.rename(out)
-    except BaseException:
+        _publish(staging, out)
+    finally:
         shutil.rmtree(staging, ignore_errors=True)
-        raise
     console.print(_table(chapters))
     console.print(f"Finished in {seconds:.0f} s. Open [bold]{out / 'report.html'}[/bold]")
     return out / "report.html"
@@ -77,17 +76,11 @@ def _stage(out: Path, overwrite: bool) -> Path:
     """A temporary folder beside `out`, after checking that `out` may be written."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"--out must be a folder, got the file {out}; choose another name.")
-    if out.is_dir() and any(out.iterdir()):
-        if not overwrite:
-            raise OutputError(
-                f"--out must be a new or empty folder, got {out}, which already holds files; "
-                f"choose another, or add --overwrite to replace a tour."
-            )
-        if not (out / "report.html").is_file():
-            raise OutputError(
-                f"--overwrite replaces only a tour, and {out} holds no report.html; "
-                f"choose another --out or empty it yourself."
-            )
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        raise OutputError(
+            f"--out must be a new or empty folder, got {out}, which already holds files; "
+            f"choose another, or add --overwrite to replace an earlier tour in it."
+        )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.is_dir() and not os.access(out, os.W_OK):
@@ -100,6 +93,13 @@ def _stage(out: Path, overwrite: bool) -> Path:
             f"choose another, such as --out ~/jinit-tour."
         ) from None
     return staging
+
+
+def _publish(staging: Path, out: Path) -> None:
+    """Move every file to `out`, the page last."""
+    out.mkdir(exist_ok=True)
+    for file in sorted(staging.iterdir(), key=lambda f: f.name == "report.html"):
+        os.replace(file, out / file.name)
 
 
 def _run_chapters(setting: Setting, seed: int, console: Console) -> list[Chapter]:

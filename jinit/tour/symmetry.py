@@ -117,7 +117,7 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
         )  # fmt: skip
         ax.set(xlabel="training step", ylabel="training loss", ylim=(0, 2.7), xlim=(0, steps))
         ax.set_title("Equal units learn as one")
-        ax.legend(loc="center right")
+        ax.legend(loc="center right", bbox_to_anchor=(1.0, 0.38))
         trained = {
             n: np.asarray(curves.params.runs[1].w[curves.starts.index(n), 0, 0])
             for n in ("equal", "xavier")
