@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.special as sp
 
-from jinit.activations import ACTIVATIONS, KINKS, activation
+from jinit.activations import ACTIVATIONS, KINKS, SLOPES, activation
 
 
 def _sigmoid(x):
@@ -77,6 +77,22 @@ def test_kinks_are_where_a_derivative_jumps_and_nowhere_else(name):
 def test_relu_has_slope_zero_at_zero():
     """jnp.maximum(x, 0) would have one half, and a dead unit would learn."""
     assert jax.grad(activation("relu"))(0.0) == 0.0
+
+
+@pytest.mark.parametrize("name", SLOPES)
+def test_slopes_of_their_own_are_the_derivative_and_keep_their_tails(name):
+    """Compared with float64, in float32, out to where float32 itself ends."""
+    x = np.linspace(-40, 40, 81)
+    exact = {
+        "tanh": 4 * np.exp(-2 * np.abs(x)) / (1 + np.exp(-2 * np.abs(x))) ** 2,
+        "sigmoid": np.exp(-np.abs(x)) / (1 + np.exp(-np.abs(x))) ** 2,
+    }[name]
+    got = SLOPES[name](jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(got, exact, rtol=1e-5)
+    assert np.all(np.asarray(got) > 0)
+    # Near the middle automatic differentiation agrees.
+    by_jax = jax.vmap(jax.grad(activation(name)))(jnp.asarray(x[38:43], jnp.float32))
+    np.testing.assert_allclose(got[38:43], by_jax, rtol=1e-5)
 
 
 def test_a_callable_is_returned_as_it_is():

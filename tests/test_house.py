@@ -120,6 +120,7 @@ def in_fresh_python(code: str, **env: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.script
 def test_importing_jinit_does_not_import_jax():
     heavy = ["jax", "numpy", "scipy", "sklearn", "matplotlib", "optax", "xarray"]
     out = in_fresh_python(

@@ -1,0 +1,110 @@
+"""Data: plain arrays, split and standardised, the same every time."""
+
+import jax
+import numpy as np
+import pytest
+
+import jinit
+from jinit.data import circles, digits, from_arrays, gaussian, moons
+
+MAKERS = {"digits": digits, "circles": circles, "moons": moons}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_split_and_standardised(name):
+    data = MAKERS[name]()
+    assert isinstance(data, jinit.Data)
+    assert [a.dtype for a in data] == [np.float32, np.int32] * 2
+    assert len(data.x_train) == len(data.y_train)
+    assert len(data.x_test) == len(data.y_test)
+    total = len(data.x_train) + len(data.x_test)
+    assert len(data.x_test) == pytest.approx(0.2 * total, abs=1)
+    x = data.x_train.astype(np.float64)
+    spread = x.std(axis=0)
+    np.testing.assert_allclose(x.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(spread[spread > 0], 1, atol=1e-5)
+    # Class frequencies are kept to one sample.
+    classes = np.unique(data.y_train)
+    np.testing.assert_array_equal(classes, np.arange(len(classes)))
+    for c in classes:
+        in_train, in_test = np.sum(data.y_train == c), np.sum(data.y_test == c)
+        assert abs(in_test - 0.2 * (in_train + in_test)) <= 1
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_the_same_every_time_and_another_under_another_seed(name):
+    one, again, other = MAKERS[name](), MAKERS[name](), MAKERS[name](seed=1)
+    for a, b in zip(one, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(one.x_train, other.x_train)
+
+
+def test_digits_are_the_digits():
+    data = digits(standardize=False)
+    x = np.concatenate([data.x_train, data.x_test])
+    assert x.shape == (1797, 64)
+    assert x.min() == 0
+    assert x.max() == 16
+    assert len(np.unique(data.y_train)) == 10
+    # Standardised, pixels that never vary are zero and not NaN.
+    assert np.isfinite(digits().x_train).all()
+    assert np.any(np.all(digits().x_train == 0, axis=0))
+
+
+def test_circles_and_moons_are_what_scikit_learn_draws():
+    data = circles(200, noise=0.0, factor=0.5, standardize=False)
+    radius = np.linalg.norm(data.x_train, axis=1)
+    np.testing.assert_allclose(radius, np.where(data.y_train == 0, 1.0, 0.5), rtol=1e-5)
+    data = moons(200, noise=0.0, standardize=False)
+    outer = data.x_train[data.y_train == 0]
+    np.testing.assert_allclose(np.linalg.norm(outer, axis=1), 1.0, rtol=1e-5)
+
+
+def test_training_and_test_samples_are_different_samples():
+    x = np.arange(100.0)[:, None]
+    data = from_arrays(x, np.zeros(100, int), standardize=False, test_fraction=0.3)
+    assert len(data.x_test) == 30
+    seen = sorted([*data.x_train[:, 0], *data.x_test[:, 0]])
+    np.testing.assert_array_equal(seen, x[:, 0])
+
+
+def test_rows_keep_their_labels():
+    x = np.arange(50.0)[:, None]
+    data = from_arrays(x, x[:, 0] * 2, standardize=False)  # float targets: regression
+    assert data.y_train.dtype == np.float32
+    np.testing.assert_array_equal(data.y_train, 2 * data.x_train[:, 0])
+    np.testing.assert_array_equal(data.y_test, 2 * data.x_test[:, 0])
+
+
+def test_the_test_half_is_standardised_by_the_training_half():
+    """Statistics of the test half would leak it."""
+    x = np.random.default_rng(0).normal(5.0, 3.0, (40, 2))
+    raw = from_arrays(x, np.zeros(40, int), standardize=False)
+    data = from_arrays(x, np.zeros(40, int))
+    mean, std = raw.x_train.mean(axis=0), raw.x_train.std(axis=0)
+    np.testing.assert_allclose(data.x_test, (raw.x_test - mean) / std, rtol=1e-4, atol=1e-5)
+
+
+def test_gaussian_inputs():
+    data = gaussian(jax.random.key(0), 2000, 50, classes=4)
+    x = np.concatenate([data.x_train, data.x_test])
+    assert x.shape == (2000, 50)
+    assert abs(x.mean()) < 5 / np.sqrt(x.size)
+    assert abs(x.var() - 1) < 5 * np.sqrt(2 / x.size)
+    assert len(data.x_test) == 400
+    counts = np.bincount(data.y_train, minlength=4)
+    assert len(counts) == 4
+    assert counts.min() > 0
+    # The labels are a linear teacher's: least squares finds them far above chance.
+    fit, *_ = np.linalg.lstsq(data.x_train, np.eye(4)[data.y_train])
+    assert np.mean(np.argmax(data.x_test @ fit, axis=1) == data.y_test) > 0.7
+
+
+def test_plain_arrays_go_straight_into_a_network():
+    data = digits()
+    net = jinit.MLP((64, 8, 10))
+    params, state = jax.eval_shape(lambda k: jinit.init(k, net), jax.random.key(0))
+    out = jax.eval_shape(
+        lambda p, s: jinit.evaluate(net, p, s, data.x_test, data.y_test), params, state
+    )
+    assert out.loss.shape == ()

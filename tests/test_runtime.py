@@ -1,0 +1,73 @@
+"""The machine: its name, programs that run once, and the way round a hang in jaxlib 0.10."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jinit
+from jinit.runtime import device_name, jit_once, keys_after
+
+X = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+
+
+def in_fresh_python(code, timeout=120):
+    root = str(Path(jinit.__file__).parent.parent)
+    env = {**os.environ, "PYTHONPATH": root, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=env,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_device_has_a_name():
+    name = device_name()
+    assert jax.devices()[0].platform in name
+    if jax.default_backend() == "cpu":
+        assert name.split("(")[1].split()[0].isdigit()
+
+
+def test_waiting_changes_no_key():
+    keys = jax.random.split(jax.random.key(0), 3)
+    for draws in (jnp.ones((2, 2)), jnp.full((1,), jnp.inf)):
+        after = jax.jit(keys_after)(keys, draws)
+        np.testing.assert_array_equal(jax.random.key_data(after), jax.random.key_data(keys))
+        assert jax.random.key_impl(after) == jax.random.key_impl(keys)
+
+
+@pytest.mark.parametrize("level", [0, 2])
+def test_a_program_compiled_once_computes_the_same(level):
+    def f(key):
+        params, state = jinit.init(key, jinit.MLP((3, 4, 2), norm="batch"), "he")
+        return jinit.forward(jinit.MLP((3, 4, 2), norm="batch"), params, state, X, train=True)[0]
+
+    key = jax.random.key(0)
+    np.testing.assert_allclose(jit_once(f, level=level)(key), jax.jit(f)(key), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.script
+def test_many_calls_of_mapped_orthogonal_layers_return():
+    """On jaxlib 0.10.2 two batched QR decompositions at once now and then never return.
+
+    Without `keys_after` this very program hung in every trial, at the latest in call 73.
+    """
+    out = in_fresh_python(
+        "import jax, jinit\n"
+        "net = jinit.MLP((32, 64, 64, 64, 64, 10))\n"
+        "f = jax.jit(jax.vmap(lambda k: jinit.init(k, net, 'orthogonal')[0]))\n"
+        "keys = jax.random.split(jax.random.key(0), 33)\n"
+        "for _ in range(200): jax.block_until_ready(f(keys))\n"
+        "print('done')",
+        timeout=150,
+    )
+    assert out == "done"
