@@ -6,7 +6,8 @@ bends is applied as `phi(s u) / s` with the scale s floored where phi is linear 
 precision; backward, which is linear in its cotangent, the cotangent is rescaled at every layer.
 """
 
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,9 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from jinit import checks
 from jinit.activations import SLOPES, Activation, activation
 from jinit.batchnorm import BatchStats
-from jinit.losses import Loss, as_targets, loss_function
+from jinit.losses import LOSSES, Loss, as_targets, loss_function
 from jinit.networks import MLP, Run, as_input, as_stacked
-from jinit.params import Layer
+from jinit.params import Layer, NormState, Params
 from jinit.scaled import Scaled, add, log_rms, normalise, pow2, to_array
 
 __all__ = ["SATURATION", "LayerSignals", "layer_signals"]
@@ -106,8 +107,28 @@ def layer_signals(
             f"use a larger batch or train=False."
         )
     edges = None if bins is None else _check_bins(bins, x.dtype)
-    slopes = _Slopes(net.activation, x.dtype)
+    if y is None:
+        probe = checks.key(cast("jax.Array", key))
+        return _measure(net, None, train, params, state, x, probe, edges)
+    targets = as_targets(y, x.shape[0], net.dims[-1])
+    function = loss_function(loss, targets, net.dims[-1])
+    return _measure(net, function, train, params, state, x, targets, edges)
 
+
+# Compiled, because op by op a first call would take as long as compiling each operation.
+@partial(jax.jit, static_argnames=("net", "loss", "train"))
+def _measure(
+    net: MLP,
+    loss: Loss | None,
+    train: bool,
+    params: Params,
+    state: NormState,
+    x: jax.Array,
+    targets: jax.Array,
+    edges: jax.Array | None,
+) -> LayerSignals:
+    """The two passes; without a loss, `targets` is the key of a random output gradient."""
+    slopes = _Slopes(net.activation, x.dtype)
     h = normalise(x)
     caches: list[Any] = []
     forward_parts: list[_Forward] = []
@@ -121,11 +142,10 @@ def layer_signals(
         caches.append(cache)
         forward_parts.append(part)
 
-    if y is None:
-        g = normalise(jax.random.normal(checks.key(key), h.array.shape, x.dtype))
+    if loss is None:
+        g = normalise(jax.random.normal(targets, h.array.shape, x.dtype))
     else:
-        targets = as_targets(y, x.shape[0], net.dims[-1])
-        g = _output_gradient(h, targets, loss_function(loss, targets, net.dims[-1]), loss, net)
+        g = _output_gradient(h, targets, loss)
 
     backward_parts: list[_Backward] = []
     for run, layers, stats, cache in reversed(
@@ -411,14 +431,11 @@ def _check_bins(bins: Any, dtype: Any) -> jax.Array:
 # --- the gradient by the outputs -------------------------------------------------------------
 
 
-def _output_gradient(
-    h: Scaled, y: jax.Array, function: Loss, name: str | Loss | None, net: MLP
-) -> Scaled:
+def _output_gradient(h: Scaled, targets: jax.Array, loss: Loss) -> Scaled:
     """Gradient of the loss by the outputs, of whatever size they are."""
     exponent = h.exponent
-    if name is None or (isinstance(name, str) and name.endswith("cross_entropy")):
+    if loss in (LOSSES["cross_entropy"], LOSSES["binary_cross_entropy"]):
         # A softmax of outputs beyond 2**90 is one-hot: capping them changes no digit.
         exponent = jnp.minimum(exponent, 90)
     outputs = to_array(Scaled(h.array, exponent))
-    gradient = jax.grad(lambda o: function(o, y))(outputs)
-    return normalise(gradient)
+    return normalise(jax.grad(loss)(outputs, targets))

@@ -130,6 +130,8 @@ def train(
 ) -> TrainResult:
     """Train for a number of steps, as one scan.
 
+    Every call compiles anew; to call it again and again, wrap it in a `jax.jit` of your own.
+
     Args:
         key: draws the minibatches: each epoch is a fresh permutation of the training samples, cut
             into batches; samples that do not fill a batch wait for the next epoch.

@@ -31,7 +31,7 @@ FULL = Setting(
     hidden=8,
     histogram_seeds=10,
     histogram_inputs=1000,
-    map_gains=49,
+    map_gains=65,
     map_depths=(2, 3, 5, 8, 13, 21, 34, 55),
     map_seeds=32,
 )
