@@ -67,7 +67,7 @@ def _constant(value: ArrayLike = 1.0) -> Draw:
 
 
 def _normal(scale: ArrayLike = 0.01) -> Draw:
-    return lambda key, shape, dtype: _times(scale, jax.random.normal(key, shape, dtype))
+    return jax.nn.initializers.normal(scale)
 
 
 def _uniform(scale: ArrayLike = 0.01) -> Draw:

@@ -9,12 +9,13 @@ import pytest
 from scipy.special import erf
 
 import jinit
+from jinit.runtime import jit_once
 
 ON_CPU = jax.default_backend() == "cpu"
 
 
 def drawn(net, scheme="xavier", seed=0, **options):
-    return jax.jit(lambda k: jinit.init(k, net, scheme, **options))(jax.random.key(seed))
+    return jit_once(lambda k: jinit.init(k, net, scheme, **options))(jax.random.key(seed))
 
 
 def stirred(net, seed=0):
@@ -157,7 +158,11 @@ def assert_rows_equal(mapped, looped):
 
 @pytest.mark.parametrize("name", jinit.SCHEMES)
 def test_mapped_equals_looped_bit_for_bit(name):
-    """On CPU, for every scheme. One layer: the compile of a draw is what costs time here."""
+    """On CPU, for every scheme. One layer: the compile of a draw is what costs time here.
+
+    Sizes are multiples of eight: on jax 0.12 the entries of a [5, 1] kernel that fill no vector
+    register may differ in their last bit (on 0.10 they do not).
+    """
     net = jinit.MLP((6, 8), bias=False)
     if name == "delta_orthogonal":  # has no meaning for a dense layer, and says so
         with pytest.raises(ValueError, match="for a dense layer use 'orthogonal'"):
@@ -177,12 +182,12 @@ def test_mapped_equals_looped_bit_for_bit_in_deep_nets(name):
 
 
 def test_any_initializer_is_accepted_where_a_name_is():
-    net, key = jinit.MLP((6, 8, 8, 3)), jax.random.key(0)
+    net = jinit.MLP((6, 8, 8, 3))
     by_name = drawn(net, "he", gain=2.0)[0]
     by_function = drawn(net, jinit.scheme("he", gain=2.0))[0]
     for one, two in zip(by_name, by_function, strict=True):
         np.testing.assert_array_equal(one.w, two.w)
-    theirs, _ = jax.jit(lambda k: jinit.init(k, net, jax.nn.initializers.he_normal()))(key)
+    theirs, _ = drawn(net, jax.nn.initializers.he_normal())
     ours, _ = drawn(net, "he_normal")
     np.testing.assert_allclose(theirs[1].w, ours[1].w, rtol=1e-6)
 

@@ -59,7 +59,7 @@ def test_a_program_compiled_once_computes_the_same(level):
 def test_many_calls_of_mapped_orthogonal_layers_return():
     """On jaxlib 0.10.2 two batched QR decompositions at once now and then never return.
 
-    Without `keys_after` this very program hung in every trial, at the latest in call 73.
+    Without `keys_after` this very program hung in every trial.
     """
     out = in_fresh_python(
         "import jax, jinit\n"

@@ -12,6 +12,7 @@ from scipy.stats import binom
 import jinit
 from jinit.activations import activation
 from jinit.losses import LOSSES
+from jinit.runtime import jit_once
 from jinit.signals import SATURATION
 
 DIMS = (4, 5, 5, 5, 3)
@@ -91,7 +92,7 @@ def test_signals_are_those_of_plain_autodiff(norm, residual, train, phi, loss):
     edges = np.linspace(-1, 1, 5)
     with jax.enable_x64(True):
         as64 = lambda tree: jax.tree.map(lambda a: jnp.asarray(a, "float64"), tree)  # noqa: E731
-        got, ((by_weights, by_pre), (pre, act, slopes)) = jax.jit(
+        got, ((by_weights, by_pre), (pre, act, slopes)) = jit_once(
             lambda p, s, x: (
                 jinit.layer_signals(net, p, s, x, LABELS, loss=loss, train=train, bins=edges),
                 plain_autodiff(net, p, s, x, jnp.asarray(LABELS), loss, train),
