@@ -1,7 +1,7 @@
 """Activation functions by name.
 
-Each is an elementwise function of one array. The dictionary is literal; `kinks` lists the points
-at which a named one is not smooth, so that quadrature can split its panels there.
+Each is an elementwise function of one array. The dictionaries are literal: `KINKS` lists the
+points at which a named one is not smooth, so that quadrature can split its panels there.
 """
 
 from collections.abc import Callable

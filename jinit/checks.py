@@ -1,7 +1,7 @@
 """Validation at the public edge: each mistake is answered by one sentence.
 
-Every sentence says what was given, what is allowed and how to mend it. Code below the public
-functions trusts its arguments and never calls this module.
+Every sentence says what was given, what is allowed and how to mend it. Public functions call this
+module once, at their edge; what lies below them trusts its arguments.
 """
 
 import difflib
@@ -23,6 +23,7 @@ __all__ = [
     "key",
     "labels",
     "number",
+    "numeric",
     "options",
     "suggestion",
 ]
@@ -66,7 +67,7 @@ def number(what: str, value: Any) -> None:
         if value.ndim != 0:
             raise ValueError(
                 f"{fix}, got an array of shape {value.shape}; "
-                f"map over several values with jax.vmap or jinit.sweep."
+                f"map over several values with jax.vmap."
             )
         if not (jnp.issubdtype(value.dtype, jnp.floating)
                 or jnp.issubdtype(value.dtype, jnp.integer)):  # fmt: skip
@@ -87,7 +88,7 @@ def count(what: str, value: Any, *, least: int = 1) -> int:
 def dims(value: Any) -> tuple[int, ...]:
     """Layer widths (input, hidden ..., output) as a tuple of positive ints."""
     fix = "dims must list at least two positive integer widths, input first, as in [64, 128, 10]"
-    if isinstance(value, str) or not isinstance(value, Iterable):
+    if isinstance(value, str | set | frozenset | dict) or not isinstance(value, Iterable):
         raise TypeError(f"{fix}, got {value!r}.")
     widths = tuple(value)
     if len(widths) < 2:
@@ -113,10 +114,11 @@ def key(value: Any) -> jax.Array:
     elif value.dtype == jnp.uint32 and value.shape[-1:] == (2,):
         # A legacy threefry key; a batch of them is caught by the shape below.
         value = jax.random.wrap_key_data(jnp.asarray(value), impl="threefry2x32")
-    elif value.dtype == jnp.uint32 and value.shape == (4,):
+    elif value.dtype == jnp.uint32 and value.shape[-1:] == (4,):
         raise ValueError(
-            f"{fix}, got a uint32 array of shape (4,), a legacy key of the 'rbg' kind, whose draws "
-            f"under jax.vmap use only the first key; use jax.random.key(seed, impl='threefry2x32')."
+            f"{fix}, got a uint32 array of shape {value.shape}, legacy keys of the 'rbg' kind, "
+            f"whose draws under jax.vmap use only the first key; "
+            f"use jax.random.key(seed, impl='threefry2x32')."
         )
     else:
         raise TypeError(f"{fix}, got an array of dtype {value.dtype} and shape {value.shape}.")
@@ -125,6 +127,16 @@ def key(value: Any) -> jax.Array:
             f"{fix}, got a batch of keys of shape {value.shape}; map over them with jax.vmap."
         )
     return value
+
+
+def numeric(what: str, value: Any) -> None:
+    """An array of numbers (or booleans), not of text or objects."""
+    dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
+    if not (jnp.issubdtype(dtype, jnp.floating) or dtype.kind in "biu"):
+        raise TypeError(
+            f"{what} must be an array of real numbers, got {type(value).__name__} of {dtype}; "
+            f"convert it first (class names to 0, 1, 2, ...)."
+        )
 
 
 def finite(what: str, value: Any) -> None:
@@ -148,8 +160,9 @@ def labels(what: str, value: Any, classes: int) -> None:
         return
     array = np.asarray(value)
     low, high = int(array.min()), int(array.max())
+    widen = f" or widen the last layer to {high + 1}" if low >= 0 else ""
     if low < 0 or high >= classes:
         raise ValueError(
             f"{what} must hold labels from 0 to {classes - 1} for {classes} classes, got labels "
-            f"from {low} to {high}; renumber them or widen the last layer to {high + 1}."
+            f"from {low} to {high}; renumber them{widen}."
         )

@@ -1,5 +1,6 @@
 """The `jinit` command. Nothing heavy is imported before a command needs it."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -39,7 +40,7 @@ def tour(
         "jinit-tour"
     ),
     quick: Annotated[bool, typer.Option("--quick", help="A smaller tour.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of every random draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of every random draw.")] = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier tour in the same folder.")
     ] = False,
@@ -50,8 +51,17 @@ def tour(
     """
     from rich.console import Console
 
+    from jinit.runtime import device_name
     from jinit.tour import FULL, QUICK, OutputError, run_tour
 
+    try:
+        device_name()
+    except (RuntimeError, AssertionError) as error:
+        _fail(
+            f"jax cannot start on the device that JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')} "
+            f"asks for ({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
+            f"use JAX_PLATFORMS=cpu, or install jinit[cuda] or jinit[tpu]."
+        )
     try:
         run_tour(
             out, QUICK if quick else FULL, seed=seed, overwrite=overwrite,

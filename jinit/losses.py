@@ -55,6 +55,11 @@ def loss_function(loss: str | Loss | None, y: jax.Array, outputs: int) -> Loss:
         else:
             loss = "binary_cross_entropy" if outputs == 1 else "cross_entropy"
     checks.choice("loss", loss, LOSSES)
+    if loss != "squared_error" and not jnp.issubdtype(y.dtype, jnp.integer):
+        raise ValueError(
+            f"{loss} needs integer labels, got {y.dtype} targets; use y.argmax(1) for one-hot "
+            f"labels, or loss='squared_error'."
+        )
     if loss == "binary_cross_entropy" and outputs != 1:
         raise ValueError(
             f"binary_cross_entropy needs a network of one output, got {outputs}; "
@@ -68,24 +73,39 @@ def loss_function(loss: str | Loss | None, y: jax.Array, outputs: int) -> Loss:
     return LOSSES[loss]
 
 
-def as_targets(y: Any, batch: int, outputs: int) -> jax.Array:
-    """Labels [batch] (int32) or float targets [batch, outputs], checked where concrete."""
-    checks.finite("y", y)
+def as_targets(
+    y: Any, batch: int, outputs: int, loss: str | Loss | None = None, *, name: str = "y"
+) -> jax.Array:
+    """Class labels [batch] (int32) or float targets [batch, outputs], checked where concrete.
+
+    Labels may also come as [batch, 1]. With `loss="squared_error"` and one output, integers are
+    targets and not labels.
+    """
+    checks.numeric(name, y)
+    checks.finite(name, y)
     given, y = y, jnp.asarray(y)
     if y.dtype == jnp.bool_:
         y = y.astype(jnp.int32)
     if y.ndim == 0 or y.shape[0] != batch:
-        raise ValueError(f"y must have one entry per sample, {batch} of them, got {list(y.shape)}.")
-    if jnp.issubdtype(y.dtype, jnp.integer):
-        if y.ndim == 1:
-            checks.labels("y", given, max(outputs, 2))
-        return y.astype(jnp.int32)
+        raise ValueError(
+            f"{name} must have one entry per sample, {batch} of them, got {list(y.shape)}."
+        )
+    integers = jnp.issubdtype(y.dtype, jnp.integer)
+    if integers and not (loss == "squared_error" and outputs == 1):
+        if y.size != batch:
+            raise ValueError(
+                f"integer labels {name} must have shape [{batch}], got {list(y.shape)}; "
+                f"for one-hot labels use {name}.argmax(1)."
+            )
+        if not callable(loss):
+            checks.labels(name, given, max(outputs, 2))
+        return y.reshape(batch).astype(jnp.int32)
     if y.size != batch * outputs:
         raise ValueError(
-            f"float targets y must have shape [{batch}, {outputs}] for {outputs} outputs, got "
+            f"float targets {name} must have shape [{batch}, {outputs}] for {outputs} outputs, got "
             f"{list(y.shape)}; class labels must be integers."
         )
-    return y.reshape(batch, outputs)
+    return (y.astype(jnp.float32) if integers else y).reshape(batch, outputs)
 
 
 def accuracy(outputs: jax.Array, y: jax.Array) -> Float[Array, ""]:

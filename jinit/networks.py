@@ -77,6 +77,8 @@ class MLP:
             checks.number(name, value)
             if not checks.is_concrete(value) or isinstance(value, jax.Array):
                 raise TypeError(f"{name} must be a Python number, got {value!r}.")
+            # NumPy scalars would widen low-precision arrays.
+            object.__setattr__(self, name, float(value))
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must lie in [0, 1), got {self.momentum!r}.")
         if self.eps < 0:
@@ -145,6 +147,7 @@ def init(
     key = checks.key(key)
     _check_net(net)
     checks.number("bias_var", bias_var)
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
     if checks.is_concrete(bias_var):
         if float(bias_var) < 0:
             raise ValueError(f"bias_var is a variance and must not be negative, got {bias_var!r}.")
@@ -154,7 +157,7 @@ def init(
     weight_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 0)
     layers: list[Layer] = []
     for run in net.runs:
-        if layers:
+        if layers and _decomposes(scheme):
             weight_keys = keys_after(weight_keys, layers[-1].w)
         w = _init_weights(weight_keys, net, run, scheme, dtype, options)
         layers.append(_init_rest(keys, net, run, w, bias_var, dtype))
@@ -200,10 +203,16 @@ def _init_weights(
     for place, start, length in _places(net, run, scheme):
         draw = _initializer(scheme, place, options)
         segment = keys[run.start + start : run.start + start + length]
-        if segments:
+        if segments and _decomposes(scheme):
             segment = keys_after(segment, segments[-1])
         segments.append(jax.vmap(lambda key, draw=draw: draw(key, shape, dtype))(segment))
-    return segments[0] if len(segments) == 1 else jnp.concatenate(segments)
+    w = segments[0] if len(segments) == 1 else jnp.concatenate(segments)
+    if w.shape != (run.length, run.fan_in, run.fan_out):
+        raise ValueError(
+            f"an initializer must return an array of the shape it is given, "
+            f"[{run.fan_in}, {run.fan_out}], got {list(w.shape[1:])} from {scheme!r}."
+        )
+    return w
 
 
 def _init_rest(
@@ -238,13 +247,24 @@ def _places(
     return [("first", 0, 1), ("hidden", 1, run.length - 1)]
 
 
+def _decomposes(scheme: str | schemes.Initializer) -> bool:
+    """Whether a draw may hold a QR decomposition; of a function of one's own, nothing is known."""
+    return not isinstance(scheme, str) or schemes.SCHEMES[scheme].decomposes
+
+
 def _initializer(
     scheme: str | schemes.Initializer, place: schemes.Place, options: dict[str, Any]
 ) -> schemes.Initializer:
     if isinstance(scheme, str):
+        for fixed in ("in_axis", "out_axis", "batch_axis", "place"):
+            if fixed in options:
+                raise TypeError(
+                    f"{fixed!r} is set by the network, whose weights are [fan_in, fan_out], got "
+                    f"{fixed}={options[fixed]!r}; leave it out, or draw with jinit.scheme."
+                )
         known = schemes.SCHEMES.get(scheme)
         if known is not None and known.placed:
-            options = {"place": place} | options
+            options = options | {"place": place}
         return schemes.scheme(scheme, **options)
     if not callable(scheme):
         raise TypeError(
@@ -346,13 +366,14 @@ def _check_net(net: object) -> None:
         raise TypeError(f"net must be a jinit.MLP such as jinit.MLP([64, 128, 10]), got {net!r}.")
 
 
-def as_input(net: MLP, x: Any, dtype: Any) -> jax.Array:
+def as_input(net: MLP, x: Any, dtype: Any, *, name: str = "x") -> jax.Array:
     """The inputs as an array [batch, in] of the parameters' dtype."""
+    checks.numeric(name, x)
     x = jnp.asarray(x)
     if x.ndim != 2 or x.shape[1] != net.dims[0]:
         raise ValueError(
-            f"x must have shape [batch, {net.dims[0]}] for a network of widths "
-            f"{list(net.dims)}, got {list(x.shape)}; reshape x or change dims[0]."
+            f"{name} must have shape [batch, {net.dims[0]}] for a network of widths "
+            f"{list(net.dims)}, got {list(x.shape)}; reshape {name} or change dims[0]."
         )
     return x.astype(dtype)
 
@@ -372,13 +393,21 @@ def as_stacked(net: MLP, params: Any, state: Any) -> tuple[Params, NormState]:
         if found != expected:
             raise ValueError(_mismatch(net, "weights of shapes", found, expected))
         layers = [jax.tree.map(jnp.asarray, p) for p in params]
+        for run in net.runs:
+            own = layers[run.start : run.start + run.length]
+            if len({jax.tree.structure(layer) for layer in own}) > 1:
+                raise ValueError(
+                    f"layers {run.start} to {run.start + run.length - 1} have one shape and must "
+                    f"have the same fields, but some are None in one and not in another; give "
+                    f"each a b (and gamma, beta, alpha), or none."
+                )
         params = Params(cast("tuple[Layer, ...]", stack(layers, lengths)))
     for run, layers in zip(net.runs, params.runs, strict=False):
         expected_leaves = _expected(net, run)
         for name, leaf in zip(Layer._fields, layers, strict=True):
             shape = None if leaf is None else tuple(leaf.shape)
             if shape != expected_leaves[name]:
-                what = f"{name!r} of layers {run.start} to {run.start + run.length - 1} with shape"
+                what = f"{name!r} of layers {run.start} to {run.start + run.length - 1} to be"
                 raise ValueError(_mismatch(net, what, shape, expected_leaves[name]))
     if len(params.runs) != len(net.runs):
         raise ValueError(
@@ -391,6 +420,11 @@ def _as_state(net: MLP, state: Any, lengths: list[int]) -> NormState:
     if net.norm != "batch":
         return NormState((None,) * len(lengths))
     if state is not None and not isinstance(state, NormState):
+        if not isinstance(state, Sequence) or not all(isinstance(s, BatchStats) for s in state):
+            raise TypeError(
+                f"state must be what jinit.init returned or a sequence of jinit BatchStats, got "
+                f"{state!r}."
+            )
         state = NormState((*stack(list(state), lengths[:-1]), None))
     expected = [(run.length, run.fan_out) for run in net.runs if not run.readout]
     found = [] if state is None else [tuple(s.mean.shape) for s in state.runs if s is not None]

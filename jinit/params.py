@@ -7,7 +7,7 @@ the containers look like plain sequences of single layers.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
@@ -54,9 +54,19 @@ class Stacked(Generic[Item]):
         """The number of single layers."""
         return sum(_length(run) for run in self.runs)
 
-    def __getitem__(self, index: int) -> Item:
-        """One layer, counted from either end."""
-        position = range(len(self))[index]  # raises IndexError and wraps negatives
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Item]: ...
+
+    def __getitem__(self, index: int | slice) -> Item | list[Item]:
+        """One layer, counted from either end, or a list of several."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"layer {index} of a net of {len(self)} layers")
+        position = index % len(self)
         for run in self.runs:
             if position < _length(run):
                 return _take(run, position)

@@ -20,7 +20,6 @@ __all__ = [
     "figure",
     "histograms",
     "phase_diagram",
-    "points",
     "style",
     "weights",
 ]
@@ -96,16 +95,6 @@ def band(
     low, middle, high = (np.minimum(v, cap) for v in (low, middle, high))
     (median,) = ax.plot(x, middle, color=color, label=label, **line)
     return [median, ax.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)]
-
-
-def points(
-    ax: Axes, x: ArrayLike, runs: ArrayLike, *, label: str, color: str, marker: str = "o"
-) -> Any:
-    """The mean over runs `[runs, points]` as markers with error bars of one standard deviation."""
-    values = np.asarray(runs, float)
-    return ax.errorbar(
-        x, values.mean(0), values.std(0), fmt=marker, color=color, label=label, capsize=3, zorder=3
-    )
 
 
 def histograms(

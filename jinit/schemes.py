@@ -12,11 +12,12 @@ What `jax.nn.initializers` has is used from there. `gain` multiplies the standar
 
 import inspect
 import math
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from jinit import checks
@@ -27,6 +28,7 @@ Place = Literal["first", "hidden", "last", "only"]
 Draw = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
 
 
+@runtime_checkable
 class Initializer(Protocol):
     """A pure function `(key, shape, dtype) -> array`, as in `jax.nn.initializers`."""
 
@@ -40,14 +42,15 @@ class Initializer(Protocol):
 class Scheme(NamedTuple):
     """One row of the table: how to make it, its formula in plain text, and whose it is.
 
-    `make(**options)` gives the draw; `placed` says that the draw depends on the layer's place in
-    the network, which `jinit.init` then fills in.
+    `make(**options)` gives the draw. `placed`: the draw depends on the layer's place in the
+    network, which `jinit.init` fills in. `decomposes`: it takes a QR decomposition.
     """
 
     make: Callable[..., Draw]
     formula: str
     source: str
     placed: bool = False
+    decomposes: bool = False
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -216,6 +219,12 @@ def _on_axes(draw: Draw, in_axis: int, out_axis: int) -> Draw:
     return moved
 
 
+def _check_axis(option: str, value: Any) -> None:
+    axes = value if isinstance(value, tuple | list) else (value,)
+    if not all(isinstance(axis, int) and not isinstance(axis, bool) for axis in axes):
+        raise TypeError(f"{option} must be an integer or a tuple of them, got {value!r}.")
+
+
 def _require_rank(shape: tuple[int, ...], least: int, most: int) -> None:
     if not least <= len(shape) <= most:
         raise ValueError(
@@ -283,12 +292,16 @@ SCHEMES: dict[str, Scheme] = {
         f"{_LECUN}; as in jax.nn.initializers",
     ),
     "orthogonal": Scheme(
-        _orthogonal, "gain Q, Q (semi-)orthogonal, Haar", "Saxe et al. 2014; as in jax.nn"
+        _orthogonal,
+        "gain Q, Q (semi-)orthogonal, Haar",
+        "Saxe et al. 2014; as in jax.nn",
+        decomposes=True,
     ),
     "delta_orthogonal": Scheme(
         _delta_orthogonal,
         "gain Q at the kernel's centre, 0 elsewhere",
         "Xiao et al. 2018, algorithm 1; as in jax.nn",
+        decomposes=True,
     ),
     "identity": Scheme(
         _identity, "gain I (kernels: at the centre, 0 elsewhere)", "Le, Jaitly & Hinton 2015"
@@ -296,13 +309,15 @@ SCHEMES: dict[str, Scheme] = {
     "suo": Scheme(
         _suo,
         "gain √max(fan_out/fan_in, 1) Q",
-        "scaled-corrected uniform orthogonal, Martens et al. 2021",
+        "scale-corrected uniform orthogonal, Martens et al. 2021",
+        decomposes=True,
     ),
     "looks_linear": Scheme(
         _looks_linear,
         "mirrored orthogonal: [Q -Q] first, [[Q -Q] [-Q Q]] hidden, [Q; -Q] last",
         "Balduzzi et al. 2017, section 4",
         placed=True,
+        decomposes=True,
     ),
 }
 
@@ -336,13 +351,25 @@ def scheme(name: str, **options: Any) -> Initializer:
     for option in ("gain", "scale", "value"):
         if option in options:
             checks.number(option, options[option])
+    for option in ("in_axis", "out_axis", "batch_axis"):
+        _check_axis(option, options.get(option, 0))
+    if options.get("in_axis", -2) == options.get("out_axis", -1):
+        raise ValueError(
+            f"in_axis and out_axis must differ, got {options.get('in_axis', -2)} for both; "
+            f"say where the inputs and where the outputs lie."
+        )
     draw = entry.make(**options)
 
     def initializer(
         key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
     ) -> Float[Array, "..."]:
         key = checks.key(key)
+        if not isinstance(shape, Sequence) or isinstance(shape, str):
+            raise TypeError(f"shape must list the axes, as in (256, 128), got {shape!r}.")
         shape = tuple(checks.count("every axis of shape", n) for n in shape)
+        axes = [a for o in ("in_axis", "out_axis") for a in np.atleast_1d(options.get(o, -1))]
+        if any(not -len(shape) <= axis < len(shape) for axis in axes):
+            raise ValueError(f"in_axis and out_axis must be axes of {shape}, got {axes}.")
         dtype = jax.dtypes.canonicalize_dtype(jnp.float32 if dtype is None else dtype)
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(f"dtype must be a floating-point type, got {dtype}.")

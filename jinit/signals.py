@@ -6,11 +6,13 @@ bends is applied as `phi(s u) / s` with the scale s floored where phi is linear 
 precision; backward, which is linear in its cotangent, the cotangent is rescaled at every layer.
 """
 
+import math
 from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jinit import checks
@@ -86,9 +88,11 @@ def layer_signals(
         bins: increasing edges [bins + 1]; adds histograms.
 
     Returns:
-        `LayerSignals`. Gradients are of the mean loss over the batch. Cross-entropies are right
-        for outputs of any size; a squared error or a loss of your own sees float32 outputs, which
-        overflow beyond 3e38.
+        `LayerSignals`. Gradients are of the mean loss over the batch. Those of cross-entropies
+        are right however sure the net is; a squared error or a loss of your own sees float32
+        outputs, which overflow beyond 3e38. The slope of a bounded activation is a float32 number:
+        where it is below 1e-38 for every unit of a layer (tanh: all pre-activations beyond 44),
+        the gradient is 0 and its logarithm minus infinity.
 
     Raises:
         ValueError: arrays that do not fit the network, or neither y nor key.
@@ -110,7 +114,7 @@ def layer_signals(
     if y is None:
         probe = checks.key(cast("jax.Array", key))
         return _measure(net, None, train, params, state, x, probe, edges)
-    targets = as_targets(y, x.shape[0], net.dims[-1])
+    targets = as_targets(y, x.shape[0], net.dims[-1], loss)
     function = loss_function(loss, targets, net.dims[-1])
     return _measure(net, function, train, params, state, x, targets, edges)
 
@@ -237,7 +241,7 @@ def _layer_down(
 ) -> tuple[Scaled, _Backward]:
     """From the gradient by the layer's output to that by its input."""
     if run.readout:
-        return _through_linear(layer, cache.h, g), _Backward(
+        return _through_linear(layer, g), _Backward(
             log_rms(g), log_rms(_weight_gradient(cache.h, g))
         )
     if net.is_block(run):
@@ -250,7 +254,7 @@ def _layer_down(
     u, pull = _norm_and_pullback(net, layer, stats, cache.z, train)
     _, slope = slopes.apply(u)
     gz = pull(normalise(slope * g.array, g.exponent))
-    return _through_linear(layer, cache.h, gz), _Backward(
+    return _through_linear(layer, gz), _Backward(
         log_rms(gz), log_rms(_weight_gradient(cache.h, gz))
     )
 
@@ -270,7 +274,7 @@ def _linear(layer: Layer, h: Scaled) -> Scaled:
     return add(z, normalise(jnp.broadcast_to(layer.b[None], z.array.shape)))
 
 
-def _through_linear(layer: Layer, h: Scaled, g: Scaled) -> Scaled:
+def _through_linear(layer: Layer, g: Scaled) -> Scaled:
     return normalise(g.array @ layer.w.T, g.exponent)
 
 
@@ -284,8 +288,6 @@ def _branch(net: MLP, layer: Layer, z: Scaled) -> Scaled:
 
 
 # --- norms -----------------------------------------------------------------------------------
-
-_EPS_ONLY = -40  # below 2**-40 the variance (at most 2**-78) is nothing beside a usual eps
 
 
 def _norm(net: MLP, layer: Layer, stats: BatchStats | None, z: Scaled, train: bool) -> Scaled:
@@ -312,8 +314,10 @@ def _norm_and_pullback(
         return _shifted(layer, scaled), pull_fixed
 
     # (z - mean) / sqrt(var + eps) with z = array * 2**e: dividing both by 2**e turns eps into
-    # eps * 4**-e. For very small signals that would overflow, but there eps is all that counts.
-    small = jnp.maximum(z.exponent, _EPS_ONLY) if net.eps > 0 else z.exponent
+    # eps * 4**-e. For very small signals that would overflow; but 20 bits below the root of eps
+    # the variance is nothing beside eps, and e need not go on.
+    eps_only = math.floor(math.log2(net.eps) / 2) - 20 if net.eps > 0 else 0
+    small = jnp.maximum(z.exponent, eps_only) if net.eps > 0 else z.exponent
     factor = pow2(-small, z.array.dtype)
     eps = net.eps * factor * factor
     if net.eps > 0:
@@ -420,10 +424,11 @@ def _histogram(x: Scaled, edges: jax.Array | None) -> jax.Array | None:
 def _check_bins(bins: Any, dtype: Any) -> jax.Array:
     checks.finite("bins", bins)
     edges = jnp.asarray(bins, dtype)
-    if edges.ndim != 1 or edges.shape[0] < 2:
+    rising = not checks.is_concrete(bins) or bool(np.all(np.diff(np.asarray(bins)) > 0))
+    if edges.ndim != 1 or edges.shape[0] < 2 or not rising:
         raise ValueError(
-            f"bins must be a vector of at least two increasing edges, got shape "
-            f"{list(edges.shape)}; use np.linspace(-1, 1, 51)."
+            f"bins must be a vector of at least two increasing edges, got "
+            f"{bins if rising is False else list(edges.shape)}; use np.linspace(-1, 1, 51)."
         )
     return edges
 
@@ -433,9 +438,36 @@ def _check_bins(bins: Any, dtype: Any) -> jax.Array:
 
 def _output_gradient(h: Scaled, targets: jax.Array, loss: Loss) -> Scaled:
     """Gradient of the loss by the outputs, of whatever size they are."""
-    exponent = h.exponent
-    if loss in (LOSSES["cross_entropy"], LOSSES["binary_cross_entropy"]):
-        # A softmax of outputs beyond 2**90 is one-hot: capping them changes no digit.
-        exponent = jnp.minimum(exponent, 90)
-    outputs = to_array(Scaled(h.array, exponent))
-    return normalise(jax.grad(loss)(outputs, targets))
+    if loss is LOSSES["cross_entropy"]:
+        return _cross_entropy_gradient(_capped(h), targets)
+    if loss is LOSSES["binary_cross_entropy"]:
+        return _binary_gradient(_capped(h), targets)
+    return normalise(jax.grad(loss)(to_array(h), targets))
+
+
+def _capped(h: Scaled) -> jax.Array:
+    """The outputs as numbers; beyond 2**90 a softmax is one-hot to any precision."""
+    return to_array(Scaled(h.array, jnp.minimum(h.exponent, 90)))
+
+
+def _cross_entropy_gradient(outputs: jax.Array, y: jax.Array) -> Scaled:
+    """(softmax - onehot) / batch, from logarithms: subtracting would round a sure net's to 0."""
+    hit = jax.nn.one_hot(y, outputs.shape[1], dtype=outputs.dtype) > 0
+    log_miss = jnp.where(hit, -jnp.inf, jax.nn.log_softmax(outputs))
+    exponent, miss = _exp(log_miss)
+    total = jnp.sum(miss, axis=1, keepdims=True)
+    return normalise(jnp.where(hit, -total, miss) / outputs.shape[0], exponent)
+
+
+def _binary_gradient(outputs: jax.Array, y: jax.Array) -> Scaled:
+    """(sigmoid - y) / batch, likewise; the error of a sample is sigmoid(-margin)."""
+    sign = jnp.where(y.reshape(outputs.shape) > 0, -1, 1).astype(outputs.dtype)
+    exponent, error = _exp(jax.nn.log_sigmoid(sign * outputs))
+    return normalise(sign * error / outputs.shape[0], exponent)
+
+
+def _exp(logs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(k, exp(logs) / 2**k) with the largest entry near one."""
+    lowest = float(-(2**29))
+    exponent = jnp.floor(jnp.maximum(jnp.max(logs), lowest) / math.log(2)).astype(jnp.int32)
+    return exponent, jnp.exp(logs - exponent.astype(logs.dtype) * math.log(2))

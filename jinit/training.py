@@ -92,10 +92,12 @@ def train_step(
         The step. Its metrics are of the batch before the update, in training mode.
     """
     _check_optimizer(optimizer)
+    # Line searches and learning rates that follow the loss ask for its value.
+    extended = optax.with_extra_args_support(optimizer)
 
     def step(carry: TrainState, batch: tuple[Any, Any]) -> tuple[TrainState, Metrics]:
         x, y = batch
-        targets = as_targets(y, jnp.shape(x)[0], net.dims[-1])
+        targets = as_targets(y, jnp.shape(x)[0], net.dims[-1], loss)
         function = loss_function(loss, targets, net.dims[-1])
 
         def objective(params: Params) -> tuple[jax.Array, tuple[jax.Array, NormState]]:
@@ -107,7 +109,14 @@ def train_step(
         )
         # Most optax transformations mix dtypes, which strict promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
-            updates, opt_state = optimizer.update(gradient, carry.opt_state, carry.params)
+            updates, opt_state = extended.update(
+                gradient,
+                carry.opt_state,
+                carry.params,
+                value=value,
+                grad=gradient,
+                value_fn=lambda params: objective(params)[0],
+            )
             params = optax.apply_updates(carry.params, updates)
         metrics = Metrics(value, accuracy(outputs, targets))
         return TrainState(params, state, opt_state), metrics
@@ -156,7 +165,7 @@ def train(
     """
     key = checks.key(key)
     params, state = as_stacked(net, params, state)
-    x, y, x_test, y_test = _arrays(net, data, params.runs[0].w.dtype)
+    x, y, x_test, y_test = _arrays(net, data, params.runs[0].w.dtype, loss)
     samples = x.shape[0]
     steps = checks.count("steps", steps, least=0)
     chosen = _chosen(signals_at, steps)
@@ -204,9 +213,25 @@ def evaluate(
     *,
     loss: str | Loss | None = None,
 ) -> Metrics:
-    """Loss and accuracy in evaluation mode (running batch statistics)."""
+    """Loss and accuracy in evaluation mode (running batch statistics).
+
+    Args:
+        net: the description.
+        params: what `init` returned or `train` trained.
+        state: the batch-norm state that belongs to them.
+        x: inputs.
+        y: labels [batch] or float targets [batch, out].
+        loss: as in `train_step`.
+
+    Returns:
+        `Metrics(loss, accuracy)`, two scalars.
+
+    Raises:
+        ValueError: arrays that do not fit the network, or hold NaN.
+    """
+    checks.finite("x", x)
     outputs, _ = forward(net, params, state, x, train=False)
-    targets = as_targets(y, outputs.shape[0], net.dims[-1])
+    targets = as_targets(y, outputs.shape[0], net.dims[-1], loss)
     function = loss_function(loss, targets, net.dims[-1])
     return Metrics(function(outputs, targets), accuracy(outputs, targets))
 
@@ -241,21 +266,26 @@ def _batches(
     return next_batch, jnp.arange(samples)
 
 
-def _arrays(net: MLP, data: Any, dtype: Any) -> tuple[jax.Array, ...]:
+def _arrays(net: MLP, data: Any, dtype: Any, loss: str | Loss | None) -> tuple[jax.Array, ...]:
     if not isinstance(data, tuple) or len(data) not in (2, 4):
         raise TypeError(
             f"data must be a jinit.Data(x_train, y_train, x_test, y_test) or a pair (x, y), "
             f"got {type(data).__name__}."
         )
     arrays: list[jax.Array] = []
-    for x, y in (data[:2], data[-2:]):
-        checks.finite("x", x)
-        x = as_input(net, x, dtype)
-        arrays += [x, as_targets(y, x.shape[0], net.dims[-1])]
+    halves = ("_train", "_test") if len(data) == 4 else ("", "")
+    for half, x, y in zip(halves, (data[0], data[-2]), (data[1], data[-1]), strict=True):
+        checks.finite(f"x{half}", x)
+        x = as_input(net, x, dtype, name=f"x{half}")
+        if not x.shape[0]:
+            raise ValueError(f"x{half} must hold at least one sample, got {list(x.shape)}.")
+        arrays += [x, as_targets(y, x.shape[0], net.dims[-1], loss, name=f"y{half}")]
     return tuple(arrays)
 
 
 def _chosen(signals_at: Sequence[int], steps: int) -> tuple[int, ...]:
+    if not isinstance(signals_at, Sequence | np.ndarray) or isinstance(signals_at, str):
+        raise TypeError(f"signals_at must list steps, as in [0, 100], got {signals_at!r}.")
     chosen = tuple(checks.count("every entry of signals_at", s, least=0) for s in signals_at)
     if len(set(chosen)) != len(chosen) or any(s >= steps for s in chosen):
         raise ValueError(

@@ -153,7 +153,7 @@ def test_names_for_the_type_checker_are_the_public_names():
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_module_edits_the_configuration_of_jax_on_import(path):
-    """`jinit.configure` may, when called; nothing at module level does."""
+    """Nothing at module level changes jax for whoever imports it."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
             continue

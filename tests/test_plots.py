@@ -45,13 +45,6 @@ def test_phase_diagram_marks_schemes_on_log_axes(ax):
     assert mesh.levels[-1] == 5
 
 
-def test_points_show_mean_and_spread(ax):
-    drawn = plots.points(ax, [1], np.array([[1.0], [3.0]]), label="a", color="C0")
-    assert drawn.lines[0].get_ydata()[0] == 2.0
-    low, high = drawn.lines[2][0].get_segments()[0][:, 1]
-    assert (low, high) == (1.0, 3.0)
-
-
 def test_weights_image_has_one_column_per_unit(ax):
     image = plots.weights(ax, np.ones((3, 5)), limit=2.0)
     assert image.get_array().shape == (3, 5)

@@ -32,7 +32,9 @@ def expectation(
         return float(function(np.zeros(1))[0])
     root = math.sqrt(q)
     edges = np.linspace(-_REACH, _REACH, _PANELS + 1)
-    inside = [k / root for k in kinks if abs(k) < _REACH * root]
+    # Activations bend within a few units of 0, which is a narrow place for a large q.
+    bends = [sign * 2.0**k for sign in (-1, 1) for k in range(-2, 7)]
+    inside = [k / root for k in (*kinks, 0.0, *bends) if abs(k) < _REACH * root]
     edges = np.unique(np.concatenate([edges, inside]))
     half = np.diff(edges)[:, None] / 2
     z = edges[:-1, None] + half * (_NODES + 1)

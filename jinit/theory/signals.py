@@ -35,6 +35,7 @@ def length_map(
     >>> length_map("relu", 1.0, weight_var=2.0)
     1.0
     """
+    _check_variances(weight_var=weight_var, bias_var=bias_var, q=q)
     f = double(phi)
     second = expectation(lambda u: f(u) ** 2, q, kinks=kinks(phi))
     return weight_var * second + bias_var
@@ -58,10 +59,9 @@ def trajectory(
         input_second_moment: mean square of the inputs' entries.
     """
     depth = checks.count("depth", depth)
-    for name, value in (("weight_var", weight_var), ("bias_var", bias_var)):
-        checks.number(name, value)
-        if value < 0:
-            raise ValueError(f"{name} is a variance and must not be negative, got {value!r}.")
+    _check_variances(
+        weight_var=weight_var, bias_var=bias_var, input_second_moment=input_second_moment
+    )
     f, breaks = double(phi), kinks(phi)
     second = input_second_moment
     rows = []
@@ -71,3 +71,10 @@ def trajectory(
         second = expectation(lambda u: f(u) ** 2, q, kinks=breaks)
         rows.append((q, mean, math.sqrt(max(second - mean**2, 0.0))))
     return Trajectory(*np.array(rows).T)
+
+
+def _check_variances(**variances: float) -> None:
+    for name, value in variances.items():
+        checks.number(name, value)
+        if value < 0:
+            raise ValueError(f"{name} is a variance and must not be negative, got {value!r}.")

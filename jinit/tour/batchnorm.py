@@ -47,6 +47,12 @@ def _accuracies(
     return np.asarray(jit_once(jax.vmap(one))(jax.random.split(key, seeds)))
 
 
+def _first_step(runs: np.ndarray, goal: float) -> str:
+    """When the median of `[seeds, steps]` first reaches the goal, in words."""
+    reached = np.flatnonzero(np.median(runs, 0) >= goal)
+    return f"at step {reached[0] + 1}" if len(reached) else "not within this training"
+
+
 def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) -> Chapter:
     """A ReLU net started from `randn * 0.01`, without and with batch norm."""
     edges = np.linspace(0, 3, 61)
@@ -71,8 +77,8 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
         advance(0.35)
     std = {norm: np.sqrt((r.std**2).mean(0)) for norm, r in ridges.items()}
     plain, batch, running = curves[None][..., 1], curves["batch"][..., 0], curves["batch"][..., 1]
-    lag = int(np.argmax(np.median(running, 0) >= 0.9 * np.median(batch, 0)[-1])) + 1
-    lead = int(np.argmax(np.median(batch, 0) >= 0.9 * np.median(batch, 0)[-1])) + 1
+    goal = 0.9 * np.median(batch, 0)[-1]
+    lead, lag = _first_step(batch, goal), _first_step(running, goal)
 
     with plots.style():
         fig, axes = plots.figure(3, width=15.5, height=4.8, width_ratios=[1, 1, 1.2])
@@ -121,8 +127,8 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
         f"{std[None][-1]:.1e} in the tenth; with it, it is {std['batch'][-1]:.2f} there. After "
         f"{setting.steps} steps through {setting.hidden} layers the accuracy on unseen digits is "
         f"{plain[:, -1].mean():.0%} without and {running[:, -1].mean():.0%} with batch norm. "
-        f"With the statistics of the batch the net comes within a tenth of its final accuracy at "
-        f"step {lead}; with the running ones, which still remember their start, at step {lag}.",
+        f"With the statistics of the batch the net first comes within a tenth of its final "
+        f"accuracy {lead}; with the running ones, which still remember their start, {lag}.",
     ]
     numbers = [
         ("std of the activations, layer 10, without", f"{std[None][-1]:.2e}"),

@@ -10,8 +10,8 @@ import jinit
 from jinit import plots
 from jinit.report import Chapter
 from jinit.tour.curves import STARTS, train_starts
-from jinit.tour.random import LABELS, as_dataset, loss_panel
 from jinit.tour.ridges import LAYERS, hidden_net, measure, ridge_panel, theory_std
+from jinit.tour.scale import LABELS, as_dataset, loss_panel
 from jinit.tour.setting import Setting
 
 __all__ = ["chapter"]

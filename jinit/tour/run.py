@@ -15,7 +15,7 @@ from rich.table import Table
 import jinit
 from jinit.report import Chapter, png, render
 from jinit.runtime import device_name
-from jinit.tour import batchnorm, he, map, random, symmetry, xavier
+from jinit.tour import batchnorm, gradients, he, scale, symmetry, xavier
 from jinit.tour.setting import Setting
 
 __all__ = ["OutputError", "run_tour"]
@@ -23,11 +23,11 @@ __all__ = ["OutputError", "run_tour"]
 # Share of the whole time, measured on two cores.
 CHAPTERS: tuple[tuple[str, Callable[..., Chapter], float], ...] = (
     ("Symmetry", symmetry.chapter, 0.12),
-    ("Random", random.chapter, 0.11),
+    ("Random", scale.chapter, 0.11),
     ("Xavier", xavier.chapter, 0.10),
     ("He", he.chapter, 0.22),
     ("Batch norm", batchnorm.chapter, 0.18),
-    ("The map", map.chapter, 0.27),
+    ("The map", gradients.chapter, 0.27),
 )
 
 
@@ -47,8 +47,7 @@ def run_tour(
     Raises:
         OutputError: `out` is not writable, is a file, or holds something already.
     """
-    out = out.expanduser().resolve()
-    staging = _stage(out, overwrite)
+    out, staging = _stage(out, overwrite)
     try:
         console.print(f"jinit tour ({setting.name}) on [bold]{device_name()}[/bold]")
         started = time.monotonic()
@@ -72,27 +71,29 @@ def run_tour(
     return out / "report.html"
 
 
-def _stage(out: Path, overwrite: bool) -> Path:
-    """A temporary folder beside `out`, after checking that `out` may be written."""
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"--out must be a folder, got the file {out}; choose another name.")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise OutputError(
-            f"--out must be a new or empty folder, got {out}, which already holds files; "
-            f"choose another, or add --overwrite to replace an earlier tour in it."
-        )
+def _stage(out: Path, overwrite: bool) -> tuple[Path, Path]:
+    """The absolute `out` and a temporary folder beside it, after checking that it may be used."""
     try:
+        out = out.expanduser().resolve()
+        if out.exists() and not out.is_dir():
+            raise OutputError(f"--out must be a folder, got the file {out}; choose another name.")
+        if out.is_dir() and any(out.iterdir()) and not overwrite:
+            raise OutputError(
+                f"--out must be a new or empty folder, got {out}, which already holds files; "
+                f"choose another, or add --overwrite to replace an earlier tour in it."
+            )
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.is_dir() and not os.access(out, os.W_OK):
             raise PermissionError(13, "Permission denied")
         staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
         staging.chmod(0o755)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise OutputError(
-            f"--out must be a folder that can be written, got {out} ({error.strerror}); "
+            f"--out must be a folder that can be written, got {out} ({reason}); "
             f"choose another, such as --out ~/jinit-tour."
         ) from None
-    return staging
+    return out, staging
 
 
 def _publish(staging: Path, out: Path) -> None:

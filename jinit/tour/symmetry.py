@@ -135,7 +135,7 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
             "accuracy": (
                 ("start", "seed"), np.stack([*curves.accuracy, np.asarray(single.accuracy)]),
             ),
-            "largest_difference_between_units": ("start", [*spread.values(), 0.0]),
+            "largest_difference_between_units": ("start", [*spread.values(), np.nan]),
         },
         {"start": list(loss)},
     )  # fmt: skip
@@ -150,7 +150,8 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
         f"{spread['zeros']:.1g}. Starting from equal weights that difference is "
         f"{spread['equal']:.1g}. All {UNITS} units together are one: a net with a single unit per "
         f"layer, started and stepped as the {UNITS} are together, has the same loss at every step, "
-        f"to {apart:.0e}. Both reach an accuracy of {accuracy['equal']:.0%} on unseen digits, and "
+        f"to {apart:.0e}. They reach accuracies of {accuracy['equal']:.0%} and "
+        f"{accuracy['single unit']:.0%} on unseen digits, and "
         f"random weights {accuracy['xavier']:.0%}.",
     ]
     numbers = [

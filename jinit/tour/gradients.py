@@ -117,7 +117,8 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
         "drawn and never trained; its colour says how the gradient of the first layer compares "
         "with that of the last. Blue: it vanishes on the way back. Red: it explodes. On the black "
         "line it does neither, and there, deep networks can be trained.",
-        f"Measured here on {networks:,} networks ({setting.map_seeds} seeds for each point). "
+        f"Measured here on {networks:,} networks ({setting.map_seeds} seeds for each point; the "
+        f"networks of a seed share their random numbers, stretched to each scale). "
         f"Through {depth} layers the line lies at {crossing['relu']:.2f} for ReLU, where He has "
         f"put it (√2 = {math.sqrt(2):.2f}), and at {crossing['tanh']:.2f} for tanh, just above "
         f"Xavier's 1. Xavier under ReLU loses a factor of 10^{-at['relu', 'xavier']:.1f}, and "
