@@ -15,7 +15,7 @@ batch's mean and *biased* variance, and the gradient flows through both; for eva
 | a batch of one in training | error | error | divides by √eps |
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ class BatchStats(NamedTuple):
     var: Float[Array, "*layers features"]
 
 
-def init_stats(shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> BatchStats:  # type: ignore[assignment]
+def init_stats(shape: tuple[int, ...], dtype: Any = jnp.float32) -> BatchStats:
     """Mean 0 and variance 1, before any batch was seen; shape [*layers, features]."""
     return BatchStats(jnp.zeros(shape, dtype), jnp.ones(shape, dtype))
 

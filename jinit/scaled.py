@@ -6,7 +6,7 @@ number of layers. All-zero arrays have exponent 0.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ class Scaled(NamedTuple):
 _LAYOUT = {"float32": (jnp.int32, 23, 127), "float64": (jnp.int64, 52, 1023)}
 
 
-def pow2(exponent: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def pow2(exponent: jax.Array, dtype: Any) -> jax.Array:
     """2**exponent, exactly, for exponents clipped to the normal numbers of float32 or float64."""
     integer, mantissa, bias = _LAYOUT[jnp.dtype(dtype).name]
     field = jnp.clip(exponent, 1 - bias, bias).astype(integer) + bias

@@ -361,7 +361,7 @@ def scheme(name: str, **options: Any) -> Initializer:
     draw = entry.make(**options)
 
     def initializer(
-        key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
+        key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32
     ) -> Float[Array, "..."]:
         key = checks.key(key)
         if not isinstance(shape, Sequence) or isinstance(shape, str):

@@ -424,11 +424,12 @@ def _histogram(x: Scaled, edges: jax.Array | None) -> jax.Array | None:
 def _check_bins(bins: Any, dtype: Any) -> jax.Array:
     checks.finite("bins", bins)
     edges = jnp.asarray(bins, dtype)
-    rising = not checks.is_concrete(bins) or bool(np.all(np.diff(np.asarray(bins)) > 0))
-    if edges.ndim != 1 or edges.shape[0] < 2 or not rising:
+    shaped = edges.ndim == 1 and edges.shape[0] >= 2
+    rising = not checks.is_concrete(bins) or not shaped or bool(np.all(np.diff(bins) > 0))
+    if not (shaped and rising):
         raise ValueError(
             f"bins must be a vector of at least two increasing edges, got "
-            f"{bins if rising is False else list(edges.shape)}; use np.linspace(-1, 1, 51)."
+            f"{f'shape {list(edges.shape)}' if rising else bins}; use np.linspace(-1, 1, 51)."
         )
     return edges
 

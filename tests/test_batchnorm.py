@@ -67,7 +67,7 @@ def test_the_output_has_mean_beta_and_std_gamma():
 
 def normalised_of(mode):
     """A function of (x, gamma, beta) alone, in the given mode."""
-    running = BatchStats(np.linspace(-0.3, 0.4, 3), np.linspace(0.5, 2.0, 3))
+    running = BatchStats(jnp.linspace(-0.3, 0.4, 3), jnp.linspace(0.5, 2.0, 3))
 
     def function(x, gamma, beta):
         if mode == "layer":

@@ -344,7 +344,7 @@ def test_labels_out_of_range(function):
         y = np.array([0, 1, 0, 1, label])
         low, high = y.min(), y.max()
         fails(ValueError, lambda y=y: USES_Y[function](y), "labels from 0 to 1 for 2 classes",
-              f"got labels from {low} to {high}", "renumber them or widen")  # fmt: skip
+              f"got labels from {low} to {high}", "renumber them")  # fmt: skip
     fails(ValueError, lambda: USES_Y[function](Y[:3]), "one entry per sample, 5", "got [3]")
     fails(ValueError, lambda: USES_Y[function](np.zeros((5, 3), np.float32)), "shape [5, 2]",
           "got [5, 3]", "class labels must be integers")  # fmt: skip

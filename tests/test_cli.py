@@ -63,3 +63,25 @@ def test_unknown_option_names_the_nearest():
     done = call("tour", "--quik")
     assert done.returncode == 2
     assert "--quick" in done.stderr
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    "arguments", [("--out", "a" * 300), ("--out", "~nosuchuser/x"), ("--seed", "9" * 20)]
+)
+def test_impossible_options_are_one_message(arguments, tmp_path):
+    done = call("tour", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.bad_input
+def test_a_device_that_is_not_there_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "nonsense")
+    done = call("tour", "--out", str(tmp_path / "out"))
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "jinit: jax cannot start on the device that JAX_PLATFORMS=nonsense"
+    )
+    assert not list(tmp_path.iterdir())

@@ -9,8 +9,8 @@ import pytest
 
 from jinit.losses import LOSSES, accuracy, as_targets, loss_function
 
-OUTPUTS = np.array([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]], np.float32)
-LABELS = np.array([0, 2], np.int32)
+OUTPUTS = jnp.asarray([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]])
+LABELS = jnp.asarray([0, 2])
 
 
 def test_cross_entropy_is_minus_the_mean_log_softmax():
@@ -23,7 +23,9 @@ def test_binary_cross_entropy_is_of_the_sigmoid():
     z, y = np.array([[1.5], [-0.5], [30.0]], np.float32), np.array([1, 1, 0], np.int32)
     signed = np.where(y == 1, -1, 1) * z[:, 0].astype(float)
     expected = np.mean(np.logaddexp(0, signed))  # -log sigmoid(±z)
-    assert LOSSES["binary_cross_entropy"](z, y) == pytest.approx(expected, rel=1e-6)
+    assert LOSSES["binary_cross_entropy"](jnp.asarray(z), jnp.asarray(y)) == pytest.approx(
+        expected, rel=1e-6
+    )
 
 
 def test_squared_error_is_half_the_squared_distance_averaged_over_the_batch():

@@ -1,5 +1,6 @@
 """From a key to parameters to outputs: what is drawn, and that scanned equals written out."""
 
+import itertools
 import math
 
 import jax
@@ -37,7 +38,7 @@ def stirred(net, seed=0):
 def test_a_description_is_hashable_comparable_and_frozen():
     net = jinit.MLP([8, 8, 2], activation="tanh")
     assert net == jinit.MLP((8, 8, 2), activation="tanh")
-    assert hash(net) == hash(jinit.MLP(np.array([8, 8, 2]), activation="tanh"))
+    assert hash(net) == hash(jinit.MLP(tuple(np.array([8, 8, 2])), activation="tanh"))
     assert net != jinit.MLP((8, 8, 2), activation="relu")
     assert net.dims == (8, 8, 2)
     with pytest.raises(AttributeError):
@@ -287,7 +288,8 @@ def test_hand_built_weights_need_no_state():
         jinit.Layer(w=jnp.asarray([[1.0, -1.0], [0.0, 2.0]]), b=jnp.asarray([0.0, 1.0])),
         jinit.Layer(w=jnp.asarray([[3.0], [-1.0]]), b=jnp.asarray([0.5])),
     ]
-    out, state = jinit.forward(net, layers, None, [[1.0, 2.0], [-1.0, 0.0]], train=True)
+    x = np.array([[1.0, 2.0], [-1.0, 0.0]], np.float32)
+    out, state = jinit.forward(net, layers, None, x, train=True)
     # relu([1, 4]) -> 3 - 4 + 0.5;  relu([-1, 2]) -> -2 + 0.5
     np.testing.assert_array_equal(out, [[-0.5], [-1.5]])
     assert len(state) == 0
@@ -425,3 +427,32 @@ def test_the_squared_norm_of_a_residual_stream_follows_its_law(norm, residual, l
     # batch norm the units of a batch of 32 are of mean zero exactly, not in law: 1/B beside it.
     bias = expected * np.arange(BLOCKS + 1) * 2 / WIDTH + (expected / BATCH if norm else 0)
     assert np.all(np.abs(np.mean(found, axis=0) - expected) <= 5 * error + bias)
+
+
+@pytest.mark.parametrize("scheme", ["xavier", "glorot_uniform", "truncated_normal"])
+def test_a_grid_of_gains_shares_one_draw(scheme):
+    """Counted operations: 64 gains cost 64 multiplications per weight, not 64 draws."""
+    option = "scale" if scheme == "truncated_normal" else "gain"
+    net = jinit.MLP((16, 16, 16, 24, 24, 4))
+
+    def cost(gains):
+        draw = jax.vmap(lambda gain: jinit.init(jax.random.key(0), net, scheme, **{option: gain}))
+        return jax.jit(draw).lower(gains).compile().cost_analysis()["flops"]
+
+    weights = sum(a * b for a, b in itertools.pairwise(net.dims))
+    assert cost(jnp.ones(64)) - cost(jnp.ones(1)) < 3 * 63 * weights
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("option", ["in_axis", "out_axis", "place"])
+def test_init_refuses_a_layout_of_its_own(option):
+    with pytest.raises(TypeError, match=f"'{option}' is set by the network.*leave it out"):
+        jinit.init(jax.random.key(0), jinit.MLP((4, 4, 2)), "looks_linear", **{option: -1})
+
+
+@pytest.mark.bad_input
+def test_an_initializer_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"must return an array of the shape.*\[4, 2\].*\[2, 4\]"):
+        jinit.init(
+            jax.random.key(0), jinit.MLP((4, 2)), lambda key, shape, dtype: jnp.zeros((2, 4))
+        )

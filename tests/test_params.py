@@ -117,3 +117,10 @@ def test_every_field_has_a_rank():
     from jinit.batchnorm import BatchStats
 
     assert set(_RANK) == {*jinit.Layer._fields, *BatchStats._fields}
+
+
+def test_slices_are_lists_of_layers():
+    params = jinit.init_params(jax.random.key(0), [4, 4, 4, 2])
+    assert [layer.w.shape for layer in params[1:]] == [(4, 4), (4, 2)]
+    with pytest.raises(IndexError, match="layer 3 of a net of 3 layers"):
+        params[3]

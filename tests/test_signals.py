@@ -338,3 +338,35 @@ def test_the_activation_need_not_vanish_at_zero():
         layers = [jinit.Layer(w=jnp.full((a, b), 1e-30)) for a, b in ((4, 4), (4, 4), (4, 2))]
         got = jitted(net, layers, jnp.ones((2, 4)))
         np.testing.assert_allclose(got.act_mean[:2], value, rtol=1e-6)
+
+
+@pytest.mark.parametrize("margin", [1.0, 17.0, 60.0, 110.0, 1e4])
+def test_gradient_of_a_sure_net_is_not_rounded_to_zero(margin):
+    """softmax - onehot is ±1/(1 + e^margin) in both classes, whatever float32 makes of 1 - p."""
+    net = jinit.MLP((2, 2))
+    layers = [jinit.Layer(margin * jnp.eye(2), jnp.zeros(2))]
+    found = jinit.layer_signals(net, layers, None, jnp.eye(2), jnp.array([0, 1]))
+    expected = -np.logaddexp(0, margin) - np.log(2)  # the mean over a batch of two
+    np.testing.assert_allclose(found.log_grad, [expected], rtol=1e-6)
+
+
+@pytest.mark.parametrize("margin", [1.0, 17.0, 200.0])
+def test_gradient_of_a_sure_binary_net_is_not_rounded_to_zero(margin):
+    net = jinit.MLP((2, 1))
+    layers = [jinit.Layer(margin * jnp.array([[1.0], [-1.0]]), jnp.zeros(1))]
+    found = jinit.layer_signals(net, layers, None, jnp.eye(2), jnp.array([1, 0]))
+    np.testing.assert_allclose(found.log_grad, [-np.logaddexp(0, margin) - np.log(2)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("eps", [1e-5, 1e-24, 1e-30])
+def test_norm_of_tiny_signals_keeps_its_eps(eps):
+    """Weights of 1e-14 give a variance near 1e-27, which eps may drown or not."""
+    net = jinit.MLP((8, 8, 3), activation="identity", norm="batch", eps=eps)
+    key = jax.random.key(3)
+    params, state = jinit.init(key, net, "normal", scale=1e-14)
+    x = jax.random.normal(key, (16, 8))
+    found = jinit.layer_signals(net, params, state, x, key=key)
+    z = np.asarray(x, np.float64) @ np.asarray(params[0].w, np.float64)
+    u = (z - z.mean(0)) / np.sqrt(z.var(0) + eps)
+    expected = 0.5 * np.log(np.mean(u**2))
+    np.testing.assert_allclose(found.log_act[0], expected, rtol=1e-4)

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.integrate
+import scipy.special
 
 import jinit
 from jinit.activations import ACTIVATIONS
@@ -240,3 +242,22 @@ def test_twenty_networks_of_cs231n_agree_with_infinite_width(name, scheme, optio
     else:
         scatter = np.sqrt(np.mean(second, axis=0) / (20 * 500))  # units are independent, odd
         assert np.all(np.abs(mean.mean(axis=0)) < 6 * scatter)
+
+
+@pytest.mark.parametrize("q", [1e2, 1e4, 5e4, 1e6])
+def test_expectations_of_a_narrow_bend(q):
+    """E[tanh^2] for large q against adaptive quadrature in the unscaled variable."""
+
+    def integrand(u):
+        return np.tanh(u) ** 2 * np.exp(-(u**2) / (2 * q))
+
+    inner = 2 * scipy.integrate.quad(integrand, 0, 30, epsabs=1e-13)[0] / np.sqrt(2 * np.pi * q)
+    tail = scipy.special.erfc(30 / np.sqrt(2 * q))  # beyond 30, tanh is 1 to 1e-26
+    found = jinit.theory.length_map("tanh", q, weight_var=1.0)
+    assert found == pytest.approx(inner + tail, rel=1e-10)
+
+
+@pytest.mark.bad_input
+def test_negative_variances_are_refused():
+    with pytest.raises(ValueError, match=r"q is a variance and must not be negative, got -1"):
+        jinit.theory.length_map("tanh", -1.0, weight_var=1.0)

@@ -347,3 +347,33 @@ def test_jitted_equals_eager_on_the_hot_paths():
     with jax.disable_jit():
         eager = hot(params)
     assert_close(jitted, eager)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [optax.lbfgs(), optax.polyak_sgd(1.0)], ids=["lbfgs", "polyak"]
+)
+def test_optimizers_that_ask_for_the_loss(optimizer):
+    net = jinit.MLP((2, 8, 2))
+    params, state = jinit.init(jax.random.key(0), net, "he")
+    data = jinit.data.moons(60)
+    run = jax.jit(
+        lambda: jinit.train(
+            jax.random.key(1), net, params, state, data, optimizer=optimizer, steps=10
+        )
+    )()
+    assert float(run.history.loss[-1]) < 0.8 * float(run.history.loss[0])
+
+
+@pytest.mark.bad_input
+def test_labels_that_are_not_one_per_sample_are_refused():
+    net = jinit.MLP((2, 8, 2))
+    params, state = jinit.init(jax.random.key(0), net, "he")
+    x, y = np.zeros((4, 2), np.float32), np.eye(2, dtype=np.int32)[[0, 1, 0, 1]]
+    with pytest.raises(ValueError, match=r"labels y must have shape \[4\], got \[4, 2\].*argmax"):
+        jinit.evaluate(net, params, state, x, y)
+    with pytest.raises(ValueError, match=r"cross_entropy needs integer labels.*argmax"):
+        jinit.evaluate(net, params, state, x, y.astype(np.float32), loss="cross_entropy")
+    with pytest.raises(TypeError, match=r"y must be an array of real numbers.*0, 1, 2"):
+        jinit.evaluate(net, params, state, x, list("abab"))
+    column = jinit.evaluate(net, params, state, x, y.argmax(1)[:, None])
+    np.testing.assert_array_equal(column, jinit.evaluate(net, params, state, x, y.argmax(1)))
