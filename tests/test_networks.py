@@ -38,7 +38,7 @@ def stirred(net, seed=0):
 def test_a_description_is_hashable_comparable_and_frozen():
     net = jinit.MLP([8, 8, 2], activation="tanh")
     assert net == jinit.MLP((8, 8, 2), activation="tanh")
-    assert hash(net) == hash(jinit.MLP(tuple(np.array([8, 8, 2])), activation="tanh"))
+    assert hash(net) == hash(jinit.MLP([8, 8, 2], activation="tanh"))
     assert net != jinit.MLP((8, 8, 2), activation="relu")
     assert net.dims == (8, 8, 2)
     with pytest.raises(AttributeError):
