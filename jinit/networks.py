@@ -127,7 +127,8 @@ def init(
     """Draw a network's parameters, and its batch-norm state before any batch.
 
     Layer i draws from `fold_in(key, i)`, so that a deeper net shares its first layers with a
-    shallower one. Under jit and vmap (over keys, and over traced options) the draws are the same.
+    shallower one. Mapped over keys and traced options, the draws are those of a loop: on CPU
+    `jit(vmap(f))` equals `jit(f)` bit for bit (see docs/troubles.md for odd sizes on newer jax).
 
     Args:
         key: one PRNG key.
