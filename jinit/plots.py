@@ -12,7 +12,8 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
+
+from jinit.types import AnyArray
 
 __all__ = [
     "COLORS",
@@ -23,6 +24,9 @@ __all__ = [
     "style",
     "weights",
 ]
+
+Values = Sequence[Any] | AnyArray
+"""Numbers in rows or an array."""
 
 COLORS: dict[str, str] = {
     "zeros": "#7f7f7f",
@@ -69,8 +73,8 @@ def figure(
 
 def band(
     ax: Axes,
-    x: ArrayLike,
-    runs: ArrayLike,
+    x: Values,
+    runs: Values,
     *,
     label: str,
     color: str,
@@ -99,8 +103,8 @@ def band(
 
 def histograms(
     ax: Axes,
-    counts: ArrayLike,
-    edges: ArrayLike,
+    counts: Values,
+    edges: Values,
     *,
     color: str,
     notes: Sequence[str] = (),
@@ -142,7 +146,7 @@ def histograms(
     return artists
 
 
-def weights(ax: Axes, w: ArrayLike, *, limit: float) -> Any:
+def weights(ax: Axes, w: Values, *, limit: float) -> Any:
     """A weight matrix [fan_in, fan_out] as an image, one column per unit."""
     image = ax.imshow(
         np.asarray(w), cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="none"
@@ -155,9 +159,9 @@ def weights(ax: Axes, w: ArrayLike, *, limit: float) -> Any:
 
 def phase_diagram(
     ax: Axes,
-    scale: ArrayLike,
-    depth: ArrayLike,
-    log_ratio: ArrayLike,
+    scale: Values,
+    depth: Values,
+    log_ratio: Values,
     *,
     limit: float,
     marks: Mapping[str, float] | None = None,

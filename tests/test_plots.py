@@ -38,7 +38,7 @@ def test_histograms_draw_one_ridge_per_layer_with_its_note(ax):
 def test_phase_diagram_marks_schemes_on_log_axes(ax):
     scale, depth = np.geomspace(0.1, 10, 9), [2, 4, 8]
     values = np.log10(scale)[None] * np.array(depth)[:, None]
-    mesh = plots.phase_diagram(ax, scale, depth, values, limit=5, marks={"Xavier": 1.0})
+    mesh = plots.phase_diagram(ax, scale, depth, values, limit=5.0, marks={"Xavier": 1.0})
     assert ax.get_xscale() == ax.get_yscale() == "log"
     assert "Xavier" in [t.get_text() for t in ax.texts]
     assert mesh.levels[0] == -5

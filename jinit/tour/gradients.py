@@ -93,7 +93,7 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
         fig, axes = plots.figure(2, width=13.5, height=5.2, sharey=True)
         for ax, activation in zip(axes[0], middle, strict=True):
             mesh = plots.phase_diagram(
-                ax, gains, setting.map_depths, middle[activation], limit=12, marks=marks
+                ax, gains, setting.map_depths, middle[activation], limit=12.0, marks=marks
             )
             ax.set_title({"tanh": "tanh", "relu": "ReLU"}[activation], pad=30)
             ax.set_xlabel("weight scale: std of the weights × √fan_in")

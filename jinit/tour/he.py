@@ -38,7 +38,7 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
     std = np.sqrt((ridges.std**2).mean(0))
 
     with plots.style():
-        fig, axes = plots.figure(2, width=13, height=4.8)
+        fig, axes = plots.figure(2, width=13.0, height=4.8)
         ridge_ax, loss_ax = axes[0]
         ridge_panel(ridge_ax, ridges, color=plots.COLORS["he"], theory=theory)
         ridge_ax.set_title("He with ReLU: every layer speaks", pad=18)

@@ -28,7 +28,7 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
     worst = max(float(np.max(np.abs(std[a] / theory[a] - 1))) for a in std)
 
     with plots.style():
-        fig, axes = plots.figure(2, width=13, height=4.8)
+        fig, axes = plots.figure(2, width=13.0, height=4.8)
         for ax, (activation, title, color) in zip(
             axes[0],
             [
