@@ -37,12 +37,12 @@ FULL = Setting(
 )
 QUICK = Setting(
     name="quick",
-    seeds=6,
-    steps=120,
-    hidden=6,
+    seeds=4,
+    steps=80,
+    hidden=5,
     histogram_seeds=2,
-    histogram_inputs=500,
-    map_gains=25,
-    map_depths=(2, 6, 18),
+    histogram_inputs=300,
+    map_gains=21,
+    map_depths=(2, 14),
     map_seeds=32,
 )
