@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jinit.params import Layer, NormState, Params
     from jinit.schemes import SCHEMES, scheme
     from jinit.signals import LayerSignals, layer_signals
+    from jinit.theory import gain
     from jinit.training import (
         TrainResult,
         TrainState,
@@ -43,6 +44,7 @@ __all__ = [
     "data",
     "evaluate",
     "forward",
+    "gain",
     "init",
     "init_params",
     "layer_signals",
@@ -67,6 +69,7 @@ _HOMES = {
     "TrainState": "training",
     "evaluate": "training",
     "forward": "networks",
+    "gain": "theory",
     "init": "networks",
     "init_params": "networks",
     "layer_signals": "signals",

@@ -1,7 +1,7 @@
 """Results into pictures. Every function takes results and an Axes, draws, and returns the artists.
 
-Nothing is computed here beyond the quantiles of a band. Colours are Okabe and Ito's, which stay
-apart for colour-blind readers.
+Nothing is computed here beyond averages and quantiles over runs. Colours are Okabe and Ito's,
+which stay apart for colour-blind readers.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from jinit.types import AnyArray
 
@@ -19,8 +20,10 @@ __all__ = [
     "COLORS",
     "band",
     "figure",
+    "gradient_map",
     "histograms",
     "phase_diagram",
+    "signals",
     "style",
     "weights",
 ]
@@ -157,7 +160,7 @@ def weights(ax: Axes, w: Values, *, limit: float) -> Any:
     return image
 
 
-def phase_diagram(
+def gradient_map(
     ax: Axes,
     scale: Values,
     depth: Values,
@@ -165,6 +168,7 @@ def phase_diagram(
     *,
     limit: float,
     marks: Mapping[str, float] | None = None,
+    theory: Values | None = None,
 ) -> Any:
     """A map over weight scale x depth, with the line where it is zero.
 
@@ -174,7 +178,8 @@ def phase_diagram(
         depth: `[depths]`, increasing, drawn on a log axis.
         log_ratio: `[depths, scales]`; blue below zero, red above, white at zero.
         limit: where the colours end.
-        marks: labels and the scales they stand for, drawn as dashed lines.
+        marks: labels and the scales they stand for, drawn as dotted lines.
+        theory: the scales at which it should be zero, `[depths]`, drawn as circles on the line.
 
     Returns:
         The filled contours, for a colour bar.
@@ -188,6 +193,11 @@ def phase_diagram(
     far = [v for v in lines.levels if abs(v) > 2]  # near zero there is no room for a label
     ax.clabel(lines, far, fmt=lambda v: f"$10^{{{v:.0f}}}$", fontsize=9)
     ax.contour(scale, depth, values, levels=[0.0], colors="black", linewidths=2.5)
+    if theory is not None:
+        ax.plot(
+            np.asarray(theory), depth, "o", color="white", markeredgecolor="black", markersize=7,
+            label="theory, infinite width", zorder=3,
+        )  # fmt: skip
     ax.set_xscale("log")
     ax.set_yscale("log")
     ticks = [d for d in (2, 5, 10, 20, 50, 100, 200, 500) if depth[0] <= d <= depth[-1]]
@@ -201,3 +211,178 @@ def phase_diagram(
         )  # fmt: skip
     ax.grid(visible=False)
     return mesh
+
+
+# --- theory beside measurement ---------------------------------------------------------------
+
+
+def signals(measured: Any, theory: Any, *, title: str = "") -> Figure:
+    """Activations and gradients layer by layer, predicted and measured, in one picture.
+
+    Args:
+        measured: `jinit.layer_signals` of one network, or of many under `jax.vmap` (arrays
+            `[..., layers]`); the last layer is the readout.
+        theory: `jinit.theory.trajectory` of as many hidden layers; with `width=`, its bands of
+            one, two and three standard deviations over draws are shown.
+        title: of the picture.
+
+    Returns:
+        The figure: points are means over networks, with bars of one standard deviation.
+
+    Raises:
+        ValueError: different numbers of layers.
+    """
+    log_act, log_grad = _runs(measured.log_act), _runs(measured.log_grad)
+    depth = len(theory.q)
+    if log_act.shape[1] != depth + 1:
+        raise ValueError(
+            f"signals needs theory for every hidden layer, got {log_act.shape[1]} measured layers "
+            f"(the last of them the readout) and theory for {depth}; use "
+            f"depth={log_act.shape[1] - 1}."
+        )
+    log_grad = log_grad[:, :depth] - log_grad[:, depth - 1 : depth]
+    with style():
+        fig, axes = figure(2, width=12.0, height=4.4)
+        for ax, runs, line, scatter, words in (
+            (axes[0][0], log_act[:, :depth], theory.log_act, theory.log_act_band,
+             ("Forward: the signal", "root mean square of the activations")),
+            (axes[0][1], log_grad, theory.log_grad, theory.log_grad_band,
+             ("Backward: the gradient", "gradient, relative to the last hidden layer")),
+        ):  # fmt: skip
+            _predicted(ax, line, scatter)
+            _measured(ax, runs)
+            ax.set_title(words[0])
+            ax.set_ylabel(words[1])
+            ax.set_xlabel("hidden layer")
+            ax.margins(x=0.02)
+            _powers_of_ten(ax)
+        axes[0][0].legend(loc="best")
+        if title:
+            fig.suptitle(title, fontweight="bold")
+    return fig
+
+
+def _runs(logs: Any) -> np.ndarray:
+    array = np.asarray(logs, float)
+    return array.reshape(-1, array.shape[-1]) / np.log(10)
+
+
+def _predicted(ax: Axes, line: Any, scatter: Any) -> None:
+    layer = np.arange(1, len(line) + 1)
+    ax.plot(layer, np.asarray(line) / np.log(10), color=COLORS["theory"], label="theory", zorder=2)
+    if scatter is None:
+        return
+    middle, std = np.asarray(scatter.mean) / np.log(10), np.asarray(scatter.std) / np.log(10)
+    for widths in (3, 2, 1):
+        ax.fill_between(
+            layer, middle - widths * std, middle + widths * std, color="0.5", alpha=0.18,
+            linewidth=0, zorder=1, label="1, 2, 3 std of finite width" if widths == 1 else None,
+        )  # fmt: skip
+
+
+def _measured(ax: Axes, runs: np.ndarray) -> None:
+    layer = np.arange(1, runs.shape[1] + 1)
+    count = len(runs)
+    label = "measured" if count == 1 else f"measured: mean and std of {count} networks"
+    ax.errorbar(
+        layer, runs.mean(0), yerr=runs.std(0, ddof=1) if count > 1 else None, fmt="o",
+        markersize=4.5, color=COLORS["xavier"], elinewidth=1.2, capsize=0, label=label, zorder=3,
+    )  # fmt: skip
+
+
+def _powers_of_ten(ax: Axes) -> None:
+    """Values are logarithms to base 10; numbers are read more easily than their logarithms."""
+    low, high = ax.get_ylim()
+    if high - low < 0.4:
+        middle = (low + high) / 2
+        low, high = middle - 0.2, middle + 0.2
+        ax.set_ylim(low, high)
+    if high - low > 2.5:
+        ax.yaxis.set_major_locator(MaxNLocator(8, integer=True))
+        ax.yaxis.set_major_formatter(lambda v, _: f"$10^{{{v:.0f}}}$")
+        return
+    steps = [m * 10.0**k for k in range(-9, 10) for m in (1, 1.5, 2, 3, 5, 7)]
+    ticks = [t for t in steps if low <= np.log10(t) <= high]
+    ax.set_yticks(np.log10(ticks), [f"{t:g}" for t in ticks])
+
+
+def phase_diagram(
+    theory: Any,
+    measured: Mapping[str, Any] | None = None,
+    *,
+    marks: Mapping[str, tuple[float, float]] | None = None,
+    limit: float | None = None,
+    title: str = "",
+) -> Figure:
+    """Order and chaos over weight x bias variance, with the edge between them.
+
+    Args:
+        theory: `jinit.theory.phase_diagram`.
+        measured: "weight_var", "bias_var" and "log_slope" (log growth per layer of the mean
+            squared gradient) `[points]`, as a mapping or a Dataset; drawn as circles in the same
+            colours, which vanish into the map where theory is right.
+        marks: labels and the (weight_var, bias_var) they stand for.
+        limit: growth per layer at which the colours end.
+        title: of the picture.
+    """
+    values = np.asarray(theory.log_chi)
+    limit = float(np.clip(np.quantile(np.abs(values), 0.8), 0.1, 2.0)) if limit is None else limit
+    with style():
+        fig, axes = figure(1, width=8.2, height=5.6)
+        ax = axes[0][0]
+        mesh = ax.contourf(
+            theory.weight_var, theory.bias_var, values, levels=np.linspace(-limit, limit, 33),
+            cmap="RdBu_r", extend="both",
+        )  # fmt: skip
+        _edge(ax, theory.line)
+        if measured is not None:
+            ax.scatter(
+                np.asarray(measured["weight_var"]).ravel(),
+                np.asarray(measured["bias_var"]).ravel(),
+                c=np.asarray(measured["log_slope"]).ravel(), cmap="RdBu_r", vmin=-limit,
+                vmax=limit, s=90, edgecolors="black", linewidths=1.0, clip_on=False, zorder=5,
+            )  # fmt: skip
+            ax.scatter([], [], s=90, c="white", edgecolors="black", label="measured networks")
+        for label, (weight_var, bias_var) in (marks or {}).items():
+            ax.plot(
+                weight_var, bias_var, "*", color="#F0E442", markeredgecolor="black", markersize=16,
+                clip_on=False, zorder=6,
+            )  # fmt: skip
+            ax.annotate(
+                label, (weight_var, bias_var), xytext=(7, 8), textcoords="offset points",
+                fontsize=10, zorder=7,
+                bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.75,
+                      "edgecolor": "none"},
+            )  # fmt: skip
+        ax.set_xlim(theory.weight_var[0], theory.weight_var[-1])
+        ax.set_ylim(theory.bias_var[0], theory.bias_var[-1])
+        ax.set_xlabel("variance of the weights × fan_in")
+        ax.set_ylabel("variance of the biases")
+        ax.set_title(title or f"{theory.activation}: where gradients vanish and explode", pad=12)
+        ax.grid(visible=False)
+        bar = fig.colorbar(mesh, ax=ax, pad=0.02)
+        bar.set_label("ln of the growth of the squared gradient per layer\n"
+                      "blue: vanishes (ordered), red: explodes (chaotic)")  # fmt: skip
+        bar.set_ticks([float(np.round(k * limit / 2, 2)) for k in range(-2, 3)])
+        if ax.get_legend_handles_labels()[0]:
+            fig.legend(loc="outside lower center", ncols=3)
+    return fig
+
+
+def _edge(ax: Axes, line: Any) -> None:
+    """The edge of chaos: dashed where lengths run away from it, a dot where it is one point."""
+    if not len(line.q):
+        return
+    w, b = np.asarray(line.weight_var), np.asarray(line.bias_var)
+    if np.ptp(w) < 1e-9 and np.ptp(b) < 1e-9:
+        ax.plot(w[0], b[0], "o", color="black", markersize=11, clip_on=False, zorder=4,
+                label="edge of chaos: this point")  # fmt: skip
+        return
+    stable = np.asarray(line.chi_parallel) <= 1 + 1e-9
+    if stable.any():
+        kept = np.where(stable, b, np.nan)
+        ax.plot(w, kept, color="black", linewidth=2.5, label="edge of chaos", zorder=4)
+    if not stable.all():
+        kept = np.where(stable, np.nan, b)
+        ax.plot(w, kept, "--", color="black", linewidth=2.0, zorder=4,
+                label="edge of chaos, but lengths run away from it")  # fmt: skip

@@ -85,3 +85,43 @@ def test_a_device_that_is_not_there_is_one_sentence(tmp_path, monkeypatch):
         "jinit: jax cannot start on the device that JAX_PLATFORMS=nonsense"
     )
     assert not list(tmp_path.iterdir())
+
+
+# --- theory ---------------------------------------------------------------------------------
+
+
+@pytest.mark.script
+def test_theory_tells_a_newcomer_what_to_do():
+    done = call("theory", "gelu", "--depth", "20", "--bias-var", "0.04")
+    assert done.returncode == 0, done.stderr
+    assert 'jinit.init(key, net, "he", gain=0.9958, bias_var=0.1729)' in done.stdout
+    assert "gain=1.54701" in done.stdout
+
+
+@pytest.mark.script
+def test_theory_of_a_function_of_ones_own_with_its_picture(tmp_path):
+    (tmp_path / "mine.py").write_text("import jax.numpy as jnp\ndef phi(x): return x*jnp.tanh(x)\n")
+    done = call("theory", "mine:phi", "--plot", "phases.png", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("phi: does the signal survive")
+    assert (tmp_path / "phases.png").stat().st_size > 10_000
+    again = call("theory", "mine:phi", "--plot", "phases.png", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "is there already; choose another name, or add --overwrite" in again.stderr
+
+
+@pytest.mark.script
+@pytest.mark.parametrize(("arguments", "sentence"), [
+    (["gellu"], "unknown activation 'gellu'; did you mean 'gelu'?"),
+    (["gelu", "--bias-var", "-1"], "bias_var is a variance and must not be negative, got -1.0"),
+    (["gelu", "--depth", "0"], "depth must be an integer of at least 1, got 0"),
+    (["gelu", "--plot", "a.txt"], "--plot must end in .png, .svg or .pdf, got 'a.txt'"),
+    (["gelu", "--plot", "no/such/a.png"], "must lie in a folder that can be written"),
+    (["jax.numpy:sign"], "must be continuous with a bounded derivative, got one that jumps at x ="),
+])  # fmt: skip
+def test_theory_refuses_in_one_sentence(arguments, sentence):
+    done = call("theory", *arguments)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jinit import plots
+from jinit import plots, theory
 
 
 @pytest.fixture
@@ -35,10 +35,10 @@ def test_histograms_draw_one_ridge_per_layer_with_its_note(ax):
     assert np.max(ridges[0].get_data().values) > np.max(ridges[1].get_data().values)
 
 
-def test_phase_diagram_marks_schemes_on_log_axes(ax):
+def test_gradient_map_marks_schemes_on_log_axes(ax):
     scale, depth = np.geomspace(0.1, 10, 9), [2, 4, 8]
     values = np.log10(scale)[None] * np.array(depth)[:, None]
-    mesh = plots.phase_diagram(ax, scale, depth, values, limit=5.0, marks={"Xavier": 1.0})
+    mesh = plots.gradient_map(ax, scale, depth, values, limit=5.0, marks={"Xavier": 1.0})
     assert ax.get_xscale() == ax.get_yscale() == "log"
     assert "Xavier" in [t.get_text() for t in ax.texts]
     assert mesh.levels[0] == -5
@@ -49,3 +49,61 @@ def test_weights_image_has_one_column_per_unit(ax):
     image = plots.weights(ax, np.ones((3, 5)), limit=2.0)
     assert image.get_array().shape == (3, 5)
     assert image.get_clim() == (-2.0, 2.0)
+
+
+# --- theory beside measurement ----------------------------------------------------------------
+
+
+class Measured:
+    """As much of `LayerSignals` as the picture needs."""
+
+    def __init__(self, log_act, log_grad):
+        self.log_act, self.log_grad = np.asarray(log_act), np.asarray(log_grad)
+
+
+def test_signals_show_prediction_and_measurement_on_the_same_axes():
+    predicted = theory.trajectory("tanh", depth=5, weight_var=1.5, bias_var=0.05, width=100)
+    noise = np.random.default_rng(0).normal(0, 0.01, (7, 6))
+    act = np.append(predicted.log_act, 0.0) + noise
+    grad = np.append(predicted.log_grad, 9.0)[None] + 3.0 + 0 * noise
+    picture = plots.signals(Measured(act, grad), predicted, title="tanh")
+    forward, backward = picture.axes
+    for ax, line in ((forward, predicted.log_act), (backward, predicted.log_grad)):
+        drawn = next(each for each in ax.lines if each.get_label() == "theory")
+        np.testing.assert_allclose(drawn.get_ydata(), line / np.log(10), rtol=1e-12)
+        assert len(ax.collections) >= 3  # the bands
+    points = forward.containers[0].lines[0].get_ydata()
+    np.testing.assert_allclose(points, act[:, :5].mean(0) / np.log(10), rtol=1e-12)
+    # The gradient is relative to the last hidden layer, whatever its size.
+    points = backward.containers[0].lines[0].get_ydata()
+    np.testing.assert_allclose(points, predicted.log_grad / np.log(10), atol=1e-12)
+
+
+@pytest.mark.bad_input
+def test_signals_of_another_depth_are_refused():
+    predicted = theory.trajectory("tanh", depth=5, weight_var=1.5)
+    with pytest.raises(ValueError, match=r"got 4 measured layers .* theory for 5; use depth=3"):
+        plots.signals(Measured(np.zeros(4), np.zeros(4)), predicted)
+
+
+def test_a_phase_diagram_shows_the_edge_marks_and_measured_networks():
+    grid = {"weight_var": [0.5, 1.5, 2.5, 4.0], "bias_var": [0.0, 0.2, 0.4]}
+    result = theory.phase_diagram("tanh", **grid)
+    measured = {"weight_var": [1.0, 3.0], "bias_var": [0.1, 0.1], "log_slope": [-0.3, 0.2]}
+    picture = plots.phase_diagram(result, measured, marks={"He": (2.0, 0.0)})
+    ax = picture.axes[0]
+    edge = next(line for line in ax.lines if line.get_label() == "edge of chaos")
+    at = np.interp(1.94765463, edge.get_xdata(), edge.get_ydata())
+    assert at == pytest.approx(0.09, abs=2e-3)
+    assert "measured networks" in [t.get_text() for t in picture.legends[0].get_texts()]
+    assert "He" in [t.get_text() for t in ax.texts]
+
+
+@pytest.mark.parametrize(("name", "label"), [
+    ("relu", "edge of chaos: this point"),
+    ("gelu", "edge of chaos, but lengths run away from it"),
+])  # fmt: skip
+def test_edges_that_are_points_or_unstable_are_drawn_as_such(name, label):
+    result = theory.phase_diagram(name, weight_var=[1.0, 2.0, 3.0], bias_var=[0.0, 0.5])
+    picture = plots.phase_diagram(result)
+    assert label in [t.get_text() for t in picture.legends[0].get_texts()]

@@ -49,7 +49,11 @@ def test_every_experiment_is_listed():
 
 
 @pytest.mark.script
-@pytest.mark.parametrize("module", ["schemes", "networks", "theory.signals"])
+@pytest.mark.parametrize("module", [
+    "schemes", "networks", "theory.criticality", "theory.correlations", "theory.depths",
+    "theory.gains", "theory.gaussian", "theory.gradients", "theory.lengths", "theory.spectrum",
+    "theory.width",
+])  # fmt: skip
 def test_examples_in_docstrings(module):
     file = ROOT / "jinit" / (module.replace(".", os.sep) + ".py")
     done = subprocess.run(

@@ -85,6 +85,9 @@ def test_relu_line_of_the_map_is_he(tour):
     gain = np.log(ratio.gain.values)
     crossing = np.exp(np.interp(0.0, relu.values, gain))
     assert crossing == pytest.approx(np.sqrt(2), rel=0.1)
+    predicted = data(tour, "6-map").gain_of_ratio_one_infinite_width
+    np.testing.assert_allclose(predicted.sel(activation="relu"), np.sqrt(2), rtol=1e-3)
+    assert np.all(predicted.sel(activation="tanh") > 1)
     assert float(relu.isel(gain=0)) < -5 < 5 < float(relu.isel(gain=-1))
     assert np.isfinite(ratio.values).all()
 

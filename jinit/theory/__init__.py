@@ -1,6 +1,102 @@
-"""What mean-field theory predicts, in float64, before a weight is drawn."""
+"""What mean-field theory predicts, in float64, before a weight is drawn.
 
+Activations are given by name or as any elementwise jax.numpy function. Variances are those of
+Poole et al. 2016 and Schoenholz et al. 2017: weights N(0, weight_var / fan_in), biases
+N(0, bias_var), pre-activations of variance q. So "xavier" with gain sqrt(weight_var) draws the
+weights that `weight_var` describes, and "he" is weight_var 2.
+"""
+
+from jinit.theory.advice import Recommendation, recommend, scatter_depth
+from jinit.theory.correlations import (
+    CorrelationFixedPoint,
+    correlation_fixed_point,
+    correlation_map,
+    correlation_trajectory,
+)
+from jinit.theory.criticality import (
+    Chi,
+    Critical,
+    CriticalLine,
+    DoublyCritical,
+    NoCriticalPointError,
+    chi,
+    critical,
+    critical_line,
+    doubly_critical,
+    phase,
+)
+from jinit.theory.depths import DepthScales, depth_scales
+from jinit.theory.diagram import PhaseDiagram, phase_diagram
+from jinit.theory.gains import gain
 from jinit.theory.gaussian import expectation
-from jinit.theory.signals import Trajectory, length_map, trajectory
+from jinit.theory.gradients import gradient_log_slope
+from jinit.theory.lengths import LengthFixedPoint, fan_in, length_fixed_point, length_map
+from jinit.theory.linear import (
+    LinearSingularValues,
+    linear_dynamics,
+    linear_dynamics_time,
+    linear_singular_values,
+)
+from jinit.theory.norms import (
+    BatchNormMoments,
+    batch_norm_growth,
+    batch_norm_moments,
+    batch_norm_spread,
+    batch_norm_stability,
+    layer_norm_growth,
+)
+from jinit.theory.spectrum import JacobianSpectrum, jacobian_spectrum
+from jinit.theory.tailored import SeluParameters, selu_parameters, tat_slope
+from jinit.theory.trajectories import Band, Trajectory, trajectory
+from jinit.theory.width import FiniteWidth, finite_width
 
-__all__ = ["Trajectory", "expectation", "length_map", "trajectory"]
+__all__ = [
+    "Band",
+    "BatchNormMoments",
+    "Chi",
+    "CorrelationFixedPoint",
+    "Critical",
+    "CriticalLine",
+    "DepthScales",
+    "DoublyCritical",
+    "FiniteWidth",
+    "JacobianSpectrum",
+    "LengthFixedPoint",
+    "LinearSingularValues",
+    "NoCriticalPointError",
+    "PhaseDiagram",
+    "Recommendation",
+    "SeluParameters",
+    "Trajectory",
+    "batch_norm_growth",
+    "batch_norm_moments",
+    "batch_norm_spread",
+    "batch_norm_stability",
+    "chi",
+    "correlation_fixed_point",
+    "correlation_map",
+    "correlation_trajectory",
+    "critical",
+    "critical_line",
+    "depth_scales",
+    "doubly_critical",
+    "expectation",
+    "fan_in",
+    "finite_width",
+    "gain",
+    "gradient_log_slope",
+    "jacobian_spectrum",
+    "layer_norm_growth",
+    "length_fixed_point",
+    "length_map",
+    "linear_dynamics",
+    "linear_dynamics_time",
+    "linear_singular_values",
+    "phase",
+    "phase_diagram",
+    "recommend",
+    "scatter_depth",
+    "selu_parameters",
+    "tat_slope",
+    "trajectory",
+]

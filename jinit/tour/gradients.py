@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from scipy.optimize import brentq
 
 import jinit
 from jinit import plots
@@ -62,6 +63,19 @@ def _crossing(gains: np.ndarray, values: np.ndarray) -> float:
     return float(np.exp((1 - weight) * np.log(gains[i]) + weight * np.log(gains[i + 1])))
 
 
+def _predicted(activation: str, depth: int, second_moment: float) -> float:
+    """The gain at which infinitely wide layers hand the gradient back as it came."""
+
+    def log_ratio(log_gain: float) -> float:
+        layers = jinit.theory.trajectory(
+            activation, depth=depth, weight_var=math.exp(2 * log_gain),
+            input_second_moment=second_moment,
+        )  # fmt: skip
+        return float(layers.log_grad[0])
+
+    return math.exp(brentq(log_ratio, math.log(0.5), math.log(5.0), xtol=1e-4))
+
+
 def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) -> Chapter:
     """Gradient ratio over weight scale x depth x seeds, for tanh and ReLU."""
     gains = np.geomspace(0.05, 100, setting.map_gains)
@@ -78,6 +92,11 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
     networks = sum(r.size for r in ratio.values())
     middle = {a: np.median(r, 1) for a, r in ratio.items()}
     crossing = {a: _crossing(gains, m[-1]) for a, m in middle.items()}
+    second_moment = float(np.mean(np.square(jinit.data.digits().x_train[:BATCH])))
+    theory = {
+        a: np.array([_predicted(a, depth, second_moment) for depth in setting.map_depths])
+        for a in middle
+    }
     depth = setting.map_depths[-1]
     at = {
         (a, name): float(np.interp(math.log(gain), np.log(gains), middle[a][-1]))
@@ -92,12 +111,14 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
     with plots.style():
         fig, axes = plots.figure(2, width=13.5, height=5.2, sharey=True)
         for ax, activation in zip(axes[0], middle, strict=True):
-            mesh = plots.phase_diagram(
-                ax, gains, setting.map_depths, middle[activation], limit=12.0, marks=marks
-            )
+            mesh = plots.gradient_map(
+                ax, gains, setting.map_depths, middle[activation], limit=12.0, marks=marks,
+                theory=theory[activation],
+            )  # fmt: skip
             ax.set_title({"tanh": "tanh", "relu": "ReLU"}[activation], pad=30)
             ax.set_xlabel("weight scale: std of the weights × √fan_in")
         axes[0][0].set_ylabel("hidden layers")
+        axes[0][0].legend(loc="lower left", frameon=True, framealpha=0.9, edgecolor="none")
         bar = fig.colorbar(mesh, ax=list(axes[0]), pad=0.015, ticks=range(-12, 13, 4))
         bar.set_label(
             "log10 of the gradient ratio, first / last layer\nblue: vanishes, red: explodes"
@@ -108,7 +129,11 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
             "log10_gradient_ratio": (
                 ("activation", "depth", "seed", "gain"),
                 np.stack(list(ratio.values())),
-            )
+            ),
+            "gain_of_ratio_one_infinite_width": (
+                ("activation", "depth"),
+                np.stack(list(theory.values())),
+            ),
         },
         {"activation": list(ratio), "depth": list(setting.map_depths), "gain": gains},
     )
@@ -121,14 +146,22 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
         f"networks of a seed share their random numbers, stretched to each scale). "
         f"Through {depth} layers the line lies at {crossing['relu']:.2f} for ReLU, where He has "
         f"put it (√2 = {math.sqrt(2):.2f}), and at {crossing['tanh']:.2f} for tanh, just above "
-        f"Xavier's 1. Xavier under ReLU loses a factor of 10^{-at['relu', 'xavier']:.1f}, and "
-        f"randn × 0.01 a factor of 10^{-at['tanh', 'small']:.0f} with tanh. Past the line, tanh "
+        f"Xavier's 1. The circles were computed without drawing a network: they are where theory "
+        f"expects the line if the layers were infinitely wide "
+        f"({theory['relu'][-1]:.2f} and {theory['tanh'][-1]:.2f} at that depth). Xavier under ReLU "
+        f"loses a factor of 10^{-at['relu', 'xavier']:.1f}, and randn × 0.01 a factor of "
+        f"10^{-at['tanh', 'small']:.0f} with tanh. Past the line, tanh "
         f"explodes more slowly than ReLU, because its flat ends hold the gradient back.",
     ]
     numbers = [
         ("networks", f"{networks:,}"),
-        ("where the line lies at the largest depth, tanh", f"{crossing['tanh']:.3f}"),
-        ("where the line lies at the largest depth, ReLU (He: 1.414)", f"{crossing['relu']:.3f}"),
+        *(
+            (
+                f"where the line lies at the largest depth, {label} (measured; theory)",
+                f"{crossing[a]:.3f}; {theory[a][-1]:.3f}",
+            )
+            for a, label in (("tanh", "tanh"), ("relu", "ReLU"))
+        ),
         *(
             (f"log10 ratio through {depth} layers, {a}, {name}", f"{at[a, name]:.2f}")
             for a in middle

@@ -1,6 +1,6 @@
-"""Theory against closed forms, against published numbers, against draws and against networks.
+"""Lengths layer by layer, against published numbers, against draws and against networks.
 
-Closed forms and published numbers hold to the printed digits. Draws hold to five standard errors,
+Published numbers hold to the printed digits. Draws hold to five standard errors,
 estimated from the draws themselves; networks to that and the bias of their finite width.
 """
 
@@ -10,93 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.integrate
-import scipy.special
 
 import jinit
 from jinit.activations import ACTIVATIONS
-from jinit.theory import expectation, length_map, trajectory
-from jinit.theory.gaussian import double, kinks
-
-
-def second_moment(name, q=1.0):
-    return length_map(name, q, weight_var=1.0)
-
-
-# --- quadrature -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("q", [1e-6, 0.04, 1.0, 30.0])
-def test_closed_forms(q):
-    exact = {
-        "identity": q,
-        "relu": q / 2,
-        "leaky_relu": (1 + 0.01**2) * q / 2,
-        "erf": 2 / math.pi * math.asin(2 * q / (1 + 2 * q)),
-        "sin": -math.expm1(-2 * q) / 2,
-    }
-    for name, value in exact.items():
-        # slope 0.01 of leaky_relu is a float32 constant in jax, good to 1e-8 of its square's 1e-4
-        assert second_moment(name, q) == pytest.approx(value, rel=1e-11), name
-    assert expectation(np.cos, q) == pytest.approx(math.exp(-q / 2), rel=1e-11)
-    for power, moment in ((0, 1), (2, q), (4, 3 * q**2), (6, 15 * q**3)):
-        assert expectation(lambda u, p=power: u**p, q) == pytest.approx(moment, rel=1e-11)
-
-
-def test_a_variance_of_zero_is_the_value_at_zero():
-    assert expectation(np.cos, 0.0) == 1.0
-    assert second_moment("softplus", 0.0) == pytest.approx(math.log(2) ** 2, rel=1e-12)
-
-
-@pytest.mark.parametrize("q", [0.02, 1.0, 25.0])
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_every_activation_against_a_dense_trapezoid(name, q):
-    """Independent of panels and kinks: 2^19 points err by (24/2^19)² q at a kink, about 1e-8."""
-    z = np.linspace(-12, 12, 2**19 + 1)
-    f = double(name)
-    density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-    expected = np.sum(density * f(math.sqrt(q) * z) ** 2) * (z[1] - z[0])
-    assert second_moment(name, q) == pytest.approx(expected, rel=1e-8, abs=1e-12)
-
-
-def test_a_kink_in_a_function_of_ones_own():
-    """0 is assumed, so that max(x, 0) of one's own is as good as the named ReLU."""
-    assert kinks(lambda x: x) == (0.0,)
-    own = length_map(lambda x: jnp.maximum(x, 0), 0.3, weight_var=2.0)
-    assert own == pytest.approx(0.3, rel=1e-12)
-
-
-def test_theory_is_float64_whatever_jax_is_set_to():
-    values = double("tanh")(np.array([1e-3]))
-    assert values.dtype == np.float64
-    assert values[0] == pytest.approx(math.tanh(1e-3), rel=1e-15)
-    assert not jax.config.jax_enable_x64
-
+from jinit.theory import fan_in, length_fixed_point, length_map, trajectory
+from jinit.theory.curve import curve
 
 # --- published numbers ----------------------------------------------------------------------
-
-# phi: 1/sqrt(E phi²), 1/std(phi), E[phi'²] at q = 1
-GAINS = {
-    "relu": (1.414214, 1.712859, 0.5),
-    "tanh": (1.592537, 1.592537, 0.464403),
-    "sigmoid": (1.846229, 4.801313, 0.044836),
-    "silu": (1.676532, 1.787187, 0.379482),
-    "gelu": (1.533530, 1.700926, 0.455851),
-    "elu": (1.245198, 1.270843, 0.668102),
-    "selu": (1, 1, 1.071575),
-}
-
-
-@pytest.mark.parametrize("name", GAINS)
-def test_gains_at_variance_one(name):
-    by_length, by_spread, slope = GAINS[name]
-    f, breaks = double(name), kinks(name)
-    mean = expectation(f, kinks=breaks)
-    second = second_moment(name)
-    assert 1 / math.sqrt(second) == pytest.approx(by_length, abs=1e-6)
-    assert 1 / math.sqrt(second - mean**2) == pytest.approx(by_spread, abs=1e-6)
-    derivative = double(jax.vmap(jax.vmap(jax.grad(ACTIVATIONS[name]))))
-    assert expectation(lambda u: derivative(u) ** 2, kinks=breaks) == pytest.approx(slope, abs=1e-6)
 
 
 def test_selu_has_its_fixed_point_at_mean_0_and_variance_1():
@@ -187,9 +107,9 @@ def test_a_trajectory_is_the_length_map_applied_again_and_again(name):
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_every_activation_against_draws(name):
     z = np.random.default_rng(12).normal(size=200_000)
-    q, f = 1.3, double(name)
+    q, f = 1.3, curve(name)
     layer = trajectory(name, depth=1, weight_var=q)
-    values = f(math.sqrt(q) * z)
+    values, _ = f.evaluate(math.sqrt(q) * z)
     root = math.sqrt(len(z))
     assert abs(values.mean() - layer.act_mean[0]) < 5 * values.std() / root
     second = layer.act_std[0] ** 2 + layer.act_mean[0] ** 2
@@ -244,17 +164,129 @@ def test_twenty_networks_of_cs231n_agree_with_infinite_width(name, scheme, optio
         assert np.all(np.abs(mean.mean(axis=0)) < 6 * scatter)
 
 
-@pytest.mark.parametrize("q", [1e2, 1e4, 5e4, 1e6])
-def test_expectations_of_a_narrow_bend(q):
-    """E[tanh^2] for large q against adaptive quadrature in the unscaled variable."""
+# --- fixed points ---------------------------------------------------------------------------
 
-    def integrand(u):
-        return np.tanh(u) ** 2 * np.exp(-(u**2) / (2 * q))
 
-    inner = 2 * scipy.integrate.quad(integrand, 0, 30, epsabs=1e-13)[0] / np.sqrt(2 * np.pi * q)
-    tail = scipy.special.erfc(30 / np.sqrt(2 * q))  # beyond 30, tanh is 1 to 1e-26
-    found = jinit.theory.length_map("tanh", q, weight_var=1.0)
-    assert found == pytest.approx(inner + tail, rel=1e-10)
+@pytest.mark.parametrize(("bias_var", "weight_var", "q"), FIXED_POINTS)
+def test_fixed_points_of_tanh(bias_var, weight_var, q):
+    found = length_fixed_point("tanh", weight_var=weight_var, bias_var=bias_var)
+    assert found == pytest.approx(q, rel=2e-7)
+    (only,) = length_fixed_point("tanh", weight_var=weight_var, bias_var=bias_var, all_points=True)
+    assert only.q == found
+    assert only.stable
+    # The slope is that of the map, by differences.
+    h = 1e-5 * q
+    up, down = (
+        length_map("tanh", q + d, weight_var=weight_var, bias_var=bias_var) for d in (h, -h)
+    )
+    assert only.slope == pytest.approx((up - down) / (2 * h), rel=1e-7)
+
+
+def test_a_vanishing_fixed_point_is_found_and_told_from_a_stable_one():
+    points = length_fixed_point("tanh", weight_var=4.0, all_points=True)
+    assert [p.stable for p in points] == [False, True]
+    assert points[0].q == 0
+    assert points[0].slope == pytest.approx(4.0, rel=1e-12)
+    assert length_fixed_point("tanh", weight_var=0.9) == 0.0
+
+
+def test_where_lengths_settle_depends_on_where_they_start():
+    """GELU has an unstable fixed point: from above it, lengths grow without end."""
+    stable, unstable = length_fixed_point("gelu", weight_var=2.1, bias_var=0.03, all_points=True)
+    assert stable.stable
+    assert not unstable.stable
+    for q, end in ((0.9 * unstable.q, stable.q), (1.1 * unstable.q, math.inf), (1e-6, stable.q)):
+        found = length_fixed_point("gelu", weight_var=2.1, bias_var=0.03, q=q)
+        assert found == end
+        iterated = q
+        for _ in range(200):
+            iterated = length_map("gelu", iterated, weight_var=2.1, bias_var=0.03)
+        if math.isinf(end):
+            assert iterated > 10 * unstable.q
+        else:
+            assert iterated == pytest.approx(end, rel=1e-9)
+
+
+@pytest.mark.parametrize(("weight_var", "end"), [(1.9, 0.0), (2.0, 0.7), (2.1, math.inf)])
+def test_relu_keeps_every_length_at_he_and_none_elsewhere(weight_var, end):
+    assert length_fixed_point("relu", weight_var=weight_var, q=0.7) == end
+
+
+def test_relu_with_biases():
+    """q = w q / 2 + b has the solution b / (1 - w / 2)."""
+    found = length_fixed_point("relu", weight_var=1.5, bias_var=0.3)
+    assert found == pytest.approx(0.3 / 0.25, rel=1e-12)
+    assert length_fixed_point("relu", weight_var=2.0, bias_var=0.3) == math.inf
+
+
+def test_a_length_that_diverges_past_float64_has_no_fixed_point():
+    assert length_fixed_point(jnp.exp, weight_var=1.0) == math.inf
+    small = length_fixed_point(jnp.exp, weight_var=0.1, all_points=True)
+    assert [p.stable for p in small] == [True, False]
+    for point in small:  # q = w exp(2 q)
+        assert point.q == pytest.approx(0.1 * math.exp(2 * point.q), rel=1e-12)
+
+
+# --- convolutions ---------------------------------------------------------------------------
+
+
+def test_a_convolution_follows_the_same_map():
+    """Ten tanh layers of 3 x 3 kernels, 128 channels, on a ring of 8 x 8; six seeds.
+
+    The units of a channel share weights, so that independent are only the channels: 5 standard
+    errors over the seeds, and 1 % for the width.
+    """
+    channels, depth, weight_var, bias_var = 128, 10, 1.5, 0.05
+    assert fan_in((3, 3), channels) == 1152
+    draw = jinit.scheme("xavier")
+
+    def lengths(key):
+        x_key, w_key = jax.random.split(key)
+        x = jax.random.normal(x_key, (1, 8, 8, channels))
+
+        def layer(h, key):
+            kernel_key, bias_key = jax.random.split(key)
+            kernel = math.sqrt(weight_var) * draw(kernel_key, (3, 3, channels, channels))
+            bias = math.sqrt(bias_var) * jax.random.normal(bias_key, (1, 1, 1, channels))
+            ring = jnp.pad(h, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="wrap")
+            z = jax.lax.conv_general_dilated(
+                ring, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+            z = z + bias
+            return jnp.tanh(z), jnp.mean(z**2)
+
+        return jax.lax.scan(layer, x, jax.random.split(w_key, depth))[1]
+
+    measured = np.asarray(jax.jit(lambda k: jax.lax.map(lengths, k))(
+        jax.random.split(jax.random.key(4), 6)
+    ))  # fmt: skip
+    predicted = trajectory("tanh", depth=depth, weight_var=weight_var, bias_var=bias_var).q
+    error = measured.std(0, ddof=1) / math.sqrt(6)
+    assert np.all(error < 0.05 * predicted)
+    assert np.all(np.abs(measured.mean(0) - predicted) < 5 * error + 0.01 * predicted)
+
+
+@pytest.mark.bad_input
+def test_bad_kernels_are_refused():
+    with pytest.raises(ValueError, match="kernel must be an integer of at least 1, got 0"):
+        fan_in((0, 3), 4)
+    with pytest.raises(ValueError, match="channels_in must be an integer"):
+        fan_in((3, 3), 1.5)
+
+
+@pytest.mark.bad_input
+def test_numbers_that_are_no_variances_are_refused():
+    for name, value, error, message in (
+        ("weight_var", -1.0, ValueError, "weight_var is a variance and must not be negative"),
+        ("bias_var", math.nan, ValueError, "bias_var must be one finite real number"),
+        ("q", "1", TypeError, "q must be one finite real number"),
+        ("q", 0.0, ValueError, "q is a variance and must be positive"),
+    ):
+        arguments = {"weight_var": 1.0, name: value}
+        with pytest.raises(error, match=message):
+            length_fixed_point("tanh", **arguments)
+    with pytest.raises(TypeError, match="must be a known number, got a value traced by jax"):
+        jax.jit(lambda w: length_map("tanh", 1.0, weight_var=w))(1.0)
 
 
 @pytest.mark.bad_input

@@ -1,0 +1,41 @@
+"""What theory accepts as a number: concrete, finite, and a variance where one is asked for."""
+
+import math
+from typing import Any
+
+from jinit import checks
+
+__all__ = ["correlation", "real", "variance"]
+
+
+def real(name: str, value: Any) -> float:
+    """A concrete finite number as a float."""
+    checks.number(name, value)
+    if not checks.is_concrete(value):
+        raise TypeError(
+            f"{name} must be a known number, got a value traced by jax; theory is computed in "
+            f"float64 outside of jit, so compute it before and pass the result in."
+        )
+    return float(value)
+
+
+def variance(name: str, value: Any, *, positive: bool = False) -> float:
+    """A number of at least 0, or above 0."""
+    number = real(name, value)
+    if number < 0 or (positive and number == 0):
+        kind = "must be positive" if positive else "must not be negative"
+        raise ValueError(f"{name} is a variance and {kind}, got {value!r}.")
+    return number
+
+
+def correlation(name: str, value: Any) -> float:
+    """A number in [-1, 1]."""
+    number = real(name, value)
+    if not -1 <= number <= 1:
+        raise ValueError(f"{name} is a correlation and must lie in [-1, 1], got {value!r}.")
+    return number
+
+
+def is_settled(q: float) -> bool:
+    """Whether lengths have settled at a finite size, neither vanished nor diverged."""
+    return 0 < q < math.inf
