@@ -27,9 +27,10 @@ class Start(NamedTuple):
     q: float
     chi: float
     layers: float
-    """that train: 6 xi_c or, at criticality, what the scatter of finite width allows"""
+    """that train: 6 xi_c or, at criticality, what the scatter of finite width allows; infinite
+    where lengths grow to a critical point that they never reach"""
     log_grad: float | None
-    """ln of the gradient of the first layer over that of the last, at the depth asked for"""
+    """ln of the gradient of the first layer over that of the last, of as many as asked for"""
 
 
 class Forecast(NamedTuple):
@@ -83,6 +84,10 @@ def forecast(
         depth: asks for the gradient through so many layers.
         width: of the layers.
     """
+    gains = {
+        kind: theory.gain(activation, 1.0, kind)
+        for kind in ("second_moment", "variance", "gradient")
+    }
     recommended, refusal = None, ""
     try:
         recommended = theory.recommend(activation, width=width)
@@ -97,12 +102,10 @@ def forecast(
     wanted = [("Xavier", 1.0, 0.0), ("He", 2.0, 0.0)]
     if weight_var is not None:
         wanted.append(("yours", weight_var, bias_var or 0.0))
+    if point is not None:
+        wanted.append(("edge", point.weight_var, point.bias_var))
     if recommended is not None:
         wanted.append(("advised", recommended.weight_var, recommended.bias_var))
-    gains = {
-        kind: theory.gain(activation, 1.0, kind)
-        for kind in ("second_moment", "variance", "gradient")
-    }
     return Forecast(
         name=activation if isinstance(activation, str) else _name(activation),
         gains=gains,
@@ -135,16 +138,21 @@ def _start(
         scales = theory.depth_scales(activation, weight_var=weight_var, bias_var=bias_var)
         phase = theory.phase(activation, weight_var=weight_var, bias_var=bias_var)
         q, chi, layers = scales.q, scales.chi, scales.trainable_depth
-        if phase == "critical":
+        if phase == "critical" and math.isinf(q):
+            phase = "critical at ∞"
+        elif phase == "critical":
             layers = theory.scatter_depth(
                 activation, weight_var=weight_var, bias_var=bias_var, width=width
             )
     log_grad = None
     if depth is not None:
-        found = theory.trajectory(
-            activation, depth=depth, weight_var=weight_var, bias_var=bias_var
-        ).log_grad
-        log_grad = float(found[0])
+        try:
+            found = theory.trajectory(
+                activation, depth=depth, weight_var=weight_var, bias_var=bias_var
+            )
+            log_grad = float(found.log_grad[0])
+        except theory.MomentError:  # lengths leave float64 on the way
+            log_grad = math.inf
     return Start(name, weight_var, bias_var, phase, q, chi, layers, log_grad)
 
 
@@ -161,14 +169,18 @@ def print_forecast(found: Forecast, console: Console) -> None:
 def _parts(found: Forecast) -> Iterator[RenderableType]:
     yield _heading("What to do")
     yield _paragraph(_advice(found))
+    if found.point is not None or found.point_refusal:
+        yield _heading("With your biases: the edge of chaos")
+        yield _paragraph(_edge(found))
     yield _heading("Deep plain networks")
     yield Padding(_starts(found), (0, 0, 0, 1))
     yield _paragraph(_legend(found))
-    if found.point is not None or found.point_refusal:
-        yield _heading("Edge of chaos with your biases")
-        yield _paragraph(_edge(found))
-    yield _heading("jinit.gain, for pre-activations of variance 1")
+    yield _heading("Gains for one layer, jinit.gain")
     yield _gains(found)
+    yield _paragraph(
+        'They multiply "xavier" and keep one thing through one layer, where its pre-activations '
+        "have variance 1. For a deep network take the start above, which holds for all layers."
+    )
     yield _heading("With a norm in every layer")
     yield _paragraph(_norms(found))
 
@@ -192,10 +204,14 @@ def _advice(found: Forecast) -> str:
         call.append(f"bias_var={best.bias_var:.4g}")
     lines = [f"jinit.init(key, net, {', '.join(call)})"]
     lines.append(
-        f"There the gradient neither vanishes nor explodes"
-        f"{', and the signal keeps its length' if best.q else ''}. What ends the depth is chance: "
-        f"through {best.depth} layers of {found.width} units, the gradients of two draws differ by "
-        f"a factor of e or so. Wider layers go deeper."
+        "There the gradient neither vanishes nor explodes, and the signal keeps its length."
+        if best.q
+        else "There signal and gradient fade only as a power of the depth, not by a factor per "
+        "layer."
+    )
+    lines[-1] += (
+        f" What ends the depth is chance: through {best.depth} layers of {found.width} units, the "
+        f"gradients of two draws differ by a factor of e or so. Wider layers go deeper."
     )
     if best.saturated:
         lines.append(
@@ -227,8 +243,8 @@ def _starts(found: Forecast) -> Table:
             f"{start.bias_var:.4g}",
             start.phase,
             _number(start.q),
-            f"× {math.sqrt(start.chi):.3f}",
-            f"{start.layers:.0f}",
+            _factor(math.sqrt(start.chi), grows=math.isinf(start.q)),
+            f"{start.layers:.0f}" if math.isfinite(start.layers) else "—",
         ]
         if start.log_grad is not None:
             row.append(_power(start.log_grad))
@@ -237,24 +253,36 @@ def _starts(found: Forecast) -> Table:
 
 
 def _legend(found: Forecast) -> str:
-    text = (
-        "weight var: fan_in times the variance of a weight. Ordered: gradients vanish and all "
-        "inputs become alike; chaotic: gradients explode, and like inputs are torn apart. Length: "
-        "the variance of the pre-activations deep inside. Gradient per layer: its factor there, on "
-        "the way back. Trains to: six times the depth over which two inputs can be told apart; at "
-        f"criticality, what chance allows at {found.width} units."
+    phases = {start.phase for start in found.starts}
+    settled = all(0 < start.q < math.inf for start in found.starts if start.phase == "chaotic")
+    text = "weight var: fan_in times the variance of a weight."
+    if "ordered" in phases:
+        text += " Ordered: gradients vanish, and all inputs become alike."
+    if "chaotic" in phases:
+        text += " Chaotic: gradients explode"
+        text += ", and inputs that are alike are driven apart." if settled else "."
+    if "critical at ∞" in phases:
+        text += (
+            " Critical at ∞: the signal grows without end, and only then does the gradient keep "
+            "its size."
+        )
+    text += (
+        " Length: the variance of the pre-activations deep inside. Gradient per layer: its factor "
+        "there, on the way back. Trains to: six times the layers over which a difference between "
+        "two inputs (the squared gradient, where lengths do not settle) changes by a factor of e; "
+        f"at criticality, what chance allows at {found.width} units."
     )
     if found.depth is not None:
         text += (
-            f" Through {found.depth}: the gradient of the first layer over that of the last, with "
-            f"{found.depth} layers in between and inputs of unit variance."
+            f" Through {found.depth}: of {found.depth} layers, the gradient in the first over that "
+            f"in the last, for inputs of unit variance."
         )
     return text
 
 
 def _edge(found: Forecast) -> str:
     if found.point is None:
-        return found.point_refusal
+        return _capital(found.point_refusal)
     point = found.point
     text = (
         f"bias_var={point.bias_var:.6g}: weight_var={point.weight_var:.8g}, that is "
@@ -283,8 +311,8 @@ def _gains(found: Forecast) -> Table:
 
 def _norms(found: Forecast) -> str:
     text = (
-        f"Layer norm: the gradient changes by × {math.sqrt(found.layer_norm):.3f} per layer (with "
-        f"Xavier or any other scale).\n"
+        f"Layer norm: the gradient changes by {_factor(math.sqrt(found.layer_norm))} per layer "
+        f"(with Xavier or any other scale).\n"
     )
     if found.batch_norm_stability > 1 + 1e-9:
         return text + (
@@ -293,8 +321,8 @@ def _norms(found: Forecast) -> str:
             f"jinit.layer_signals."
         )
     return text + (
-        f"Batch norm, large batches: × {math.sqrt(found.batch_norm):.3f} per layer, whatever the "
-        f"scale of the weights."
+        f"Batch norm, large batches: {_factor(math.sqrt(found.batch_norm))} per layer, whatever "
+        f"the scale of the weights."
     )
 
 
@@ -302,6 +330,12 @@ def _number(q: float) -> str:
     if q == 0:
         return "→ 0"
     return "→ ∞" if math.isinf(q) else f"{q:.4g}"
+
+
+def _factor(factor: float, *, grows: bool = False) -> str:
+    if math.isinf(factor) or (grows and factor > 1e4):  # with the length it belongs to
+        return "→ ∞"
+    return f"× {factor:.3f}" if factor < 1e4 else f"× {factor:.0e}"
 
 
 def _power(log: float) -> str:

@@ -191,7 +191,10 @@ def gradient_map(
     shades = ["white" if abs(v) > limit / 2 else "0.25" for v in steps]  # readable on its ground
     lines = ax.contour(scale, depth, values, levels=steps, colors=shades, linewidths=0.8)
     far = [v for v in lines.levels if abs(v) > 2]  # near zero there is no room for a label
-    ax.clabel(lines, far, fmt=lambda v: f"$10^{{{v:.0f}}}$", fontsize=9)
+    ax.clabel(
+        lines, far, fmt=lambda v: f"$10^{{{v:.0f}}}$", fontsize=9,
+        manual=_label_places(np.asarray(scale), np.asarray(depth), values, far),
+    )  # fmt: skip
     ax.contour(scale, depth, values, levels=[0.0], colors="black", linewidths=2.5)
     if theory is not None:
         ax.plot(
@@ -211,6 +214,23 @@ def gradient_map(
         )  # fmt: skip
     ax.grid(visible=False)
     return mesh
+
+
+def _label_places(
+    scale: np.ndarray, depth: np.ndarray, values: np.ndarray, levels: Sequence[float]
+) -> list[tuple[float, float]]:
+    """Where contours cross the row in the middle, or the nearest one that they cross."""
+    middle = len(depth) // 2
+    rows = sorted(range(1, len(depth) - 1), key=lambda row: abs(row - middle))
+    places = []
+    for level in levels:
+        for row in rows:
+            crossed = np.flatnonzero(np.diff(np.sign(values[row] - level)))
+            if len(crossed):
+                places += [(float(np.sqrt(scale[i] * scale[i + 1])), float(depth[row]))
+                           for i in crossed]  # fmt: skip
+                break
+    return places
 
 
 # --- theory beside measurement ---------------------------------------------------------------
@@ -269,14 +289,17 @@ def _runs(logs: Any) -> np.ndarray:
 
 def _predicted(ax: Axes, line: Any, scatter: Any) -> None:
     layer = np.arange(1, len(line) + 1)
-    ax.plot(layer, np.asarray(line) / np.log(10), color=COLORS["theory"], label="theory", zorder=2)
+    ax.plot(
+        layer, np.asarray(line) / np.log(10), color=COLORS["theory"],
+        label="theory, infinite width", zorder=2,
+    )  # fmt: skip
     if scatter is None:
         return
     middle, std = np.asarray(scatter.mean) / np.log(10), np.asarray(scatter.std) / np.log(10)
     for widths in (3, 2, 1):
         ax.fill_between(
             layer, middle - widths * std, middle + widths * std, color="0.5", alpha=0.18,
-            linewidth=0, zorder=1, label="1, 2, 3 std of finite width" if widths == 1 else None,
+            linewidth=0, zorder=1, label="theory, this width: 1, 2, 3 std" if widths == 1 else None,
         )  # fmt: skip
 
 
@@ -343,30 +366,51 @@ def phase_diagram(
                 vmax=limit, s=90, edgecolors="black", linewidths=1.0, clip_on=False, zorder=5,
             )  # fmt: skip
             ax.scatter([], [], s=90, c="white", edgecolors="black", label="measured networks")
-        for label, (weight_var, bias_var) in (marks or {}).items():
-            ax.plot(
-                weight_var, bias_var, "*", color="#F0E442", markeredgecolor="black", markersize=16,
-                clip_on=False, zorder=6,
-            )  # fmt: skip
-            ax.annotate(
-                label, (weight_var, bias_var), xytext=(7, 8), textcoords="offset points",
-                fontsize=10, zorder=7,
-                bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.75,
-                      "edgecolor": "none"},
-            )  # fmt: skip
         ax.set_xlim(theory.weight_var[0], theory.weight_var[-1])
         ax.set_ylim(theory.bias_var[0], theory.bias_var[-1])
+        _stars(ax, marks or {})
+        ax.tick_params(pad=10)  # marks and circles may lie on the axes
         ax.set_xlabel("variance of the weights × fan_in")
         ax.set_ylabel("variance of the biases")
         ax.set_title(title or f"{theory.activation}: where gradients vanish and explode", pad=12)
         ax.grid(visible=False)
         bar = fig.colorbar(mesh, ax=ax, pad=0.02)
-        bar.set_label("ln of the growth of the squared gradient per layer\n"
+        bar.set_label("factor of the gradient per layer on its way back\n"
                       "blue: vanishes (ordered), red: explodes (chaotic)")  # fmt: skip
-        bar.set_ticks([float(np.round(k * limit / 2, 2)) for k in range(-2, 3)])
+        factors = [f for f in _FACTORS if abs(2 * np.log(f)) <= limit]
+        bar.set_ticks([2 * float(np.log(f)) for f in factors], labels=[f"× {f:g}" for f in factors])
         if ax.get_legend_handles_labels()[0]:
             fig.legend(loc="outside lower center", ncols=3)
     return fig
+
+
+_FACTORS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5)
+
+
+def _stars(ax: Axes, marks: Mapping[str, tuple[float, float]]) -> None:
+    """Labelled stars; those that would lie on one another share a label."""
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    groups: list[tuple[float, float, list[str]]] = []
+    for label, (x, y) in marks.items():
+        for gx, gy, labels in groups:
+            if abs(x - gx) < 0.03 * (right - left) and abs(y - gy) < 0.03 * (high - low):
+                labels.append(label)
+                break
+        else:
+            groups.append((x, y, [label]))
+        ax.plot(
+            x, y, "*", color="#F0E442", markeredgecolor="black", markersize=16, clip_on=False,
+            zorder=6,
+        )  # fmt: skip
+    for x, y, labels in groups:
+        near_right = x > left + 0.75 * (right - left)
+        ax.annotate(
+            ", ".join(labels), (x, y), xytext=(-7 if near_right else 7, 8),
+            textcoords="offset points", fontsize=10, zorder=7, annotation_clip=False,
+            ha="right" if near_right else "left",
+            bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "alpha": 0.75,
+                  "edgecolor": "none"},
+        )  # fmt: skip
 
 
 def _edge(ax: Axes, line: Any) -> None:
@@ -375,8 +419,9 @@ def _edge(ax: Axes, line: Any) -> None:
         return
     w, b = np.asarray(line.weight_var), np.asarray(line.bias_var)
     if np.ptp(w) < 1e-9 and np.ptp(b) < 1e-9:
-        ax.plot(w[0], b[0], "o", color="black", markersize=11, clip_on=False, zorder=4,
-                label="edge of chaos: this point")  # fmt: skip
+        ax.plot(w[0], b[0], "o", color="none", markeredgecolor="black", markeredgewidth=2.5,
+                markersize=22, clip_on=False, zorder=4, label="edge of chaos: this point",
+                linestyle="none")  # fmt: skip
         return
     stable = np.asarray(line.chi_parallel) <= 1 + 1e-9
     if stable.any():

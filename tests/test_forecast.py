@@ -53,7 +53,7 @@ def test_a_newcomer_is_told_what_to_do():
 
 def test_the_rows_are_what_theory_says():
     found = forecast("tanh", weight_var=1.5, bias_var=0.05, depth=20)
-    mine = found.starts[2]
+    mine, edge = found.starts[2:4]
     exact = theory.depth_scales("tanh", weight_var=1.5, bias_var=0.05)
     assert mine[:3] == ("yours", 1.5, 0.05)
     assert (mine.phase, mine.q, mine.chi) == ("ordered", exact.q, exact.chi)
@@ -61,13 +61,37 @@ def test_the_rows_are_what_theory_says():
     layers = theory.trajectory("tanh", depth=20, weight_var=1.5, bias_var=0.05)
     assert mine.log_grad == layers.log_grad[0]
     assert found.point == theory.critical("tanh", bias_var=0.05)
+    assert edge[:4] == ("edge", found.point.weight_var, 0.05, "critical")
 
 
 def test_biases_without_a_critical_point_are_answered_in_the_report():
     text = flat(report("relu", bias_var=0.1))
-    assert "relu is critical only with bias_var 0 and weight_var 2" in text
+    assert "Relu has no critical point with bias_var=0.1; it is critical only with" in text
     text = flat(report("gelu", bias_var=0.04))
     assert "the length is not stable there" in text
+
+
+def test_advice_and_rows_do_not_contradict_each_other():
+    """An unstable formula is not quoted, and what is critical only at infinity is so called."""
+    text = flat(report("softplus", depth=50))
+    assert "under which the gradient changes" not in text
+    assert "critical at ∞ → ∞ × 1.000 — " in text
+    assert "the signal grows without end" in text
+    # Batch norm is stable for this one; the factor is the gradient's, not that of its square.
+    shifted = flat(report(lambda x: jnp.maximum(x, 0) + 3.0))
+    assert "gradient changes by a factor of 1.21 per layer" in shifted  # sqrt(pi / (pi - 1))
+    assert "Batch norm, large batches: × 1.211 per layer" in shifted
+    assert "and the signal keeps its length" in flat(report("relu"))
+    assert "fade only as a power of the depth" in flat(report("tanh"))
+
+
+def test_lengths_that_leave_float64_are_infinite():
+    def cube(x):
+        return x**3
+
+    text = report(cube, depth=50)
+    assert "→ ∞" in text
+    assert flat(text).split("He ")[1].split("weight var")[0].split()[-1] == "∞"
 
 
 def test_gradients_too_small_for_a_float_are_powers_of_ten():

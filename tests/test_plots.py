@@ -69,7 +69,7 @@ def test_signals_show_prediction_and_measurement_on_the_same_axes():
     picture = plots.signals(Measured(act, grad), predicted, title="tanh")
     forward, backward = picture.axes
     for ax, line in ((forward, predicted.log_act), (backward, predicted.log_grad)):
-        drawn = next(each for each in ax.lines if each.get_label() == "theory")
+        drawn = next(each for each in ax.lines if each.get_label() == "theory, infinite width")
         np.testing.assert_allclose(drawn.get_ydata(), line / np.log(10), rtol=1e-12)
         assert len(ax.collections) >= 3  # the bands
     points = forward.containers[0].lines[0].get_ydata()
@@ -107,3 +107,29 @@ def test_edges_that_are_points_or_unstable_are_drawn_as_such(name, label):
     result = theory.phase_diagram(name, weight_var=[1.0, 2.0, 3.0], bias_var=[0.0, 0.5])
     picture = plots.phase_diagram(result)
     assert label in [t.get_text() for t in picture.legends[0].get_texts()]
+
+
+def test_marks_that_meet_share_a_label_and_none_is_lost():
+    result = theory.phase_diagram("relu", weight_var=[2.5, 50.0, 100.0], bias_var=[0.0, 0.5])
+    marks = {"Xavier": (1.0, 0.0), "He": (2.0, 0.0), "advised": (99.0, 0.0)}
+    ax = plots.phase_diagram(result, marks=marks).axes[0]
+    assert [t.get_text() for t in ax.texts] == ["Xavier, He", "advised"]
+    assert not any(t.get_annotation_clip() for t in ax.texts)
+
+
+def test_the_colour_bar_speaks_of_the_gradient_not_of_its_square():
+    result = theory.phase_diagram("relu", weight_var=[1.0, 2.0, 4.0], bias_var=[0.0, 0.5])
+    bar = plots.phase_diagram(result).axes[1]
+    ticks = dict(zip([t.get_text() for t in bar.get_yticklabels()], bar.get_yticks(), strict=True))
+    assert ticks["× 1"] == 0
+    assert ticks["× 1.25"] == pytest.approx(2 * np.log(1.25))
+
+
+def test_labels_of_contours_stand_inside_the_map():
+    scale, depth = np.geomspace(0.1, 10, 30), np.array([2, 5, 10, 20, 50])
+    ratio = np.log10(scale)[None, :] * depth[:, None]
+    fig, axes = plots.figure(1)
+    plots.gradient_map(axes[0][0], scale, depth, ratio, limit=12.0)
+    labels = [t for t in axes[0][0].texts if t.get_text().startswith("$10^")]
+    assert len(labels) >= 4
+    assert all(3 < t.get_position()[1] < 40 for t in labels)

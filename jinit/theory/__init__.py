@@ -25,6 +25,7 @@ from jinit.theory.criticality import (
     doubly_critical,
     phase,
 )
+from jinit.theory.curve import MomentError
 from jinit.theory.depths import DepthScales, depth_scales
 from jinit.theory.diagram import PhaseDiagram, phase_diagram
 from jinit.theory.gains import gain
@@ -63,6 +64,7 @@ __all__ = [
     "JacobianSpectrum",
     "LengthFixedPoint",
     "LinearSingularValues",
+    "MomentError",
     "NoCriticalPointError",
     "PhaseDiagram",
     "Recommendation",

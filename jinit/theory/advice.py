@@ -14,7 +14,7 @@ from jinit.theory.criticality import (
     doubly_critical,
 )
 from jinit.theory.curve import Curve, curve
-from jinit.theory.norms import batch_norm_growth
+from jinit.theory.norms import batch_norm_growth, batch_norm_stability
 from jinit.theory.width import finite_width
 
 __all__ = ["Recommendation", "recommend", "scatter_depth"]
@@ -91,7 +91,7 @@ def _point(phi: Curve, activation: str | Activation) -> Critical:
         point = critical(activation)
     except NoCriticalPointError:
         raise NoCriticalPointError(
-            _without(phi, activation, "there is no critical point")
+            _without(phi, activation, "it has no critical point at which lengths stay")
         ) from None
     if not point.length_stable:
         where = f"lengths run away from its critical point (q = {point.q:.3g})"
@@ -100,11 +100,13 @@ def _point(phi: Curve, activation: str | Activation) -> Critical:
 
 
 def _without(phi: Curve, activation: str | Activation, reason: str) -> str:
-    growth = batch_norm_growth(activation, allow_unstable=True)
+    under_norm = ""
+    if batch_norm_stability(activation) <= 1 + 1e-9:  # else deep nets leave the formula
+        growth = math.sqrt(batch_norm_growth(activation))
+        under_norm = f" (under which the gradient changes by a factor of {growth:.3g} per layer)"
     return (
         f"no plain network of {phi.name} keeps its signals and gradients: {reason}. Use another "
-        f"activation, or batch norm (norm='batch'), under which the squared gradient changes by a "
-        f"factor of about {growth:.3g} per layer, or residual blocks."
+        f"activation, or batch norm, norm='batch'{under_norm}, or residual blocks."
     )
 
 

@@ -290,8 +290,8 @@ def _lengths_with(phi: Curve, bias_var: float) -> list[float]:
             return [1.0]
         weight_var = 1 / phi.slope_second(1.0)
         raise NoCriticalPointError(
-            f"{phi.name} is critical only with bias_var 0 and weight_var {weight_var:.6g}, at any "
-            f"length, got bias_var={bias_var:g}."
+            f"{phi.name} has no critical point with bias_var={bias_var:g}; it is critical only "
+            f"with bias_var 0 and weight_var {weight_var:.6g}, at any length."
         )
     found = []
     if bias_var == 0 and phi.second(0.0) == 0 and phi.slope_second(0.0) > 0:

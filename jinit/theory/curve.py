@@ -235,7 +235,8 @@ class Curve:
         except Exception as error:
             raise TypeError(
                 f"{what}, got one that raises {type(error).__name__} "
-                f"({str(error).splitlines()[0] if str(error) else ''}) on a float64 vector."
+                f"({str(error).splitlines()[0] if str(error) else ''}) on a float64 vector; write "
+                f"it with jax.numpy."
             ) from error
         if getattr(out, "shape", None) != (8,):
             raise ValueError(
