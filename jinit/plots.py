@@ -252,6 +252,8 @@ def signals(measured: Any, theory: Any, *, title: str = "") -> Figure:
     Raises:
         ValueError: different numbers of layers.
     """
+    _need("measured", measured, ("log_act", "log_grad"), "jinit.layer_signals")
+    _need("theory", theory, ("q", "log_act", "log_grad_band"), "jinit.theory.trajectory")
     log_act, log_grad = _runs(measured.log_act), _runs(measured.log_grad)
     depth = len(theory.q)
     if log_act.shape[1] != depth + 1:
@@ -260,7 +262,8 @@ def signals(measured: Any, theory: Any, *, title: str = "") -> Figure:
             f"(the last of them the readout) and theory for {depth}; use "
             f"depth={log_act.shape[1] - 1}."
         )
-    log_grad = log_grad[:, :depth] - log_grad[:, depth - 1 : depth]
+    with np.errstate(invalid="ignore"):  # a gradient of 0 has no ratio to another one of 0
+        log_grad = log_grad[:, :depth] - log_grad[:, depth - 1 : depth]
     with style():
         fig, axes = figure(2, width=12.0, height=4.4)
         for ax, runs, line, scatter, words in (
@@ -280,6 +283,15 @@ def signals(measured: Any, theory: Any, *, title: str = "") -> Figure:
         if title:
             fig.suptitle(title, fontweight="bold")
     return fig
+
+
+def _need(what: str, value: Any, fields: Sequence[str], source: str) -> None:
+    missing = [field for field in fields if not hasattr(value, field)]
+    if missing:
+        raise TypeError(
+            f"{what} must be what {source} returns, got {type(value).__name__}, which has no "
+            f"{missing[0]!r}."
+        )
 
 
 def _runs(logs: Any) -> np.ndarray:
@@ -306,6 +318,7 @@ def _predicted(ax: Axes, line: Any, scatter: Any) -> None:
 def _measured(ax: Axes, runs: np.ndarray) -> None:
     layer = np.arange(1, runs.shape[1] + 1)
     count = len(runs)
+    runs = np.where(np.isfinite(runs), runs, np.nan)  # what has vanished cannot be drawn
     label = "measured" if count == 1 else f"measured: mean and std of {count} networks"
     ax.errorbar(
         layer, runs.mean(0), yerr=runs.std(0, ddof=1) if count > 1 else None, fmt="o",
@@ -348,6 +361,10 @@ def phase_diagram(
         limit: growth per layer at which the colours end.
         title: of the picture.
     """
+    _need("theory", theory, ("log_chi", "line"), "jinit.theory.phase_diagram")
+    if limit is not None and not limit > 0:
+        raise ValueError(f"limit must be a positive growth per layer, got {limit!r}.")
+    points = None if measured is None else _points(measured)
     values = np.asarray(theory.log_chi)
     limit = float(np.clip(np.quantile(np.abs(values), 0.8), 0.1, 2.0)) if limit is None else limit
     with style():
@@ -358,12 +375,11 @@ def phase_diagram(
             cmap="RdBu_r", extend="both",
         )  # fmt: skip
         _edge(ax, theory.line)
-        if measured is not None:
+        if points is not None:
             ax.scatter(
-                np.asarray(measured["weight_var"]).ravel(),
-                np.asarray(measured["bias_var"]).ravel(),
-                c=np.asarray(measured["log_slope"]).ravel(), cmap="RdBu_r", vmin=-limit,
-                vmax=limit, s=90, edgecolors="black", linewidths=1.0, clip_on=False, zorder=5,
+                points["weight_var"], points["bias_var"], c=points["log_slope"], cmap="RdBu_r",
+                vmin=-limit, vmax=limit, s=90, edgecolors="black", linewidths=1.0, clip_on=False,
+                zorder=5,
             )  # fmt: skip
             ax.scatter([], [], s=90, c="white", edgecolors="black", label="measured networks")
         ax.set_xlim(theory.weight_var[0], theory.weight_var[-1])
@@ -382,6 +398,18 @@ def phase_diagram(
         if ax.get_legend_handles_labels()[0]:
             fig.legend(loc="outside lower center", ncols=3)
     return fig
+
+
+def _points(measured: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    fields = ("weight_var", "bias_var", "log_slope")
+    fix = f"measured must hold {', '.join(map(repr, fields))}, each [points]"
+    missing = [name for name in fields if name not in measured]
+    if missing:
+        raise ValueError(f"{fix}, got none for {missing[0]!r}.")
+    points = {name: np.asarray(measured[name], float).ravel() for name in fields}
+    if len({len(values) for values in points.values()}) > 1:
+        raise ValueError(f"{fix}, got {', '.join(str(len(v)) for v in points.values())} of them.")
+    return points
 
 
 _FACTORS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5)

@@ -128,8 +128,37 @@ def test_the_colour_bar_speaks_of_the_gradient_not_of_its_square():
 def test_labels_of_contours_stand_inside_the_map():
     scale, depth = np.geomspace(0.1, 10, 30), np.array([2, 5, 10, 20, 50])
     ratio = np.log10(scale)[None, :] * depth[:, None]
-    fig, axes = plots.figure(1)
+    _fig, axes = plots.figure(1)
     plots.gradient_map(axes[0][0], scale, depth, ratio, limit=12.0)
     labels = [t for t in axes[0][0].texts if t.get_text().startswith("$10^")]
     assert len(labels) >= 4
     assert all(3 < t.get_position()[1] < 40 for t in labels)
+
+
+@pytest.mark.parametrize("lost", [slice(0, 2), slice(0, 6)])
+def test_gradients_that_have_vanished_are_left_out_without_a_warning(lost):
+    predicted = theory.trajectory("tanh", depth=5, weight_var=1.5, width=100)
+    grad = np.zeros((3, 6))
+    grad[:, lost] = -np.inf
+    ax = plots.signals(Measured(np.zeros((3, 6)), grad), predicted).axes[1]
+    drawn = ax.containers[0].lines[0].get_ydata()
+    assert np.isfinite(drawn).sum() == (3 if lost.stop == 2 else 0)
+
+
+@pytest.mark.bad_input
+def test_pictures_say_what_they_are_made_of():
+    predicted = theory.trajectory("tanh", depth=5, weight_var=1.5)
+    with pytest.raises(TypeError, match=r"measured must be what jinit.layer_signals returns, got"):
+        plots.signals(3.0, predicted)
+    with pytest.raises(TypeError, match=r"theory must be what jinit.theory.trajectory returns"):
+        plots.signals(predicted, Measured(np.zeros(6), np.zeros(6)))
+    diagram = theory.phase_diagram("tanh", weight_var=[1.0, 2.0], bias_var=[0.0, 0.1])
+    with pytest.raises(TypeError, match=r"theory must be what jinit.theory.phase_diagram returns"):
+        plots.phase_diagram(predicted)
+    with pytest.raises(ValueError, match=r"measured must hold .* got none for 'bias_var'"):
+        plots.phase_diagram(diagram, {"weight_var": [1.0]})
+    three = {"weight_var": [1.0, 2.0], "bias_var": [0.0], "log_slope": [0.0]}
+    with pytest.raises(ValueError, match=r"each \[points\], got 2, 1, 1 of them"):
+        plots.phase_diagram(diagram, three)
+    with pytest.raises(ValueError, match="limit must be a positive growth per layer, got 0"):
+        plots.phase_diagram(diagram, limit=0.0)
