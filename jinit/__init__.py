@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from jinit.activations import ACTIVATIONS
     from jinit.networks import MLP, forward, init, init_params
     from jinit.params import Layer, NormState, Params
+    from jinit.runtime import configure
     from jinit.schemes import SCHEMES, scheme
     from jinit.signals import LayerSignals, layer_signals
+    from jinit.sweeps import Sweep, load, sweep
     from jinit.theory import gain
     from jinit.training import (
         TrainResult,
@@ -37,10 +39,12 @@ __all__ = [
     "LayerSignals",
     "NormState",
     "Params",
+    "Sweep",
     "TrainResult",
     "TrainState",
     "activations",
     "batchnorm",
+    "configure",
     "data",
     "evaluate",
     "forward",
@@ -48,8 +52,10 @@ __all__ = [
     "init",
     "init_params",
     "layer_signals",
+    "load",
     "plots",
     "scheme",
+    "sweep",
     "theory",
     "train",
     "train_state",
@@ -65,15 +71,19 @@ _HOMES = {
     "LayerSignals": "signals",
     "NormState": "params",
     "Params": "params",
+    "Sweep": "sweeps",
     "TrainResult": "training",
     "TrainState": "training",
+    "configure": "runtime",
     "evaluate": "training",
     "forward": "networks",
     "gain": "theory",
     "init": "networks",
     "init_params": "networks",
     "layer_signals": "signals",
+    "load": "sweeps",
     "scheme": "schemes",
+    "sweep": "sweeps",
     "train": "training",
     "train_state": "training",
     "train_step": "training",

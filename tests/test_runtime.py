@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jinit
-from jinit.runtime import device_name, jit_once, keys_after
+from jinit.runtime import configure, device_name, jit_once, keys_after
 
 X = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 
@@ -71,3 +71,26 @@ def test_many_calls_of_mapped_orthogonal_layers_return():
         timeout=150,
     )
     assert out == "done"
+
+
+@pytest.mark.script
+def test_configure_gives_every_core_a_device_and_may_be_called_again():
+    out = in_fresh_python(
+        "import jinit; jinit.configure(cpu_devices=3)\nimport jax; print(jax.local_device_count())\n"
+        "jinit.configure(cpu_devices=3)\nimport os; print(os.environ['XLA_FLAGS'])"
+    )
+    assert out.splitlines()[0] == "3"
+    assert out.splitlines()[1].split().count("--xla_cpu_multi_thread_eigen=false") == 1
+
+
+@pytest.mark.bad_input
+def test_configure_after_jax_has_started_says_so(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")  # and restore it afterwards
+    assert jax.local_device_count() == 1
+    with pytest.raises(
+        RuntimeError, match=r"started with 1 devices instead of 7; call it right af"
+    ):
+        configure(cpu_devices=7)
+    configure(cpu_devices=1)  # as it is already
+    with pytest.raises(ValueError, match="cpu_devices must be an integer of at least 1, got 0"):
+        configure(cpu_devices=0)

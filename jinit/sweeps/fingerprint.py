@@ -1,0 +1,99 @@
+"""What a result depends on, as text that is the same in every process."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jinit.sweeps.execute import Runner, Settings
+from jinit.sweeps.plan import label
+from jinit.sweeps.programs import scalars_of
+
+__all__ = ["differences", "fingerprint"]
+
+# How many devices and threads there are changes no bit.
+_HARMLESS = ("--xla_force_host_platform_device_count", "--xla_cpu_multi_thread_eigen")
+_WORDS = {
+    "static": "static axes", "traced": "traced axes", "seeds": "seeds", "dims": "dims",
+    "block": "block", "group": "group", "platform": "platform", "jax": "jax version",
+    "numerics": "numerics settings",
+}  # fmt: skip
+
+
+def fingerprint(runner: Runner, settings: Settings) -> dict[str, Any]:
+    """Axes, seeds, block and group, programs, platform, jax version, numerics flags.
+
+    A program stands for itself as the hash of its StableHLO for one row and of the constants that
+    it closes over, data among them.
+    """
+    sweep = runner.sweep
+    config: Any = jax.config  # whose settings the type checker does not know
+    programs: dict[str, str] = {}
+    seed = jax.ShapeDtypeStruct((), np.uint32)
+    for point, traced in zip(sweep.points, runner.traced, strict=True):
+        for what in ("prepare", "fn") if sweep.prepare is not None else ("fn",):
+            own = sweep.arguments_of(what, point)
+            name = f"{what}({', '.join(f'{k}={label(v)}' for k, v in own.items())})"
+            if name in programs:
+                continue
+            scalars = scalars_of(sweep, what)
+            if what == "prepare":
+                programs[name] = _hash(sweep.prepared(point), seed, scalars)
+            else:
+                programs[name] = _hash(sweep.run(point), seed, traced.start, scalars)
+    return {
+        **sweep.description,
+        "block": settings.block,
+        "group": settings.group,
+        "programs": programs,
+        "platform": runner.devices[0].platform,
+        "jax": jax.__version__,
+        "numerics": {
+            "x64": bool(config.jax_enable_x64),
+            "matmul_precision": str(config.jax_default_matmul_precision),
+            "threefry_partitionable": bool(config.jax_threefry_partitionable),
+            "xla_flags": sorted(
+                flag
+                for flag in os.environ.get("XLA_FLAGS", "").split()
+                if not flag.startswith(_HARMLESS)
+            ),
+        },
+    }
+
+
+def _hash(function: Any, *example: Any) -> str:
+    traced = jax.jit(function).trace(*example)
+    digest = hashlib.sha256(traced.lower().as_text().encode())
+    # Newer versions of jax pass constants beside the program instead of within it.
+    for constant in traced.jaxpr.consts:
+        array = np.asarray(constant)
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """One phrase for each part that differs."""
+    found = []
+    for part, word in _WORDS.items():
+        if stored.get(part) != now.get(part):
+            found.append(f"{word} {_short(stored.get(part))}, now {_short(now.get(part))}")
+    before, after = stored.get("programs", {}), now.get("programs", {})
+    if set(before) == set(after):
+        changed = [name for name in after if before[name] != after[name]]
+        if changed:
+            found.append(
+                f"another program or other data in {changed[0]}"
+                + (f" and {len(changed) - 1} more" if len(changed) > 1 else "")
+            )
+    elif not found:
+        found.append(f"programs {_short(sorted(before))}, now {_short(sorted(after))}")
+    return found
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:45]} ... ({len(text)} characters)"

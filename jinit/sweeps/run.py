@@ -1,0 +1,301 @@
+"""`sweep`: from a function and axes to a dataset, by way of a store if one is given."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import jax
+import numpy as np
+import xarray as xr
+
+from jinit import checks
+from jinit.sweeps.datasets import assemble
+from jinit.sweeps.execute import Block, Runner, Settings, blocks_of
+from jinit.sweeps.fingerprint import differences, fingerprint
+from jinit.sweeps.plan import Sweep
+from jinit.sweeps.progress import Reporter
+from jinit.sweeps.store import Store, StoreError, check_place
+
+__all__ = ["DryRun", "dry_run", "load", "sweep"]
+
+_IN_FLIGHT = 32  # blocks handed to an executor and not yet written
+
+
+def sweep(
+    fn: Callable[..., Any],
+    *,
+    static: Mapping[str, Sequence[Any]] | None = None,
+    traced: Mapping[str, Any] | None = None,
+    seeds: int | Sequence[int] = 1,
+    prepare: Callable[..., Any] | None = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    store: str | os.PathLike[str] | None = None,
+    block: int | None = None,
+    shard: tuple[int, int] | None = None,
+    executor: Executor | None = None,
+    progress: bool = True,
+) -> xr.Dataset:
+    """Map a pure function over axes and seeds, on all devices, into a labelled dataset.
+
+    Every combination of `static` values is compiled once for each function whose signature names
+    them; `traced` values and seeds are arguments of that program. With a store, every finished
+    block is kept, and the same call goes on where it was interrupted; the result is the same bit
+    for bit. Rows do not depend on each other: a network that diverges is recorded as it is.
+
+    Args:
+        fn: `fn(key, **point) -> dict[str, array]`, or `fn(key, start, **point)` with `prepare`.
+            Arguments without an axis need a default.
+        static: axes that change shapes or the program, name -> hashable values.
+        traced: axes that change numbers only, name -> numbers; they arrive as float32 or int32
+            scalars (64 bits where jax is set so).
+        seeds: a count, or different integers from 0; seed s stands for `jax.random.key(s)`. The
+            same seeds serve every point of the grid (common random numbers).
+        prepare: `prepare(key, **point) -> start`, compiled on its own: so five ways to initialise
+            need not compile a training run five times.
+        dims: names for dimensions of outputs, as in `{"log_grad": ("layer",)}`. A named one may
+            vary over static axes; shorter ones are padded with NaN.
+        store: a folder for the results, made if it is not there. Two processes may write to one
+            store: both write the same.
+        block: networks that are stored at once; None measures what takes about three seconds.
+        shard: (i, n): compute only every n-th block, from the i-th (from 0). All shards share one
+            store, and the last to finish returns the whole dataset; the others' has NaN where
+            blocks are missing. Under `jax.distributed` the default is this process's.
+        executor: any `concurrent.futures.Executor` (a process pool, Dask's, submitit's, MPI's).
+            Workers compute blocks and return arrays; only the caller writes.
+        progress: whether to report networks done, their rate and the time left, on stderr.
+
+    Returns:
+        The dataset: a variable per output, with the axes and "seed" as dimensions and coordinates,
+        then the output's own dimensions.
+
+    Raises:
+        ValueError, TypeError: axes, outputs or a store that do not fit; see `Sweep`. An error of
+            `fn` itself is raised as it is, with the point as a note.
+    """
+    plan = Sweep(fn, static or {}, traced or {}, seeds, prepare, dims or {})
+    if block is not None:
+        block = checks.count("block", block)
+        if block > plan.rows:
+            raise ValueError(
+                f"block must be at most the {plan.rows} networks of one static point, got {block}; "
+                f"give a smaller one, or None."
+            )
+    part = _shard(shard)
+    if part != (0, 1) and store is None:
+        raise ValueError(
+            f"a shard writes to a store that all share, got shard={part} without one; give store=."
+        )
+    runner = Runner(plan)
+    if store is None:
+        return _in_memory(plan, runner, block, executor, progress)
+    path = Path(store)
+    check_place(path)
+    settings = _open_or_create(path, runner, block)
+    kept = Store(path, write=True)
+    _run(plan, runner, settings, kept, part, executor, progress)
+    return load(path, partial=True)
+
+
+def load(store: str | os.PathLike[str], *, partial: bool = False) -> xr.Dataset:
+    """The dataset of a stored sweep.
+
+    Args:
+        store: its folder.
+        partial: give NaN for blocks that are not finished (integers become floats).
+
+    Raises:
+        ValueError: a folder that is no sweep; blocks that are damaged, or missing if not
+            `partial`.
+    """
+    path = Path(store)
+    if not path.exists():
+        raise StoreError(f"store '{path}' does not exist; give the folder that a sweep has made.")
+    kept = Store(path, write=False)
+    done = kept.done()
+    if not partial and not done.all():
+        raise StoreError(
+            f"store '{path}' holds {int(done.sum())} of {len(done)} blocks; run the same sweep "
+            f"again to finish it, or load(..., partial=True) for what is there."
+        )
+    blocks = [kept.read(i) if done[i] else None for i in range(len(done))]
+    damaged = [i for i, each in enumerate(blocks) if done[i] and each is None]
+    if damaged:
+        raise StoreError(
+            f"store '{path}' is damaged in {len(damaged)} of {len(done)} blocks (the first is "
+            f"{damaged[0]}); run the same sweep again, and they are computed anew."
+        )
+    return assemble(kept.meta["fingerprint"], kept.outputs, blocks, kept.block)
+
+
+class DryRun(NamedTuple):
+    """What a sweep would cost."""
+
+    networks: int
+    blocks: int
+    compiles: int
+    """programs: one per function and combination of the static axes that it names"""
+    bytes: int
+    """on disk, before compression"""
+    seconds: float
+    """without compiling, at the pace of the costliest point: an upper estimate"""
+
+
+def dry_run(plan: Sweep, *, block: int | None = None) -> DryRun:
+    """Count networks, blocks, compilations and bytes, and time one group of the costliest point."""
+    runner = Runner(plan)
+    settings = runner.choose(block)
+    per_group = runner.seconds_per_group(settings.group)
+    at_once = settings.group * len(runner.devices)
+    row = sum(int(np.prod(o.shape, dtype=int)) * o.dtype.itemsize for o in runner.outputs)
+    blocks = len(blocks_of(plan, settings.block))
+    return DryRun(
+        plan.runs, blocks, runner.programs, blocks * settings.block * row,
+        per_group * plan.runs / at_once,
+    )  # fmt: skip
+
+
+# --- with and without a store -------------------------------------------------------------------
+
+
+def _in_memory(
+    plan: Sweep, runner: Runner, block: int | None, executor: Executor | None, progress: bool
+) -> xr.Dataset:
+    settings = runner.choose(block)
+    blocks = blocks_of(plan, settings.block)
+    results: list[dict[str, np.ndarray] | None] = [None] * len(blocks)
+    with Reporter(plan.runs, 0, show=progress) as reporter:
+        for i, values in _results(plan, runner, settings, list(enumerate(blocks)), executor):
+            results[i] = values
+            reporter.advance(blocks[i].rows)
+    return assemble(plan.description, runner.outputs, results, settings.block)
+
+
+def _open_or_create(path: Path, runner: Runner, block: int | None) -> Settings:
+    """Settings of the store, which is made if it is not there and compared if it is."""
+    if not path.exists():
+        settings = runner.choose(block)
+        meta = {
+            "fingerprint": fingerprint(runner, settings),
+            "block": settings.block,
+            "group": settings.group,
+            "blocks": len(blocks_of(runner.sweep, settings.block)),
+        }
+        Store.create(path, meta, runner.outputs)
+    stored = Store(path, write=False).meta
+    settings = Settings(stored["group"], stored["block"])
+    now = fingerprint(runner, settings)
+    if block is not None:
+        now["block"] = block
+    different = differences(stored["fingerprint"], now)
+    if different:
+        raise StoreError(
+            f"store '{path}' was made by another sweep: {'; '.join(different)}. Give another "
+            f"store, or go on with the sweep that it was made for."
+        )
+    return settings
+
+
+def _run(
+    plan: Sweep,
+    runner: Runner,
+    settings: Settings,
+    kept: Store,
+    part: tuple[int, int],
+    executor: Executor | None,
+    progress: bool,
+) -> None:
+    """Compute what is missing of a shard and write it."""
+    blocks = blocks_of(plan, settings.block)
+    mine = range(part[0], len(blocks), part[1])
+    missing = []
+    for i in mine:
+        if not kept.is_done(i):
+            missing.append(i)
+        elif kept.read(i) is None:  # damaged since
+            kept.forget(i)
+            missing.append(i)
+    total = sum(blocks[i].rows for i in mine)
+    resumed = total - sum(blocks[i].rows for i in missing)
+    with Reporter(total, resumed, show=progress) as reporter:
+        waiting = ((i, blocks[i]) for i in missing if not _elsewhere(kept, i, reporter, blocks))
+        for i, values in _results(plan, runner, settings, waiting, executor):
+            kept.write(i, values)
+            reporter.advance(blocks[i].rows)
+
+
+def _elsewhere(kept: Store, i: int, reporter: Reporter, blocks: list[Block]) -> bool:
+    """Whether another process has finished the block in the meantime."""
+    if not kept.is_done(i):
+        return False
+    reporter.advance(blocks[i].rows)
+    return True
+
+
+def _results(
+    plan: Sweep,
+    runner: Runner,
+    settings: Settings,
+    blocks: Any,
+    executor: Executor | None,
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """(number, arrays) of blocks, as they are finished."""
+    if executor is None:
+        for i, block in blocks:
+            yield i, runner.run(block, settings)
+        return
+    name = uuid4().hex
+    todo = iter(blocks)
+    running: dict[Future[dict[str, np.ndarray]], int] = {}
+    try:
+        while True:
+            while len(running) < _IN_FLIGHT and (following := next(todo, None)) is not None:
+                i, block = following
+                running[executor.submit(_in_worker, name, plan, settings, block)] = i
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), future.result()
+    finally:
+        for future in running:
+            future.cancel()
+
+
+def _in_worker(name: str, plan: Sweep, settings: Settings, block: Block) -> dict[str, np.ndarray]:
+    """A block in a worker's process, which keeps the sweep's programs from block to block."""
+    return _worker_runner(name, _Unhashed(plan)).run(block, settings)
+
+
+class _Unhashed:
+    """A plan that stands beside its name in a cache: every task brings a copy of its own."""
+
+    def __init__(self, plan: Sweep) -> None:
+        self.plan = plan
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Unhashed)
+
+
+@lru_cache(maxsize=1)
+def _worker_runner(name: str, plan: _Unhashed) -> Runner:
+    return Runner(plan.plan)
+
+
+def _shard(shard: Any) -> tuple[int, int]:
+    if shard is None:
+        count = jax.process_count()
+        return (jax.process_index(), count) if count > 1 else (0, 1)
+    fix = "shard must be (i, n), the i-th of n from 0"
+    if not isinstance(shard, Sequence) or isinstance(shard, str) or len(shard) != 2:
+        raise TypeError(f"{fix}, got {shard!r}.")
+    count = checks.count("n of shard=(i, n)", shard[1])
+    index = checks.count("i of shard=(i, n)", shard[0], least=0)
+    if index >= count:
+        raise ValueError(f"{fix}, got {shard!r}; i goes from 0 to {count - 1}.")
+    return index, count
