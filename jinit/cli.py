@@ -104,12 +104,13 @@ def theory_(
     try:
         phi = load(activation)
         found = forecast(phi, weight_var=weight_var, bias_var=bias_var, depth=depth, width=width)
-    except (ValueError, TypeError) as error:
+        if plot is not None:
+            _plot(phi, found, plot)
+    except (ValueError, TypeError, OSError) as error:
         _fail(str(error))
     console = Console(highlight=False)
     print_forecast(found, console)
     if plot is not None:
-        _plot(phi, found, plot)
         console.print(f"\nThe phase diagram is in {plot}.")
 
 
@@ -119,10 +120,7 @@ PLOTS = (".png", ".svg", ".pdf")
 def _check_plot(file: Path, overwrite: bool) -> None:
     if file.suffix not in PLOTS:
         _fail(f"--plot must end in {', '.join(PLOTS[:-1])} or {PLOTS[-1]}, got '{file}'.")
-    if not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
-        _fail(f"--plot must lie in a folder that can be written, got '{file}'; make it first.")
-    if file.exists() and not overwrite:
-        _fail(f"--plot: '{file}' is there already; choose another name, or add --overwrite.")
+    _check_file(file, overwrite, "--plot")
 
 
 def _plot(activation: Any, found: Any, file: Path) -> None:
@@ -157,6 +155,180 @@ def schemes() -> None:
         own = [o for o in entry.options if o not in ("in_axis", "out_axis", "batch_axis")]
         table.add_row(name, entry.formula, ", ".join(own), entry.source)
     Console().print(table)
+
+
+# --- sweeps -------------------------------------------------------------------------------------
+
+
+@app.command("map")
+def map_(
+    activation: Annotated[str, typer.Option(help="Of all networks.")] = "tanh",
+    scheme: Annotated[
+        list[str] | None, typer.Option(help="Repeat for several; xavier and he by default.")
+    ] = None,
+    depth: Annotated[
+        list[int] | None, typer.Option(help="Hidden layers; repeat for several: 2, 5, 10, 20, 50.")
+    ] = None,
+    gain: Annotated[
+        tuple[float, float, int], typer.Option(help="Scales: lowest, highest, how many.")
+    ] = (0.1, 10.0, 33),
+    lr: Annotated[
+        list[float] | None, typer.Option(help="Learning rates; repeat for several: 0.1.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Networks at every point.")] = 8,
+    steps: Annotated[int, typer.Option(help="Of training; 0 measures gradients only.")] = 0,
+    width: Annotated[int, typer.Option(help="Units of a layer.")] = 64,
+    norm: Annotated[str | None, typer.Option(help="batch or layer.")] = None,
+    bias_var: Annotated[float, typer.Option(help="Variance of the biases.")] = 0.0,
+    batch: Annotated[int, typer.Option(help="Samples of a batch.")] = 64,
+    data: Annotated[str, typer.Option(help="digits, circles or moons.")] = "digits",
+    store: Annotated[
+        Path | None, typer.Option(help="Folder that keeps the results; a killed run goes on there.")
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="i/n: compute the i-th of n parts (from 0) of the store.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write the map to this file.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file of an earlier plot.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what it would take.")
+    ] = False,
+) -> None:
+    """Map where gradients vanish, and what trains, over scheme x depth x scale x seed."""
+    if plot is not None:
+        _check_plot(plot, overwrite)
+    from rich.console import Console
+
+    jinit.configure()
+    from jinit import maps
+
+    console = Console(highlight=False)
+    try:
+        low, high, count = gain
+        if not 0 < low < high or count < 2:
+            raise ValueError(
+                f"--gain must be a lowest above 0, a highest above that and at least 2 of them, "
+                f"got {low:g} {high:g} {count}."
+            )
+        setting = maps.Setting(activation, width, norm, bias_var, data, batch, steps)
+        plan = maps.plan(
+            setting,
+            schemes=scheme or ["xavier", "he"],
+            depths=depth or [2, 5, 10, 20, 50],
+            gains=[low * (high / low) ** (i / (count - 1)) for i in range(count)],
+            rates=lr or [0.1],
+            seeds=seeds,
+        )
+        if dry_run:
+            console.print(_costs(plan.dry_run()))
+            return
+        found = jinit.sweep(plan, store=store, shard=_parts(shard))
+    except (ValueError, TypeError, RuntimeError) as error:
+        _fail(str(error))
+    console.print(maps.table(found))
+    if plot is not None:
+        jinit.plots.grid(found, "accuracy" if steps else "log10_gradient_ratio").savefig(plot)
+        console.print(f"The map is in {plot}.")
+    if store is not None:
+        console.print(f"The results are in {store}; read them with jinit.load.")
+
+
+def _costs(found: Any) -> str:
+    megabytes = found.bytes / 1e6
+    return (
+        f"{found.networks:,} networks in {found.blocks:,} blocks, {found.compiles} programs to "
+        f"compile, {megabytes:.1f} MB, and at most about {found.seconds:.2g} s on this machine, "
+        f"without compiling."
+    )
+
+
+def _parts(shard: str | None) -> tuple[int, int] | None:
+    if shard is None:
+        return None
+    index, slash, count = shard.partition("/")
+    if not (slash and index.isdigit() and count.isdigit()):
+        raise ValueError(f"--shard must be i/n, such as 0/4, got '{shard}'.")
+    return int(index), int(count)
+
+
+@app.command()
+def status(store: Annotated[Path, typer.Argument(help="A sweep's folder.")]) -> None:
+    """How far a stored sweep is."""
+    from rich.console import Console
+
+    from jinit.sweeps.store import Store
+
+    try:
+        kept = Store(_existing(store), write=False)
+        done = kept.done()
+    except ValueError as error:
+        _fail(str(error))
+    meta = kept.meta["fingerprint"]
+    console = Console(highlight=False)
+    axes = {**meta["static"], **meta["traced"], "seed": meta["seeds"]}
+    grid = " x ".join(f"{name} ({len(values)})" for name, values in axes.items())
+    console.print(f"{int(done.sum())} of {len(done)} blocks of {kept.block} networks are done.")
+    console.print(f"Grid: {grid}")
+    console.print(f"Outputs: {', '.join(output.name for output in kept.outputs)}")
+    console.print(f"Made on {meta['platform']} with jax {meta['jax']}.")
+    if not done.all():
+        console.print("Run the same sweep again to go on.")
+
+
+def _existing(store: Path) -> Path:
+    if not store.exists():
+        raise ValueError(f"store '{store}' does not exist; give the folder that a sweep has made.")
+    return store
+
+
+@app.command("plot")
+def plot_(
+    store: Annotated[Path, typer.Argument(help="A sweep's folder.")],
+    file: Annotated[Path, typer.Argument(help="The picture (.png, .svg, .pdf).")],
+    variable: Annotated[
+        str | None, typer.Option(help="Which output; the first with one number per network.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+) -> None:
+    """Draw a stored sweep over its two longest numeric axes."""
+    _check_plot(file, overwrite)
+    try:
+        found = jinit.load(_existing(store), partial=True)
+        jinit.plots.grid(found, variable).savefig(file)
+    except ValueError as error:
+        _fail(str(error))
+    print(f"The picture is in {file}.")
+
+
+@app.command("export")
+def export_(
+    store: Annotated[Path, typer.Argument(help="A sweep's folder.")],
+    csv: Annotated[Path | None, typer.Option(help="One row per network.")] = None,
+    nc: Annotated[Path | None, typer.Option(help="NetCDF, for xarray and many others.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+) -> None:
+    """Write a finished sweep as CSV or NetCDF."""
+    if (csv is None) == (nc is None):
+        _fail("export needs one of --csv FILE and --nc FILE.")
+    file = csv or nc
+    assert file is not None
+    _check_file(file, overwrite, "--csv" if csv is not None else "--nc")
+    from jinit import maps
+
+    try:
+        maps.export(jinit.load(_existing(store)), file, csv=csv is not None)
+    except ValueError as error:
+        _fail(str(error))
+    print(f"The results are in {file}.")
+
+
+def _check_file(file: Path, overwrite: bool, option: str) -> None:
+    if not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
+        _fail(f"{option} must lie in a folder that can be written, got '{file}'; make it first.")
+    if file.exists() and not overwrite:
+        _fail(f"{option}: '{file}' is there already; choose another name, or add --overwrite.")
 
 
 def _fail(message: str) -> NoReturn:

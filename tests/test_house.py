@@ -18,7 +18,7 @@ FLOORS = {
     "batchnorm": 2, "params": 2, "networks": 2,
     "signals": 3, "training": 3,
     "plots": 4, "sweeps": 4,
-    "cli": 5, "tour": 5, "report": 5, "forecast": 5,
+    "cli": 5, "tour": 5, "report": 5, "forecast": 5, "maps": 5,
 }  # fmt: skip
 
 # Arrows between rooms of one floor; on the ground floor the shared helpers may be read.
@@ -31,6 +31,7 @@ SAME_FLOOR = {
     ("tour", "report"),
     ("cli", "tour"),
     ("cli", "forecast"),
+    ("cli", "maps"),
 }
 
 PUBLIC_FACE = {"__init__", "__main__"}  # these stand in the door and may name any room

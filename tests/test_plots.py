@@ -162,3 +162,50 @@ def test_pictures_say_what_they_are_made_of():
         plots.phase_diagram(diagram, three)
     with pytest.raises(ValueError, match="limit must be a positive growth per layer, got 0"):
         plots.phase_diagram(diagram, limit=0.0)
+
+
+def sweep_like(**sizes):
+    import xarray as xr
+
+    rng = np.random.default_rng(0)
+    coords = {name: np.asarray(values) for name, values in sizes.items()}
+    shape = [len(values) for values in coords.values()]
+    return xr.Dataset(
+        {
+            "vector": ((*coords, "layer"), rng.normal(size=(*shape, 3))),
+            "loss": (tuple(coords), rng.normal(size=shape)),
+        },
+        coords,
+    )
+
+
+def test_a_sweep_is_a_map_over_its_two_longest_axes():
+    gain, depth = np.geomspace(0.1, 10, 7), [2, 5, 10]
+    ds = sweep_like(scheme=["he", "xavier"], depth=depth, gain=gain, seed=[0, 1, 2])
+    picture = plots.grid(ds)
+    panels = picture.axes[:2]
+    assert [ax.get_title(loc="left") for ax in panels] == ["scheme = he", "scheme = xavier"]
+    for ax, scheme in zip(panels, ("he", "xavier"), strict=True):
+        drawn = ax.collections[0].get_array()
+        np.testing.assert_allclose(drawn, ds.loss.sel(scheme=scheme).median("seed"))
+        assert ax.get_xscale() == "log"
+    assert "median over 3 seeds" in picture.axes[-1].get_ylabel()
+
+
+def test_a_sweep_over_one_axis_is_lines():
+    ds = sweep_like(lr=[0.1, 0.2, 0.3], seed=[0, 1])
+    (ax,) = plots.grid(ds).axes
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), ds.loss.median("seed"))
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("lr", "loss")
+
+
+@pytest.mark.bad_input
+def test_sweeps_without_a_picture_say_why():
+    ds = sweep_like(lr=[0.1, 0.2], seed=[0])
+    with pytest.raises(ValueError, match=r"one number per network, got 'vector'; choose among 'lo"):
+        plots.grid(ds, "vector")
+    with pytest.raises(ValueError, match="a picture needs a numeric axis of two values or more"):
+        plots.grid(sweep_like(scheme=["he"], seed=[0]))
+    many = sweep_like(scheme=[f"s{i}" for i in range(13)], lr=[0.1, 0.2], seed=[0])
+    with pytest.raises(ValueError, match="room for 12 panels, got 13 combinations of 'scheme'"):
+        plots.grid(many)

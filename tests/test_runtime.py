@@ -76,8 +76,9 @@ def test_many_calls_of_mapped_orthogonal_layers_return():
 @pytest.mark.script
 def test_configure_gives_every_core_a_device_and_may_be_called_again():
     out = in_fresh_python(
-        "import jinit; jinit.configure(cpu_devices=3)\nimport jax; print(jax.local_device_count())\n"
-        "jinit.configure(cpu_devices=3)\nimport os; print(os.environ['XLA_FLAGS'])"
+        "import jinit\njinit.configure(cpu_devices=3)\nimport jax\n"
+        "print(jax.local_device_count())\njinit.configure(cpu_devices=3)\n"
+        "import os; print(os.environ['XLA_FLAGS'])"
     )
     assert out.splitlines()[0] == "3"
     assert out.splitlines()[1].split().count("--xla_cpu_multi_thread_eigen=false") == 1

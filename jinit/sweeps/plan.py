@@ -132,6 +132,15 @@ class Sweep:
     def _seed_array(self) -> np.ndarray:
         return np.asarray(self.seeds, np.uint32)
 
+    def dry_run(self, *, block: int | None = None) -> Any:
+        """What it would cost, as `jinit.sweeps.DryRun`: networks, blocks, compiles, bytes, seconds.
+
+        One group of the costliest point is compiled and timed.
+        """
+        from jinit.sweeps.run import dry_run
+
+        return dry_run(self, block=block)
+
     # --- the functions ---
 
     def arguments_of(self, what: str, point: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ _IN_FLIGHT = 32  # blocks handed to an executor and not yet written
 
 
 def sweep(
-    fn: Callable[..., Any],
+    fn: Callable[..., Any] | Sweep,
     *,
     static: Mapping[str, Sequence[Any]] | None = None,
     traced: Mapping[str, Any] | None = None,
@@ -48,7 +48,8 @@ def sweep(
 
     Args:
         fn: `fn(key, **point) -> dict[str, array]`, or `fn(key, start, **point)` with `prepare`.
-            Arguments without an axis need a default.
+            Arguments without an axis need a default. Or a `Sweep`, which holds all that follows
+            down to `dims`.
         static: axes that change shapes or the program, name -> hashable values.
         traced: axes that change numbers only, name -> numbers; they arrive as float32 or int32
             scalars (64 bits where jax is set so).
@@ -76,7 +77,7 @@ def sweep(
         ValueError, TypeError: axes, outputs or a store that do not fit; see `Sweep`. An error of
             `fn` itself is raised as it is, with the point as a note.
     """
-    plan = Sweep(fn, static or {}, traced or {}, seeds, prepare, dims or {})
+    plan = _plan(fn, static, traced, seeds, prepare, dims)
     if block is not None:
         block = checks.count("block", block)
         if block > plan.rows:
@@ -129,6 +130,26 @@ def load(store: str | os.PathLike[str], *, partial: bool = False) -> xr.Dataset:
             f"{damaged[0]}); run the same sweep again, and they are computed anew."
         )
     return assemble(kept.meta["fingerprint"], kept.outputs, blocks, kept.block)
+
+
+def _plan(
+    fn: Callable[..., Any] | Sweep,
+    static: Mapping[str, Sequence[Any]] | None,
+    traced: Mapping[str, Any] | None,
+    seeds: int | Sequence[int],
+    prepare: Callable[..., Any] | None,
+    dims: Mapping[str, Sequence[str]] | None,
+) -> Sweep:
+    if not isinstance(fn, Sweep):
+        return Sweep(fn, static or {}, traced or {}, seeds, prepare, dims or {})
+    beside = {"static": static, "traced": traced, "prepare": prepare, "dims": dims}
+    given = [name for name, value in beside.items() if value is not None]
+    if given or not (isinstance(seeds, int) and seeds == 1):
+        raise TypeError(
+            f"a Sweep holds its axes and seeds already, got {(given or ['seeds'])[0]}= beside it; "
+            f"put it into the Sweep."
+        )
+    return fn
 
 
 class DryRun(NamedTuple):
