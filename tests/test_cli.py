@@ -111,6 +111,26 @@ def test_theory_of_a_function_of_ones_own_with_its_picture(tmp_path):
 
 
 @pytest.mark.script
+def test_the_picture_of_an_activation_whose_moments_end(tmp_path):
+    done = call("theory", "jax.numpy:exp", "--plot", "phases.png", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.endswith("The phase diagram is in phases.png.\n")
+    assert (tmp_path / "phases.png").stat().st_size > 10_000
+
+
+@pytest.mark.script
+def test_a_picture_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "phases.png").mkdir()
+    done = call("theory", "tanh", "--plot", "phases.png", "--overwrite", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("jinit: ")
+    assert "phases.png" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+@pytest.mark.script
 @pytest.mark.parametrize(("arguments", "sentence"), [
     (["gellu"], "unknown activation 'gellu'; did you mean 'gelu'?"),
     (["gelu", "--bias-var", "-1"], "bias_var is a variance and must not be negative, got -1.0"),

@@ -17,8 +17,8 @@ def own(x):
     return x * jnp.tanh(x)
 
 
-def report(activation, width=80, **options):
-    console = Console(file=io.StringIO(), width=width, force_terminal=False)
+def report(activation, **options):
+    console = Console(file=io.StringIO(), width=80, force_terminal=False)
     print_forecast(forecast(activation, **options), console)
     return console.file.getvalue()
 
@@ -49,6 +49,14 @@ def test_a_newcomer_is_told_what_to_do():
     assert 'jinit.init(key, net, "xavier")' in flat(report("tanh"))
     assert "No plain network of softplus keeps its signals" in flat(report("softplus"))
     assert "saturate most units" in flat(report("sigmoid"))
+
+
+def test_the_depth_of_wide_networks_is_not_cut_off():
+    """sqrt(5 L / n) / 2 = 1 at L = 8000."""
+    best = theory.recommend("relu", width=10_000)
+    assert best.depth == pytest.approx(8000, abs=3)
+    text = flat(report("relu", width=10_000))
+    assert f"through {best.depth} layers of 10000 units" in text
 
 
 def test_the_rows_are_what_theory_says():

@@ -16,12 +16,13 @@ from typing import Literal, NamedTuple, overload
 import numpy as np
 from scipy.optimize import brentq
 
-from jinit import checks
 from jinit.activations import Activation
 from jinit.theory.arguments import correlation, is_settled, variance
 from jinit.theory.curve import Curve, curve
+from jinit.theory.layers import deep, follow, length
 from jinit.theory.lengths import limit_length
 from jinit.theory.pairs import Pair, pair
+from jinit.theory.roots import zeros
 
 __all__ = [
     "CorrelationFixedPoint",
@@ -32,6 +33,10 @@ __all__ = [
 ]
 
 _ZERO = 1e-13  # a correlation below this is rounding
+_EVEN = 1e-12  # a relative change of 1 - c below this is rounding
+_MARGINAL = 1e-12  # so close to 1, a slope is neither stable nor unstable
+_ROUNDING = 2.0**-54  # 1 less half of it is 1
+_DEEPEST = 10_000  # half a minute, where correlations do not settle
 _CLOSEST = 1e-9  # 1 - c of the fixed points nearest to 1 that are told from it
 
 
@@ -42,6 +47,7 @@ class CorrelationFixedPoint(NamedTuple):
     slope: float
     """of the map there, weight_var E[phi'(u) phi'(v)] q / q'"""
     stable: bool
+    """whether the slope lies in (-1, 1), by more than 1e-12"""
 
 
 def correlation_map(
@@ -88,21 +94,31 @@ def correlation_trajectory(
     Args:
         activation: a name, or an elementwise jax.numpy function.
         c: cosine of the angle between the inputs.
-        depth: the number of layers.
+        depth: the number of layers, at most 10000.
         weight_var: fan_in times the variance of a weight.
         bias_var: variance of a bias.
         input_second_moment: mean square of either input's entries.
+
+    Raises:
+        ValueError: c or a variance out of range; lengths or moments that leave float64.
     """
     phi = curve(activation)
-    c, depth = correlation("c", c), checks.count("depth", depth)
+    c, depth = correlation("c", c), deep(depth, _DEEPEST)
     weight_var, bias_var = variance("weight_var", weight_var), variance("bias_var", bias_var)
     second = variance("input_second_moment", input_second_moment, positive=True)
-    q = weight_var * second + bias_var
-    apart = [weight_var * second * (1 - c) / q if q else 0.0]
-    for _ in range(depth - 1):
-        apart.append(_next(phi, weight_var, bias_var, q, apart[-1]))
-        q = weight_var * phi.second(q) + bias_var
-    return 1 - np.array(apart)
+    q = length(second, weight_var, bias_var)
+    first = weight_var * second * (1 - c) / q if q else 0.0
+
+    def layer(state: tuple[float, float]) -> tuple[float, tuple[float, float]]:
+        q, apart = state
+        closer = _next(phi, weight_var, bias_var, q, apart)
+        after = length(phi.second(q), weight_var, bias_var)
+        # Where lengths have settled, inputs that still approach at rounding never part again.
+        if closer < min(apart, _ROUNDING) and math.isclose(after, q, rel_tol=1e-12):
+            closer = 0.0
+        return closer, (after, closer)
+
+    return 1 - np.array([first, *follow(layer, (q, first), depth - 1)])
 
 
 @overload
@@ -150,7 +166,8 @@ def correlation_fixed_point(
         it into itself. A linear network keeps any correlation, and 0 is then returned.
 
     Raises:
-        ValueError: where the lengths settle at no finite size, and q is not given.
+        ValueError: where the lengths settle at no finite size, and q is not given; all_points
+            where every correlation is a fixed point.
     """
     phi = curve(activation)
     weight_var, bias_var = variance("weight_var", weight_var), variance("bias_var", bias_var)
@@ -217,18 +234,24 @@ def _root(
 def _all_points(
     phi: Curve, weight_var: float, bias_var: float, q: float
 ) -> tuple[CorrelationFixedPoint, ...]:
-    def change(c: float) -> float:
-        return 1 - _next(phi, weight_var, bias_var, q, 1 - c) - c
+    def change(apart: float) -> float:
+        """Of 1 - c, relative to it."""
+        return _next(phi, weight_var, bias_var, q, apart) / apart - 1
 
-    grid = np.concatenate([np.linspace(-1, 0.9, 39), 1 - np.logspace(-1.2, -6, 13)])
-    changes = [change(c) for c in grid]
-    found = [float(c) for c, d in zip(grid, changes, strict=True) if abs(d) < _ZERO]
-    for i in range(len(grid) - 1):
-        if changes[i] * changes[i + 1] < 0 and min(abs(d) for d in changes[i : i + 2]) >= _ZERO:
-            found.append(brentq(change, grid[i], grid[i + 1], xtol=1e-14, rtol=1e-14))
-    apart = sorted({1 - c for c in found} | {0.0}, reverse=True)
-    slopes = [_slope(phi, weight_var, bias_var, q, e) for e in apart]
+    grid = np.concatenate([np.logspace(-6, -1.2, 13), np.linspace(0.1, 2, 39)])
+    changes = np.array([change(apart) for apart in grid])
+    if np.all(np.abs(changes) < _EVEN):
+        raise ValueError(
+            f"every correlation is a fixed point of {phi.name} with weight_var={weight_var:g} and "
+            f"bias_var={bias_var:g}, so that there are none to list; leave out all_points, and "
+            f"the limit from c = 0 is returned."
+        )
+    found = zeros(change, grid, changes, even=_EVEN)
+    aparts = [0.0, *(1.0 if abs(apart - 1) < _ZERO else apart for apart in found)]
+    if abs(changes[-1]) < _EVEN:
+        aparts.append(2.0)
+    slopes = [_slope(phi, weight_var, bias_var, q, apart) for apart in reversed(aparts)]
     return tuple(
-        CorrelationFixedPoint(1 - e, slope, abs(slope) < 1)
-        for e, slope in zip(apart, slopes, strict=True)
+        CorrelationFixedPoint(1 - apart, slope, abs(slope) < 1 - _MARGINAL)
+        for apart, slope in zip(reversed(aparts), slopes, strict=True)
     )

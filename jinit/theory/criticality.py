@@ -8,17 +8,16 @@ deviation of the length from its fixed point (Roberts, Yaida & Hanin 2022, chapt
 """
 
 import math
-from collections.abc import Callable, Sequence
-from itertools import pairwise
-from typing import Literal, NamedTuple, overload
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
-from scipy.optimize import brentq
 
 from jinit.activations import Activation
 from jinit.theory.arguments import variance
 from jinit.theory.curve import Curve, MomentError, TooRoughError, curve
 from jinit.theory.lengths import limit_length
+from jinit.theory.roots import zeros
 
 __all__ = [
     "Chi",
@@ -32,6 +31,7 @@ __all__ = [
     "critical_line",
     "doubly_critical",
     "phase",
+    "variances",
 ]
 
 _GRID = np.concatenate([np.logspace(-12, -3, 19), np.logspace(-2.9, 4, 70), np.logspace(5, 8, 4)])
@@ -102,11 +102,11 @@ def chi(activation: str | Activation, q: float, *, weight_var: float = 1.0) -> C
 
 def chi_at(phi: Curve, q: float, weight_var: float) -> Chi:
     """`chi` at a limit of the lengths, 0 and infinity among them."""
-    at = min(q, _FAR)
+    at = q if math.isfinite(q) else _FAR
     try:
         return Chi(weight_var * phi.slope_second(at), weight_var * phi.second_growth(at))
     except (MomentError, TooRoughError):
-        if at < _FAR:
+        if math.isfinite(q):
             raise
         return Chi(math.inf, math.inf)  # lengths that diverge past every moment
 
@@ -174,6 +174,7 @@ def critical(
 
     Raises:
         NoCriticalPointError: a ValueError; where there is none, with what there is.
+        ValueError: a bias_var so small that float64 cannot tell its point from that of 0.
 
     >>> point = critical("tanh", bias_var=0.01)
     >>> round(point.weight_var, 8), round(point.q, 8)
@@ -200,20 +201,37 @@ def critical_line(
 
     Args:
         activation: a name, or an elementwise jax.numpy function.
-        q: increasing lengths; None takes 121 from 1e-4 to 100. Those that would ask for a negative
-            bias_var are left out, so that the fields may be shorter, or empty.
+        q: increasing lengths; None takes 121 from 1e-4 to 100, or to where moments end. Those that
+            would ask for a negative bias_var are left out, so that the fields may be shorter, or
+            empty.
     """
     phi = curve(activation)
-    lengths = np.geomspace(1e-4, 100, 121) if q is None else [variance("q", each) for each in q]
+    lengths = np.geomspace(1e-4, 100, 121) if q is None else variances("q", q)
     rows = []
-    for at in lengths:
-        bias_var = _bias_var(phi, float(at))
-        if bias_var >= 0:
-            weight_var = 1 / phi.slope_second(float(at))
-            rows.append(
-                (weight_var, bias_var, float(at), weight_var * phi.second_growth(float(at)))
-            )
+    for at in map(float, lengths):
+        try:
+            bias_var = _bias_var(phi, at)
+            if bias_var >= 0:
+                weight_var = 1 / phi.slope_second(at)
+                rows.append((weight_var, bias_var, at, weight_var * phi.second_growth(at)))
+        except (MomentError, TooRoughError):
+            if q is not None or not rows:
+                raise
+            break
     return CriticalLine(*np.array(rows).reshape(-1, 4).T)
+
+
+def variances(name: str, given: Any, *, least: int = 0) -> np.ndarray:
+    """At least so many variances that increase."""
+    ask = f"{name} must list {f'at least {least} ' if least else ''}increasing variances"
+    unordered = isinstance(given, str | set | frozenset | dict) or not isinstance(given, Iterable)
+    if unordered or getattr(given, "ndim", 1) == 0:
+        raise TypeError(f"{ask}, as in [0.1, 0.2], got {given!r}.")
+    listed = list(given)
+    values = np.array([variance(name, each) for each in listed])
+    if len(values) < least or not np.all(np.diff(values) > 0):
+        raise ValueError(f"{ask}, got {listed!r}.")
+    return values
 
 
 def doubly_critical(activation: str | Activation) -> DoublyCritical:
@@ -243,7 +261,7 @@ def doubly_critical(activation: str | Activation) -> DoublyCritical:
         q = math.exp(log_q)
         return phi.second_growth(q) / phi.slope_second(q) - 1
 
-    for log_q in _roots(excess, np.log(_GRID), _EVEN):
+    for log_q in _zeros(excess, np.log(_GRID), _EVEN):
         q = math.exp(log_q)
         bias_var = _bias_var(phi, q)
         if bias_var >= 0:
@@ -256,11 +274,14 @@ def doubly_critical(activation: str | Activation) -> DoublyCritical:
 
 def _bias_var(phi: Curve, q: float) -> float:
     """The bias variance of the critical point of length q."""
-    slope_second = phi.slope_second(q)
-    if slope_second == 0:
+    if phi.slope_second(q) == 0:
         return -math.inf
-    second = phi.second(q) / slope_second
-    return 0.0 if abs(q - second) <= _EVEN * q else q - second
+    unrounded = _unrounded(phi, q)
+    return 0.0 if abs(unrounded) <= _EVEN * q else unrounded
+
+
+def _unrounded(phi: Curve, q: float) -> float:
+    return q - phi.second(q) / phi.slope_second(q)
 
 
 def _is_homogeneous(phi: Curve) -> bool:
@@ -296,17 +317,33 @@ def _lengths_with(phi: Curve, bias_var: float) -> list[float]:
     found = []
     if bias_var == 0 and phi.second(0.0) == 0 and phi.slope_second(0.0) > 0:
         found.append(0.0)
+    # Lengths lie above bias_var, so that the grid may have to begin, or end, with multiples of it.
+    ends = bias_var * np.array([0.5, 3.0, 30.0, 300.0])
+    grid = np.concatenate([ends[ends < _GRID[0]], _GRID, ends[ends > _GRID[-1]]])
 
     def excess(log_q: float) -> float:
         q = math.exp(log_q)
-        return (_bias_var(phi, q) - bias_var) / max(q, bias_var)
+        return (_unrounded(phi, q) - bias_var) / (bias_var or q)
 
-    found += [math.exp(log_q) for log_q in _roots(excess, np.log(_GRID), 1e-12)]
+    found += [math.exp(x) for x in _zeros(excess, np.log(grid[grid > 0]), 1e-12)]
+    if not all(_is_resolved(phi, q, bias_var) for q in found):
+        least = min(b for q in _GRID if (b := _bias_or_nan(phi, float(q))) > bias_var)
+        raise ValueError(
+            f"bias_var={bias_var:g} is too small for the critical length of {phi.name} to be found "
+            f"in float64; give 0, or at least {least:.2g}."
+        )
     if not found:
         raise NoCriticalPointError(
             f"{phi.name} has no critical point with bias_var={bias_var:g}; {_possible(phi)}."
         )
     return found
+
+
+def _is_resolved(phi: Curve, q: float, bias_var: float) -> bool:
+    """Whether rounding, of about 1e-16 q in bias_var, moves that length by little."""
+    if bias_var == 0 or bias_var > _EVEN * q:
+        return True
+    return abs(_unrounded(phi, 1.001 * q) - _unrounded(phi, q / 1.001)) > 1e-13 * q
 
 
 def _possible(phi: Curve) -> str:
@@ -326,8 +363,8 @@ def _bias_or_nan(phi: Curve, q: float) -> float:
         return math.nan
 
 
-def _roots(function: Callable[[float], float], grid: np.ndarray, even: float) -> list[float]:
-    """Zeros between neighbours of clearly different sign, as far up as the moments exist."""
+def _zeros(function: Callable[[float], float], grid: np.ndarray, even: float) -> list[float]:
+    """`zeros` on a grid, as far up as the moments exist."""
 
     def value(x: float) -> float:
         try:
@@ -335,10 +372,4 @@ def _roots(function: Callable[[float], float], grid: np.ndarray, even: float) ->
         except (MomentError, TooRoughError, ZeroDivisionError):
             return math.nan
 
-    values = np.array([value(x) for x in grid])
-    clear = np.flatnonzero((np.abs(values) > even) & np.isfinite(values))
-    return [
-        float(brentq(function, grid[i], grid[j], xtol=1e-14, rtol=1e-14))
-        for i, j in pairwise(clear)
-        if values[i] * values[j] < 0
-    ]
+    return zeros(value, grid, np.array([value(x) for x in grid]), even=even)

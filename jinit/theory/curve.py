@@ -23,6 +23,7 @@ _SMALL, _LARGE = 2**12, 2**16  # points per compiled call
 _REACHES = (12.0, 24.0, 37.0)  # in standard deviations; exp(-37**2 / 2) is almost the least float64
 _BEYOND = 1e-13  # what may lie in the outermost panel, relative
 _FARTHEST = 500  # 2**500: its square is still a float64
+_LARGEST = 1e297  # a variance all of whose reaches are less
 _ALMOST_ZERO = 1e-170  # whose square is 0
 _LEAST_GROWTH = 1e-10
 _MOMENTS = 100_000  # kept per activation and kind: a float each
@@ -118,6 +119,8 @@ class Curve:
             x = np.array([-_ALMOST_ZERO, _ALMOST_ZERO])
             value, slope = self.evaluate(x)
             return Sample(0.0, np.array([-1.0, 1.0]), np.full(2, 0.5), value, slope, self.name)
+        if q > _LARGEST:
+            raise _too_large(self.name, q)
         root = math.sqrt(q)
         for reach in _REACHES:
             edges = np.arange(-reach, reach + 1)
@@ -128,8 +131,8 @@ class Curve:
             value, slope = self.evaluate(root * z)
             with np.errstate(all="ignore"):
                 fourth = weight * np.maximum(value**2, slope**2) ** 2
-            outer = fourth[np.abs(z) > reach - 1].sum()
-            if outer <= _BEYOND * fourth.sum():
+            outer, total = fourth[np.abs(z) > reach - 1].sum(), fourth.sum()
+            if outer <= _BEYOND * total and total > 0:  # if all is 0, look farther out
                 break
         return Sample(q, z, weight, value, slope, self.name)
 
@@ -172,7 +175,7 @@ class Curve:
         if shells <= self._shells:
             return
         if shells > _FARTHEST:
-            raise _diverges(self.name, (reach / _REACHES[0]) ** 2)
+            raise _too_large(self.name, (reach / _REACHES[0]) ** 2)
         if shells >= self._too_rough:
             raise self._rough(2.0**self._too_rough)
         # Both sides at once: what is small on one is measured by the size of the other.
@@ -248,12 +251,15 @@ class Curve:
             )
         x = np.linspace(-3.0, 3.0, 64)
         alone, _ = self.evaluate(x)
-        other, _ = self.evaluate(np.concatenate([x[:32], 3 * x[32:] + 1]))
-        if not np.allclose(alone[:32], other[:32], rtol=1e-9, atol=1e-12, equal_nan=True):
-            raise ValueError(
-                f"{what}, got one whose value at an entry depends on the other entries (as "
-                f"softmax's does)."
-            )
+        for kept in (slice(None, 32), slice(32, None)):  # later entries change, then earlier ones
+            changed = 3 * x + 1
+            changed[kept] = x[kept]
+            other, _ = self.evaluate(changed)
+            if not np.allclose(alone[kept], other[kept], rtol=1e-9, atol=1e-12, equal_nan=True):
+                raise ValueError(
+                    f"{what}, got one whose value at an entry depends on the other entries (as "
+                    f"softmax's or cumsum's does)."
+                )
 
 
 def curve(phi: str | Activation) -> Curve:
@@ -274,6 +280,13 @@ def _diverges(name: str, q: float) -> MomentError:
     return MomentError(
         f"a Gaussian moment of {name} diverges, or leaves float64, at variance q = {q:.6g}; "
         f"give a smaller variance."
+    )
+
+
+def _too_large(name: str, q: float) -> MomentError:
+    return MomentError(
+        f"{name} cannot be followed in float64 at variance q = {q:.6g}; give a smaller variance, "
+        f"of at most {_LARGEST:.0e}."
     )
 
 

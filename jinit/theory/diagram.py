@@ -6,16 +6,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.interpolate import CubicSpline
-from scipy.optimize import brentq
 
 from jinit.activations import Activation
-from jinit.theory.arguments import variance
-from jinit.theory.criticality import CriticalLine, chi_at, critical_line
+from jinit.theory.arguments import is_settled
+from jinit.theory.criticality import CriticalLine, chi_at, critical_line, variances
 from jinit.theory.curve import Curve, MomentError, TooRoughError, curve
+from jinit.theory.lengths import limit_length
+from jinit.theory.roots import zeros
 
 __all__ = ["PhaseDiagram", "phase_diagram"]
 
-_TABLE = np.logspace(-8, 6, 141)
+_TABLE = np.concatenate([np.logspace(-30, -9, 22), np.logspace(-8, 6, 141), np.logspace(7, 30, 24)])
 _NOTHING = -700.0  # ln of about the least float64, drawn where no gradient is left
 _EVEN = 1e-11  # a relative change of length below this is rounding
 
@@ -31,7 +32,8 @@ class PhaseDiagram(NamedTuple):
     q: np.ndarray
     """where the lengths settle, `[biases, weights]`; 0 or infinity where they do not"""
     log_chi: np.ndarray
-    """log growth per layer of the mean squared gradient there, `[biases, weights]`; -700 or more"""
+    """log growth per layer of the mean squared gradient there, `[biases, weights]`; -700 where no
+    gradient is left, 700 where all moments diverge"""
     line: CriticalLine
     """the edge of chaos"""
 
@@ -44,7 +46,7 @@ def phase_diagram(
 ) -> PhaseDiagram:
     """The phase diagram of Poole et al. 2016 (fig. 1) and Schoenholz et al. 2017, for any phi.
 
-    The moments are interpolated between 141 lengths (to about 1e-6, which no picture shows); the
+    The moments are interpolated between 187 lengths (to a few 1e-6, which no picture shows); the
     line is exact.
 
     Args:
@@ -53,25 +55,18 @@ def phase_diagram(
         bias_var: increasing; None takes 0 to 0.5.
     """
     phi = curve(activation)
-    biases = _grid("bias_var", bias_var, np.linspace(0, 0.5, 41))
+    biases = np.linspace(0, 0.5, 41)
+    if bias_var is not None:
+        biases = variances("bias_var", bias_var, least=2)
     line = _line(activation, float(biases[-1]))
     most = max(4.0, 1.6 * float(line.weight_var.min())) if len(line.q) else 4.0
-    weights = _grid("weight_var", weight_var, np.linspace(most / 80, most, 80))
+    weights = np.linspace(most / 80, most, 80)
+    if weight_var is not None:
+        weights = variances("weight_var", weight_var, least=2)
     settle = _Settle(phi)
-    found = np.array([[settle(w, b) for w in weights] for b in biases])
-    log_chi = np.maximum(found[..., 1], _NOTHING)
+    found = np.array([[settle(w, b) for w in weights.tolist()] for b in biases.tolist()])
+    log_chi = np.clip(found[..., 1], _NOTHING, -_NOTHING)
     return PhaseDiagram(phi.name, weights, biases, found[..., 0], log_chi, line)
-
-
-def _grid(name: str, given: Sequence[float] | np.ndarray | None, default: np.ndarray) -> np.ndarray:
-    if given is None:
-        return default
-    values = np.array([variance(name, each) for each in given])
-    if len(values) < 2 or not np.all(np.diff(values) > 0):
-        raise ValueError(
-            f"{name} must list at least two increasing variances, got {list(given)!r}."
-        )
-    return values
 
 
 def _line(activation: str | Activation, most: float) -> CriticalLine:
@@ -90,6 +85,7 @@ class _Settle:
     """(q, ln chi) where the lengths settle from q = 1, by a table of moments."""
 
     def __init__(self, phi: Curve) -> None:
+        phi.second(1.0)  # where lengths begin; raises where moments have ended before
         rows = []
         for q in map(float, _TABLE):
             try:
@@ -97,9 +93,11 @@ class _Settle:
             except (MomentError, TooRoughError):
                 break
         self.phi = phi
-        self.q, self.second, slope_second = np.array(rows).T
-        self.log_q = np.log(self.q)
-        self.log_second = CubicSpline(self.log_q, _log(self.second))
+        lengths, second, slope_second = np.array(rows).T
+        self.log_q, self.table = np.log(lengths), _log(second)
+        self.least = phi.second(0.0)
+        self.start = int(np.searchsorted(lengths, 1.0))
+        self.log_second = CubicSpline(self.log_q, self.table)
         self.log_slope_second = CubicSpline(self.log_q, _log(slope_second))
         # Where lengths vanish, and where they grow without end:
         self.below, self.above = (
@@ -107,26 +105,30 @@ class _Settle:
         )
 
     def __call__(self, weight_var: float, bias_var: float) -> tuple[float, float]:
-        change = (weight_var * self.second + bias_var) / self.q - 1
-        start = int(np.searchsorted(self.q, 1.0))
-        rises = change[start] > 0
-        # The first change of sign on the way from q = 1.
-        way = range(start, len(change)) if rises else range(start, -1, -1)
-        i = next((i for i in way if (change[i] > 0) != rises), None)
-        if abs(change[start]) < _EVEN:  # every length is a fixed point
-            return 1.0, math.log(weight_var) + float(self.log_slope_second(0.0))
-        if i is None:
-            end = self.above if rises else self.below
-            q = math.inf if rises else 0.0
-            return q, float(_log(weight_var)) + end
+        log_weight_var, log_bias_var = (
+            math.log(each) if each else _NOTHING for each in (weight_var, bias_var)
+        )
+        change = np.logaddexp(log_weight_var + self.table, log_bias_var) - self.log_q
+        if abs(change[self.start]) < _EVEN:  # a fixed point, and often every length is one
+            return 1.0, log_weight_var + float(self.log_slope_second(0.0))
 
         def off(log_q: float) -> float:
-            second = math.exp(self.log_second(log_q))
-            return math.log(weight_var * second + bias_var) - log_q
+            a, b = log_weight_var + float(self.log_second(log_q)), log_bias_var
+            return max(a, b) + math.log1p(math.exp(-abs(a - b))) - log_q  # logaddexp, but faster
 
-        a, b = sorted((i, i - 1 if rises else i + 1))
-        log_q = brentq(off, self.log_q[a], self.log_q[b], xtol=1e-9)
-        return math.exp(log_q), math.log(weight_var) + float(self.log_slope_second(log_q))
+        points = zeros(off, self.log_q, change, even=_EVEN, xtol=1e-8)
+        rises = change[self.start] > 0
+        if way := [x for x in points if (x > 0) == rises]:
+            log_q = min(way, key=abs)  # the first on the way from ln q = 0
+            return math.exp(log_q), log_weight_var + float(self.log_slope_second(log_q))
+        q = math.inf if rises else 0.0
+        least = weight_var * self.least + bias_var
+        if (rises and change[-1] < 0.999 * change[-2]) or (not rises and least > 0):
+            # Where they settle, if so, is beyond the table.
+            q = limit_length(self.phi, weight_var, bias_var)
+            if is_settled(q):
+                return q, float(_log(chi_at(self.phi, q, weight_var).perpendicular))
+        return q, log_weight_var + (self.above if rises else self.below)
 
 
 def _log(x: Any) -> Any:

@@ -48,7 +48,7 @@ def gain(activation: str | Activation, q: float = 1.0, kind: str = "second_momen
         kept = phi.second(q)
     if kept <= 0:
         raise ValueError(
-            f"{phi.name} has no {kind} gain at q = {q:g}: what it should keep is 0; give an "
-            f"activation that is not constant."
+            f"{phi.name} has no {kind} gain at q = {q:g}: what it should keep is 0, or too small "
+            f"for float64; give an activation that is not constant, or a larger q."
         )
     return 1 / math.sqrt(kept)

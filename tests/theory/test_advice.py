@@ -55,6 +55,25 @@ def test_the_depth_is_where_real_gradients_scatter_by_a_factor_of_e():
     assert scatter == pytest.approx(1.0, rel=5 / math.sqrt(2 * (seeds - 1)))
 
 
+@pytest.mark.parametrize("width", [128, 10_000, 10**7])
+@pytest.mark.parametrize(("name", "per_layer"), [("relu", 5.0), ("identity", 2.0)])
+def test_depth_is_in_proportion_to_width_however_wide(name, per_layer, width):
+    """sqrt(per_layer L / n) / 2 = 1, up to the next order in 1/n."""
+    depth = theory.recommend(name, width=width).depth
+    assert depth == pytest.approx(4 * width / per_layer, rel=3 / width + 1e-3, abs=1)
+
+
+@pytest.mark.parametrize(("name", "width"), [("sigmoid", 20_000), ("gelu", 10**7), ("relu6", 5000)])
+def test_the_depth_past_what_is_followed_is_where_the_variance_gets_to(name, width):
+    best = theory.recommend(name, width=width)
+    assert best.depth > 2048
+    given = {"weight_var": best.weight_var, "bias_var": best.bias_var, "q": best.q or 1.0}
+    for share, within in ((1.02, 1), (0.98, -1)):
+        layers = [width] * round(share * best.depth)
+        variance = theory.finite_width(name, layers, **given).gradient_var[0] / 4
+        assert within * (variance - 1) > 0
+
+
 @pytest.mark.bad_input
 def test_activations_without_advice_say_why():
     with pytest.raises(ValueError, match=r"exp keeps .*: lengths run away from its critical point"):

@@ -78,14 +78,32 @@ def measure(phi, where, draws):
     return np.swapaxes(log_act, 0, 1), np.swapaxes(log_grad, 0, 1)
 
 
+def check_phase(phi, expected, weight_var, bias_var):
+    """`phase` is that of the length where networks settle from 1.
+
+    A doubly critical length is stable from one side only, or hardly: GELU, SiLU and x tanh x have
+    another fixed point so near to theirs (15, 2 and 2 % off) that lengths settle in it instead.
+    """
+    found = theory.phase(phi, weight_var=weight_var, bias_var=bias_var)
+    if expected == "critical":
+        best = theory.recommend(phi).q
+        settled = theory.length_fixed_point(phi, weight_var=weight_var, bias_var=bias_var)
+        chi = theory.chi(phi, settled, weight_var=weight_var).perpendicular
+        if phi in ("gelu", "gelu_tanh", "silu", own):
+            assert settled == pytest.approx(best, rel=0.2)
+            assert chi == pytest.approx(1, abs=0.01)
+            return
+        assert settled == pytest.approx(best, rel=1e-6)
+        assert chi == pytest.approx(1, abs=1e-6)
+    assert found == expected
+
+
 @pytest.mark.parametrize("phi", [*ACTIVATIONS, own])
 def test_prediction_agrees_with_simulation(phi, draws):
     where = points(phi)
     log_act, log_grad = measure(phi, where, draws)
     for i, (expected_phase, (weight_var, bias_var)) in enumerate(where.items()):
-        found = theory.phase(phi, weight_var=weight_var, bias_var=bias_var)
-        if expected_phase != "critical":
-            assert found == expected_phase
+        check_phase(phi, expected_phase, weight_var, bias_var)
         predicted = theory.trajectory(
             phi, depth=DEPTH, weight_var=weight_var, bias_var=bias_var, width=WIDTH
         )

@@ -68,6 +68,8 @@ def test_bad_gains_are_refused():
         jinit.gain("relu", kind="varianc")
     with pytest.raises(ValueError, match="unknown activation 'rellu'; did you mean 'relu'"):
         jinit.gain("rellu")
+    with pytest.raises(ValueError, match=r"tanh cannot be .* q = 1e\+300; .* most 1e\+297"):
+        jinit.gain("tanh", 1e300)
     with pytest.raises(ValueError, match=r"has no gradient gain at q = 1: what it should keep"):
         jinit.gain(lambda x: 0.0 * x + 1.0, kind="gradient")
     with pytest.raises(ValueError, match="q is a variance and must be positive, got 0"):
@@ -259,8 +261,47 @@ def test_several_critical_points_with_the_same_biases():
         assert kept == pytest.approx(point.q, rel=1e-9)
 
 
+@pytest.mark.parametrize("bias_var", [5e-17, 1e-12, 1e-9])
+def test_the_critical_length_of_tanh_with_small_biases(bias_var):
+    """q^3 = 3 b / 4, from the expansions of tanh and its slope; the next order is of order q.
+
+    Rounding moves b by 1e-16 q, and q thus by 2e-17 / q^2.
+    """
+    q = theory.critical("tanh", bias_var=bias_var).q
+    expected = (0.75 * bias_var) ** (1 / 3)
+    assert q == pytest.approx(expected, rel=2 * expected + 1e-16 / expected**2)
+
+
+@pytest.mark.parametrize("bias_var", [1e10, 1e20, 1e200])
+def test_the_critical_length_of_tanh_with_great_biases(bias_var):
+    found = theory.critical("tanh", bias_var=bias_var)
+    chi = theory.chi("tanh", found.q, weight_var=found.weight_var)
+    assert chi.perpendicular == pytest.approx(1, rel=1e-12)
+    kept = theory.length_map("tanh", found.q, weight_var=found.weight_var, bias_var=bias_var)
+    assert kept == pytest.approx(found.q, rel=1e-12)
+
+
+def test_the_default_line_ends_where_moments_do():
+    line = theory.critical_line(jnp.exp)
+    assert 60 < line.q[-1] < 100  # E exp(2 u) = exp(2 q); its square is what leaves float64
+    np.testing.assert_allclose(line.bias_var, line.q - 1, rtol=1e-7, atol=1e-12)
+    assert np.all(line.bias_var >= 0)
+
+
 @pytest.mark.bad_input
 def test_where_there_is_no_critical_point():
+    for bias_var in (1e-20, 1e-40, 1e-300):
+        with pytest.raises(ValueError, match=r"is too small for .* tanh .* give 0, or at least 4"):
+            theory.critical("tanh", bias_var=bias_var)
+    with pytest.raises(ValueError, match=r"tanh cannot be .* q = 1e\+300; .* most 1e\+297"):
+        theory.critical("tanh", q=1e300)
+    for q in (3, np.array(3.0), "12", {1.0, 2.0}):
+        with pytest.raises(TypeError, match="q must list increasing variances, as in"):
+            theory.critical_line("tanh", q=q)
+    with pytest.raises(ValueError, match=r"q must list increasing variances, got \[1, 0\.5\]"):
+        theory.critical_line("tanh", q=[1, 0.5])
+    with pytest.raises(ValueError, match="exp diverges, or leaves float64, at variance q = 400"):
+        theory.critical_line(jnp.exp, q=[1.0, 400.0])
     with pytest.raises(ValueError, match="softplus has no critical point with bias_var=0; it has"):
         theory.critical("softplus")
     with pytest.raises(ValueError, match=r"gelu has no critical point .*bias_var from .* has one"):
@@ -302,10 +343,57 @@ def test_a_phase_diagram_is_what_each_point_says(phi):
             assert diagram.log_chi[i, j] == pytest.approx(expected, abs=1e-4)
 
 
+def check_points(phi, weights, biases):
+    """Lengths hold to the few 1e-6 of interpolated moments over their slope's distance from 1."""
+    diagram = theory.phase_diagram(phi, weight_var=weights, bias_var=biases)
+    for i, bias_var in enumerate(biases):
+        for j, weight_var in enumerate(weights):
+            exact = theory.depth_scales(phi, weight_var=weight_var, bias_var=bias_var)
+            rel = 1e-5 / abs(exact.chi_parallel - 1) if exact.chi_parallel != 1 else 1e-5
+            assert diagram.q[i, j] == pytest.approx(exact.q, rel=rel), (weight_var, bias_var)
+            expected = math.log(exact.chi) if exact.chi else -700
+            assert diagram.log_chi[i, j] == pytest.approx(expected, abs=1e-4 + rel)
+    return diagram
+
+
+def test_a_phase_diagram_sees_two_fixed_points_closer_than_its_table():
+    """At a bias variance of 0.149575 they meet."""
+    diagram = check_points("gelu", [1.9, 2.01], [0.1, 0.149, 0.1495, 0.14957, 0.15])
+    assert np.isfinite(diagram.q[:-1]).all()
+    assert np.isinf(diagram.q[-1, -1])
+
+
+def test_a_phase_diagram_beyond_its_table():
+    """Chaos far out is no order, nor are small lengths none."""
+    assert np.all(check_points("tanh", [1e5, 2e6, 1e35, 1e40], [0.0, 1.0]).log_chi > 5)
+    check_points("tanh", [1e-40, 0.5], [1e-40, 1e-35, 1e35])
+    check_points("relu", [1.9, 2.0, 2.1], [0.0, 1e-40])
+
+
+def test_a_phase_diagram_without_weights():
+    diagram = check_points("tanh", [0.0, 1.0], [0.0, 0.5, 1.0, 2.0])
+    np.testing.assert_allclose(diagram.q[:, 0], diagram.bias_var, rtol=1e-8)
+    assert np.all(diagram.log_chi[:, 0] == -700)
+
+
+def test_a_phase_diagram_of_moments_that_end():
+    diagram = theory.phase_diagram(jnp.exp)
+    assert np.isinf(diagram.q).any()
+    assert np.isfinite(diagram.q).any()
+    assert np.all(diagram.log_chi[np.isinf(diagram.q)] == 700)
+    check_points(jnp.exp, [0.05, 0.1], [0.0, 0.1])
+
+
 @pytest.mark.bad_input
 def test_a_grid_that_does_not_rise_is_refused():
-    with pytest.raises(ValueError, match="weight_var must list at least two increasing variances"):
-        theory.phase_diagram("tanh", weight_var=[2.0, 1.0])
+    for name in ("weight_var", "bias_var"):
+        for given in ([2.0, 1.0], [1.0], [1.0, 1.0], []):
+            with pytest.raises(ValueError, match=f"{name} must list at least 2 increasing varianc"):
+                theory.phase_diagram("tanh", **{name: given})
+        with pytest.raises(TypeError, match=f"{name} must list at least 2 increasing .* got 3"):
+            theory.phase_diagram("relu", **{name: 3})
+    with pytest.raises(ValueError, match="diverges, or leaves float64, at variance q = 1;"):
+        theory.phase_diagram(lambda x: jnp.exp(x**2 / 2))
 
 
 # --- correlations -----------------------------------------------------------------------------
@@ -343,6 +431,30 @@ def test_all_fixed_points_of_a_chaotic_network_without_biases():
     chi = theory.chi("tanh", theory.length_fixed_point("tanh", weight_var=4.0), weight_var=4.0)
     assert points[2].slope == pytest.approx(chi.perpendicular, rel=1e-9)
     assert theory.correlation_fixed_point("tanh", weight_var=4.0) == 0.0
+
+
+def test_fixed_points_that_are_close_to_one_are_not_made_up():
+    """Next to criticality the map moves 1 - c by less than the rounding of c."""
+    points = theory.correlation_fixed_point(
+        "tanh", weight_var=1.42420529, bias_var=0.01, all_points=True
+    )
+    assert [p.c for p in points] == [1.0]
+
+
+def test_a_marginal_correlation_is_not_called_stable():
+    (one,) = theory.correlation_fixed_point("relu", weight_var=2.0, q=1.0, all_points=True)
+    assert (one.c, one.stable) == (1.0, False)
+    assert one.slope == pytest.approx(1, rel=1e-12)
+
+
+@pytest.mark.parametrize("weight_var", [1.0, 0.3])
+def test_where_every_correlation_is_a_fixed_point_none_is_listed(weight_var):
+    with pytest.raises(ValueError, match="every correlation is a fixed point of identity with"):
+        theory.correlation_fixed_point("identity", weight_var=weight_var, q=1.0, all_points=True)
+    assert theory.correlation_fixed_point("identity", weight_var=weight_var, q=1.0) == 0
+    with_biases = {"weight_var": 0.5, "bias_var": 0.1, "all_points": True}
+    (one,) = theory.correlation_fixed_point("identity", **with_biases)
+    assert (one.c, one.stable) == (1.0, True)
 
 
 @pytest.mark.parametrize("phi", ["tanh", "relu", "hard_tanh", own])

@@ -129,6 +129,19 @@ def test_moments_that_reach_far_out_are_followed_there():
         assert curve(jnp.exp).second(q) == pytest.approx(math.exp(2 * q), rel=1e-9)
 
 
+@pytest.mark.parametrize("q", [0.1, 0.03])
+def test_moments_that_begin_far_out_are_found_there(q):
+    """Sixteen and 29 standard deviations off; beyond 37, float64 has no such probability."""
+
+    def far(x):
+        return jax.nn.relu(x - 5)
+
+    assert curve(far).slope_second(q) == pytest.approx(
+        scipy.special.ndtr(-5 / math.sqrt(q)), rel=1e-9
+    )
+    assert curve(far).second_growth(q) == pytest.approx(curve(far).slope_second(q), rel=1e-9)
+
+
 def test_theory_is_float64_whatever_jax_is_set_to():
     value, slope = curve("tanh").evaluate(np.array([1e-3]))
     assert value.dtype == slope.dtype == np.float64
@@ -198,6 +211,9 @@ def test_difference_and_product_make_up_the_second_moment(name):
 @pytest.mark.bad_input
 @pytest.mark.parametrize(("function", "error", "message"), [
     (jax.nn.softmax, ValueError, "an elementwise .* got one whose value at an entry depends on"),
+    (jnp.cumsum, ValueError, "an elementwise .* got one whose value at an entry depends on"),
+    (lambda x: jnp.roll(x, 1), ValueError, "got one whose value at an entry depends on"),
+    (lambda x: x - jnp.mean(x), ValueError, "got one whose value at an entry depends on"),
     (jnp.sum, ValueError, r"an elementwise .* turns shape \(8,\) into \(\)"),
     (lambda x: x.astype("float32"), ValueError, "keeps float64, got one that returns float32"),
     (np.tanh, TypeError, "an elementwise jax.numpy function"),
@@ -218,8 +234,10 @@ def test_what_theory_cannot_follow_is_one_sentence(function, error, message):
 def test_moments_that_diverge_are_one_sentence():
     with pytest.raises(MomentError, match=r"exp diverges, or leaves float64, at variance q = 400"):
         curve(jnp.exp).second(400.0)
-    with pytest.raises(MomentError, match="relu diverges"):
-        curve("relu").second(1e308)
+    for name in ("relu", "tanh"):
+        curve(name).second(1e297)
+        with pytest.raises(MomentError, match=rf"{name} cannot be .* q = 1e\+308; .* most 1e\+297"):
+            curve(name).second(1e308)
 
 
 @pytest.mark.bad_input

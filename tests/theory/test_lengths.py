@@ -14,7 +14,7 @@ import pytest
 import jinit
 from jinit.activations import ACTIVATIONS
 from jinit.theory import fan_in, length_fixed_point, length_map, trajectory
-from jinit.theory.curve import curve
+from jinit.theory.curve import MomentError, TooRoughError, curve
 
 # --- published numbers ----------------------------------------------------------------------
 
@@ -227,6 +227,74 @@ def test_a_length_that_diverges_past_float64_has_no_fixed_point():
         assert point.q == pytest.approx(0.1 * math.exp(2 * point.q), rel=1e-12)
 
 
+def dense(phi, weight_var, bias_var, low, high):
+    """Where q changes to the other side of V(q), between 4000 lengths."""
+    q = np.geomspace(low, high, 4000)
+    change = np.array([
+        length_map(phi, x, weight_var=weight_var, bias_var=bias_var) - x for x in q
+    ])  # fmt: skip
+    return q[:-1][np.diff(np.sign(change)) != 0]
+
+
+@pytest.mark.parametrize("bias_var", [0.149, 0.1495, 0.14957])
+def test_two_fixed_points_closer_than_a_step_of_the_grid_are_found(bias_var):
+    """Of GELU; they meet at a bias variance of 0.149575, beyond which lengths grow without end."""
+    given = {"weight_var": 2.01, "bias_var": bias_var}
+    low, high = length_fixed_point("gelu", **given, all_points=True)
+    assert [low.q, high.q] == pytest.approx(dense("gelu", 2.01, bias_var, 0.5, 5.0), rel=6e-4)
+    assert (low.stable, high.stable) == (True, False)
+    assert length_fixed_point("gelu", **given) == low.q
+    q = 1.0
+    for _ in range(40):  # iterated, lengths rise towards it and never pass it
+        before, q = q, length_map("gelu", q, **given)
+        assert before < q < low.q
+    assert length_fixed_point("gelu", **given, q=1.001 * high.q) == math.inf
+
+
+def test_past_where_two_fixed_points_meet_there_is_none():
+    assert length_fixed_point("gelu", weight_var=2.01, bias_var=0.14958, all_points=True) == ()
+
+
+def test_what_inherits_the_fixed_point_has_it_too():
+    given = {"weight_var": 2.01, "bias_var": 0.149}
+    q = length_fixed_point("gelu", **given)
+    assert jinit.theory.depth_scales("gelu", **given).q == q
+    assert jinit.theory.phase("gelu", **given) == "ordered"
+    assert jinit.theory.chi("gelu", q, weight_var=2.01).perpendicular < 1
+
+
+@pytest.mark.parametrize(("weight_var", "bias_var", "q"), [
+    (1e40, 0.0, 1e40),  # tanh is a step from there: V = weight_var
+    (0.5, 1e40, 1e40),
+    (1e200, 0.0, 1e200),
+    (0.5, 1e280, 1e280),
+    (0.5, 1e-40, 2e-40),  # and linear from here: V = q / 2 + bias_var
+    (0.5, 5e-31, 1e-30),
+    (0.5, 1e-200, 2e-200),
+    (0.5, 1e-310, 2e-310),
+])  # fmt: skip
+def test_fixed_points_of_extreme_variances(weight_var, bias_var, q):
+    given = {"weight_var": weight_var, "bias_var": bias_var}
+    assert length_fixed_point("tanh", **given) == pytest.approx(q, rel=1e-12)
+    assert length_fixed_point("tanh", **given, all_points=True)[-1].q == pytest.approx(q, rel=1e-12)
+
+
+def test_an_extreme_fixed_point_that_is_not_stable():
+    """q = 3 w q^2 for the square."""
+    zero, point = length_fixed_point(lambda x: x**2, weight_var=1e40, all_points=True)
+    assert zero == (0.0, 0.0, True)
+    assert point.q == pytest.approx(1e-40 / 3, rel=1e-12)
+    assert not point.stable
+
+
+@pytest.mark.parametrize(("name", "weight_var"), [("tanh", 1.0), ("tanh", 1 - 1e-14)])
+def test_a_slope_of_one_is_neither_stable_nor_unstable(name, weight_var):
+    (zero,) = length_fixed_point(name, weight_var=weight_var, all_points=True)
+    assert zero.q == 0
+    assert zero.slope == pytest.approx(1, rel=1e-12)
+    assert not zero.stable
+
+
 # --- convolutions ---------------------------------------------------------------------------
 
 
@@ -272,6 +340,29 @@ def test_bad_kernels_are_refused():
         fan_in((0, 3), 4)
     with pytest.raises(ValueError, match="channels_in must be an integer"):
         fan_in((3, 3), 1.5)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("kernel", [3, None, 2.5])
+def test_a_kernel_that_is_one_number_is_refused(kernel):
+    with pytest.raises(TypeError, match=rf"kernel must list .* as in \(3, 3\), got {kernel}\.$"):
+        fan_in(kernel, 4)
+
+
+@pytest.mark.parametrize(("name", "weight_var"), [("relu", 2.0), ("identity", 1.0)])
+def test_where_every_length_is_a_fixed_point_none_is_listed(name, weight_var):
+    with pytest.raises(ValueError, match=f"every length is a fixed point of {name} with weight_v"):
+        length_fixed_point(name, weight_var=weight_var, all_points=True)
+    assert length_fixed_point(name, weight_var=weight_var, q=0.3) == 0.3
+
+
+def test_lengths_that_settle_where_float64_does_not_reach_are_refused():
+    with pytest.raises(MomentError, match=r"tanh cannot be followed .* of at most 1e\+297"):
+        length_fixed_point("tanh", weight_var=1e295)
+    with pytest.raises(TooRoughError, match=r"sin must be differentiable .* or a smaller variance"):
+        length_fixed_point("sin", weight_var=1e10)
+    # What grows in proportion is not in doubt where it cannot be followed.
+    assert length_fixed_point(lambda x: x + jnp.sin(x) ** 2, weight_var=2.0) == math.inf
 
 
 @pytest.mark.bad_input
