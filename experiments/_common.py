@@ -1,4 +1,4 @@
-"""What the experiments share: options, the table of published beside measured, CSV files."""
+"""What the experiments share: options, the table of expected beside measured, estimates, files."""
 
 import argparse
 import csv
@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from itertools import groupby
@@ -13,10 +14,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+import jinit
 
 console = Console(highlight=False)
 
@@ -24,19 +30,49 @@ console = Console(highlight=False)
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#AA3377"
 
 
+# What is drawn of simulations.
+POINTS: dict[str, Any] = {
+    "markerfacecolor": "white", "markeredgewidth": 1.7, "markersize": 8, "linestyle": "none",
+    "capsize": 4, "zorder": 3,
+}  # fmt: skip
+
+STANDARD_ERRORS = 5
+EXACT = 1e-8  # of what is computed in float64 and known without rounding
+
+SOURCES = {
+    "paper": "printed by the source",
+    "formula": "computed from the source's formula",
+    "theory": "predicted by jinit.theory",
+    "simulation": "simulated otherwise",
+    "claim": "claimed in words",
+}
+
+
 class Check(NamedTuple):
-    """One published number beside the one measured here; `group` is the table it stands in."""
+    """One number that is expected beside the one measured here."""
 
     group: str
+    """the table it stands in"""
     what: str
-    published: float
+    expected: float
     measured: float
     tolerance: float
+    source: str
+    """where the expected number is from, a key of SOURCES"""
 
     @property
     def ok(self) -> bool:
-        """Whether measured lies within the tolerance of published (NaN never does)."""
-        return abs(self.measured - self.published) <= self.tolerance
+        """Whether measured lies within the tolerance of expected (NaN never does)."""
+        return abs(self.measured - self.expected) <= self.tolerance
+
+
+def printed(group: str, what: str, text: str, measured: float, *, source: str = "formula") -> Check:
+    """A number in print beside one computed here, within half a unit of the last digit.
+
+    One printed without a decimal point is exact, as a correlation of 1 is.
+    """
+    tolerance = half_unit(text) if "." in text else EXACT
+    return Check(group, what, float(text), float(measured), tolerance, source)
 
 
 def half_unit(printed: str) -> float:
@@ -50,7 +86,7 @@ def half_unit(printed: str) -> float:
 
 
 def verdict(checks: Sequence[Check], *, left_out: Sequence[str] = ()) -> int:
-    """Print published | measured | tolerance | ok; 0 if every number is met, else 1.
+    """Print expected | measured | tolerance | source | ok; 0 if every number is met, else 1.
 
     Args:
         checks: in the order of the tables; there must be at least one.
@@ -61,36 +97,122 @@ def verdict(checks: Sequence[Check], *, left_out: Sequence[str] = ()) -> int:
     for group, rows in groupby(checks, key=lambda check: check.group):
         table = Table(title=group, title_justify="left", box=SIMPLE_HEAD, title_style="bold")
         table.add_column("", min_width=26)
-        for column in ("published", "measured", "tolerance"):
+        for column in ("expected", "measured", "tolerance"):
             table.add_column(column, justify="right", min_width=12)
+        table.add_column("source")
         table.add_column("ok")
         for row in rows:
             digits = _digits(row)
             numbers = (
-                f"{row.published:#.{digits}g}",
+                f"{row.expected:#.{digits}g}",
                 f"{row.measured:#.{digits}g}",
                 f"{row.tolerance:.1e}",
             )
-            table.add_row(row.what, *numbers, "yes" if row.ok else "[bold red]NO")
+            table.add_row(row.what, *numbers, row.source, "yes" if row.ok else "[bold red]NO")
         console.print(table)
     for sentence in left_out:
         console.print(f"Not checked at this setting: {sentence}")
     missed = [check for check in checks if not check.ok]
     for check in missed:
         console.print(
-            f"[bold red]Missed:[/] {check.group}, {check.what}: published {check.published:.9g}, "
+            f"[bold red]Missed:[/] {check.group}, {check.what}: expected {check.expected:.9g}, "
             f"measured {check.measured:.9g}, apart by "
-            f"{abs(check.measured - check.published):.2g} where {check.tolerance:.2g} is allowed."
+            f"{abs(check.measured - check.expected):.2g} where {check.tolerance:.2g} is allowed."
         )
-    console.print(f"{len(checks) - len(missed)} of {len(checks)} published numbers met.")
+    total, met = (Counter(check.source for check in some) for some in (checks, checks))
+    met.subtract(check.source for check in missed)
+    by_source = (
+        f"{met[s]} of {total[s]} {SOURCES[s]}" for s in sorted(total, key=list(SOURCES).index)
+    )
+    console.print(
+        f"{len(checks) - len(missed)} of {len(checks)} numbers met: {', '.join(by_source)}."
+    )
     return 1 if missed else 0
 
 
 def _digits(check: Check) -> int:
     """Significant digits that show what the tolerance compares, six at least."""
-    if not (check.published and check.tolerance):
+    if not (check.expected and check.tolerance):
         return 6
-    return max(6, math.ceil(math.log10(abs(check.published) / (2 * check.tolerance))))
+    return max(6, math.ceil(math.log10(abs(check.expected) / (2 * check.tolerance))))
+
+
+# --- estimates ----------------------------------------------------------------------------------
+
+
+class Estimate(NamedTuple):
+    """A mean over seeds, or an array of them, with its standard error."""
+
+    mean: np.ndarray
+    error: np.ndarray
+    seeds: int
+
+    @property
+    def tolerance(self) -> np.ndarray:
+        """What is allowed between the mean and what is expected."""
+        return errors_allowed(self.seeds) * self.error
+
+
+def average(values: np.ndarray) -> Estimate:
+    """Over the first axis, the seeds."""
+    error = values.std(axis=0, ddof=1) / math.sqrt(len(values))
+    return Estimate(values.mean(axis=0), error, len(values))
+
+
+def errors_allowed(seeds: int) -> float:
+    """How many standard errors, where the error is taken from the scatter of so many seeds.
+
+    Student's t, exceeded as rarely as STANDARD_ERRORS by a normal variable.
+
+    >>> round(errors_allowed(10), 2), round(errors_allowed(1000), 2)
+    (11.7, 5.05)
+    """
+    return float(scipy.stats.t.isf(scipy.stats.norm.sf(STANDARD_ERRORS), seeds - 1))
+
+
+def extrapolate(narrow: Estimate, wide: Estimate, *, ratio: float = 2.0) -> Estimate:
+    """To infinite width, from a width and one larger by a ratio: what goes as 1/width drops out.
+
+    (ratio wide - narrow) / (ratio - 1); with it goes no assumption on where the limit lies.
+    """
+    error = np.hypot(ratio * wide.error, narrow.error) / (ratio - 1)
+    mean = (ratio * wide.mean - narrow.mean) / (ratio - 1)
+    return Estimate(mean, error, min(narrow.seeds, wide.seeds))
+
+
+# --- networks -----------------------------------------------------------------------------------
+
+
+def pass_layer(key: jax.Array, z: jax.Array, gains: jax.Array, *, bias_var: float) -> jax.Array:
+    """Through a tanh layer of as many units drawn by jinit.init: pre-activations to the next.
+
+    Args:
+        key: of the layer.
+        z: pre-activations `[gains, ..., units]`.
+        gains: of the weights, `[gains]`; one draw serves all, since a gain multiplies the weights.
+        bias_var: variance of the biases.
+    """
+    units = z.shape[-1]
+    (drawn,), _ = jinit.init(key, jinit.MLP((units, units)), "xavier", bias_var=bias_var)
+    after = (jnp.tanh(z).reshape(-1, units) @ drawn.w).reshape(z.shape)
+    ones = (1,) * (z.ndim - 1)
+    return gains.reshape(-1, *ones) * after + drawn.b.reshape(*ones, units)
+
+
+# --- figures ------------------------------------------------------------------------------------
+
+
+def finish(axes: Any, *, grid: bool = False, labels: float = 13) -> None:
+    """The look of every panel."""
+    axes.tick_params(labelsize=11)
+    axes.xaxis.label.set_size(labels)
+    axes.yaxis.label.set_size(labels)
+    axes.spines[["top", "right"]].set_visible(False)
+    if grid:
+        axes.grid(True, which="major", alpha=0.25)
+
+
+# --- options and files --------------------------------------------------------------------------
 
 
 class _Parser(argparse.ArgumentParser):
@@ -178,6 +300,6 @@ def write_checks(path: Path, checks: Sequence[Check]) -> None:
     """The printed table as CSV."""
     write_csv(
         path,
-        ("group", "what", "published", "measured", "tolerance", "ok"),
+        (*Check._fields, "ok"),
         ([*check, "yes" if check.ok else "no"] for check in checks),
     )
