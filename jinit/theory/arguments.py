@@ -1,11 +1,14 @@
 """What theory accepts as a number: concrete, finite, and a variance where one is asked for."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
+
+import numpy as np
 
 from jinit import checks
 
-__all__ = ["correlation", "real", "variance"]
+__all__ = ["correlation", "is_settled", "real", "variance", "variances"]
 
 
 def real(name: str, value: Any) -> float:
@@ -26,6 +29,19 @@ def variance(name: str, value: Any, *, positive: bool = False) -> float:
         kind = "must be positive" if positive else "must not be negative"
         raise ValueError(f"{name} is a variance and {kind}, got {value!r}.")
     return number
+
+
+def variances(name: str, given: Any, *, least: int = 0) -> np.ndarray:
+    """At least so many variances that increase."""
+    ask = f"{name} must list {f'at least {least} ' if least else ''}increasing variances"
+    unordered = isinstance(given, str | set | frozenset | dict) or not isinstance(given, Iterable)
+    if unordered or getattr(given, "ndim", 1) == 0:
+        raise TypeError(f"{ask}, as in [0.1, 0.2], got {given!r}.")
+    listed = list(given)
+    values = np.array([variance(name, each) for each in listed])
+    if len(values) < least or not np.all(np.diff(values) > 0):
+        raise ValueError(f"{ask}, got {listed!r}.")
+    return values
 
 
 def correlation(name: str, value: Any) -> float:

@@ -8,13 +8,13 @@ deviation of the length from its fixed point (Roberts, Yaida & Hanin 2022, chapt
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, NamedTuple, overload
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
 
 from jinit.activations import Activation
-from jinit.theory.arguments import variance
+from jinit.theory.arguments import variance, variances
 from jinit.theory.curve import Curve, MomentError, TooRoughError, curve
 from jinit.theory.lengths import limit_length
 from jinit.theory.roots import zeros
@@ -31,7 +31,6 @@ __all__ = [
     "critical_line",
     "doubly_critical",
     "phase",
-    "variances",
 ]
 
 _GRID = np.concatenate([np.logspace(-12, -3, 19), np.logspace(-2.9, 4, 70), np.logspace(5, 8, 4)])
@@ -219,19 +218,6 @@ def critical_line(
                 raise
             break
     return CriticalLine(*np.array(rows).reshape(-1, 4).T)
-
-
-def variances(name: str, given: Any, *, least: int = 0) -> np.ndarray:
-    """At least so many variances that increase."""
-    ask = f"{name} must list {f'at least {least} ' if least else ''}increasing variances"
-    unordered = isinstance(given, str | set | frozenset | dict) or not isinstance(given, Iterable)
-    if unordered or getattr(given, "ndim", 1) == 0:
-        raise TypeError(f"{ask}, as in [0.1, 0.2], got {given!r}.")
-    listed = list(given)
-    values = np.array([variance(name, each) for each in listed])
-    if len(values) < least or not np.all(np.diff(values) > 0):
-        raise ValueError(f"{ask}, got {listed!r}.")
-    return values
 
 
 def doubly_critical(activation: str | Activation) -> DoublyCritical:

@@ -17,7 +17,7 @@ import numpy as np
 from jinit.activations import KINKS, SLOPES, Activation, activation
 from jinit.theory.quadrature import nodes_and_weights, pieces
 
-__all__ = ["Curve", "MomentError", "Sample", "TooRoughError", "curve"]
+__all__ = ["Curve", "MomentError", "Sample", "TooRoughError", "curve", "on_cpu"]
 
 _SMALL, _LARGE = 2**12, 2**16  # points per compiled call
 _REACHES = (12.0, 24.0, 37.0)  # in standard deviations; exp(-37**2 / 2) is almost the least float64
@@ -96,7 +96,7 @@ class Curve:
         size = _SMALL if len(flat) <= _SMALL else _LARGE
         rows = np.empty((2, len(flat)))
         # Padded to two sizes: each costs one compilation.
-        with jax.ensure_compile_time_eval(), jax.enable_x64(True), _on_cpu():
+        with jax.ensure_compile_time_eval(), jax.enable_x64(True), on_cpu():
             for start in range(0, len(flat), size):
                 part = flat[start : start + size]
                 padded = np.concatenate([part, np.zeros(size - len(part))])
@@ -290,7 +290,7 @@ def _too_large(name: str, q: float) -> MomentError:
     )
 
 
-def _on_cpu() -> Any:
+def on_cpu() -> Any:
     """Double precision is a CPU's trade; where jax has no CPU backend, take what there is."""
     try:
         return jax.default_device(jax.local_devices(backend="cpu")[0])

@@ -8,8 +8,8 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 
 from jinit.activations import Activation
-from jinit.theory.arguments import is_settled
-from jinit.theory.criticality import CriticalLine, chi_at, critical_line, variances
+from jinit.theory.arguments import is_settled, variances
+from jinit.theory.criticality import CriticalLine, chi_at, critical_line
 from jinit.theory.curve import Curve, MomentError, TooRoughError, curve
 from jinit.theory.lengths import limit_length
 from jinit.theory.roots import zeros

@@ -33,7 +33,8 @@ def gradient_log_slope(
         layer norm          ln (weight_var E phi'^2 / (weight_var E phi^2 + bias_var)) at q = 1
         batch norm          ln (E phi'^2 / Var phi) at q = 1 for a large batch; `batch_norm_growth`
         residual            ln (1 + a^2 weight_var E phi'^2), h + a W phi(norm(h)), at the
-                            stream's variance q; with a norm, E phi'^2 at 1 over q
+                            stream's variance q; with a norm, E phi'^2 at 1 over q, what the norm
+                            divides by
 
     Positive: gradients explode towards the first layer. Negative: they vanish.
 
@@ -46,7 +47,8 @@ def gradient_log_slope(
         residual: whether layers are blocks that add their branch to the stream.
         branch_scale: a, the factor of the branch.
         q: variance of the pre-activations of a plain network (None: where they settle), or of the
-            stream of a residual one (None: 1).
+            stream of a residual one (None: 1). With layer norm that is over the units, with batch
+            norm over the batch, where biases and the mean of phi add nothing to it.
         allow_unstable: answer for batch norm even where deep networks do not stay at the point
             that the formula describes.
 
@@ -85,9 +87,10 @@ def gradient_log_slope(
 def branch_growth(
     slope_second: float, q: float, weight_var: float, scale: float, norm: str | None
 ) -> float:
-    """ln of the factor of one residual block whose stream has variance q."""
-    through_norm = 1.0 if norm is None else 1 / q
-    return math.log1p(scale**2 * weight_var * slope_second * through_norm)
+    """ln of the factor of one residual block whose norm, if any, divides by variance q."""
+    if norm is not None and q == 0:
+        return math.inf
+    return math.log1p(scale * scale * weight_var * slope_second / (1.0 if norm is None else q))
 
 
 def _log(factor: float) -> float:

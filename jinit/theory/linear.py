@@ -82,7 +82,7 @@ def linear_dynamics(
     in deep linear neural networks".
     """
     depth, tau = _depth(depth), _tau(tau)
-    t, s, u0 = np.broadcast_arrays(_not_negative("t", t), _strength("s", s), _strength("u0", u0))
+    t, s, u0 = _together(_not_negative("t", t), _strength("s", s), _strength("u0", u0))
     with np.errstate(over="ignore", under="ignore"):
         u = _after(t, s, u0, depth, tau)
     return np.clip(u, np.minimum(s, u0), np.maximum(s, u0))  # lest rounding leave them
@@ -288,12 +288,34 @@ def _tau(tau: float) -> float:
     return tau
 
 
+def _together(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    try:
+        return np.broadcast_arrays(*arrays)
+    except ValueError:
+        shapes = ", ".join(str(array.shape) for array in arrays)
+        raise ValueError(
+            f"t, s and u0 must have shapes that broadcast, got {shapes}; give scalars, or insert "
+            f"axes of length 1 as in t[:, None]."
+        ) from None
+
+
 def _not_negative(name: str, value: Numbers) -> np.ndarray:
     if not checks.is_concrete(value):
         real(name, value)  # says that theory is computed outside of jit
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise ValueError(
+            f"{name} must be an array of real numbers, got lists of unequal length; make them "
+            f"equally long."
+        ) from None
     checks.numeric(name, value)
-    checks.finite(name, value)
-    array = np.asarray(value, np.float64)
+    array = array.astype(np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError(
+            f"{name} must be finite, got {float(array[~np.isfinite(array)][0])!r}; leave it out "
+            f"(a mode ends at u = s)."
+        )
     if (array < 0).any():
         raise ValueError(f"{name} must not be negative, got {float(array.min())!r}.")
     return array

@@ -13,7 +13,8 @@ are constants.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -21,8 +22,8 @@ import numpy as np
 from jinit import checks
 from jinit.activations import Activation
 from jinit.theory.arguments import variance
-from jinit.theory.curve import Curve, MomentError, curve
-from jinit.theory.quadrature import nodes_and_weights
+from jinit.theory.curve import Curve, MomentError, TooRoughError, curve
+from jinit.theory.quadrature import ORDER, nodes_and_weights
 
 __all__ = [
     "BatchNormMoments",
@@ -42,6 +43,9 @@ _NARROW = 0.2  # the narrowest panel of a named activation is 0.25 wide, but at 
 _NEGLIGIBLE = 1e-18  # a density
 _CONSTANT = 1e-26  # a variance below that, relative to the mean square, is rounding
 _UNSTABLE = 1e-9  # above 1; homogeneous activations have exactly 1
+_SMOOTH = 24  # in batches of so many, what kinks leave in an expectation is smooth enough
+_AT_ONCE = 2**16  # nodes per evaluation
+_MOST_NODES = 50_000_000  # about five seconds
 
 
 class BatchNormMoments(NamedTuple):
@@ -80,7 +84,7 @@ def batch_norm_growth(
     """
     f = curve(phi)
     if batch is not None:
-        batch = _batch_of_four(batch)
+        batch = _batch_of_four(batch, _NO_GROWTH)
     if not allow_unstable:
         _check_stable(f, batch)
     if batch is None:
@@ -89,19 +93,20 @@ def batch_norm_growth(
         return batch_norm_growth_identity(batch)
     if phi == "relu":
         return batch_norm_growth_relu(batch)
-    two = _entries(f, batch)
-    slopes = two.slope_u * two.slope_v
-    return (
-        (batch - 1) * two.mean(two.slope_u**2)
-        - two.mean((two.u * two.slope_u) ** 2)
-        + two.mean(slopes)
-        + two.mean(two.u * two.v * slopes)
-    ) / ((batch - 3) * _spread(f, two, batch))
+    own, longer, both, aligned, spread = _mean(
+        f, batch,
+        lambda two: (
+            two.slope_u**2, (two.u * two.slope_u) ** 2, two.slope_u * two.slope_v,
+            two.u * two.v * two.slope_u * two.slope_v, _half_square_difference(two),
+        ),
+    )  # fmt: skip
+    _check_spread(f, spread, batch)
+    return ((batch - 1) * own - longer + both + aligned) / ((batch - 3) * spread)
 
 
 def batch_norm_growth_identity(batch: int) -> float:
     """(B - 2) / (B - 3), the growth in a linear net (Yang et al. 2019)."""
-    batch = _batch_of_four(batch)
+    batch = _batch_of_four(batch, _NO_GROWTH)
     return (batch - 2) / (batch - 3)
 
 
@@ -114,7 +119,7 @@ def batch_norm_growth_relu(batch: int) -> float:
         E phi phi' = (sqrt(1 - rho^2) + rho (pi - arccos rho)) / (2 pi),
         E d d' = 1/4 + arcsin(rho) / (2 pi).
     """
-    batch = _batch_of_four(batch)
+    batch = _batch_of_four(batch, _NO_GROWTH)
     rho = -1 / (batch - 1)
     product = (math.sqrt(1 - rho**2) + rho * (math.pi - math.acos(rho))) / (2 * math.pi)
     both_on = 0.25 + math.asin(rho) / (2 * math.pi)
@@ -150,7 +155,7 @@ def batch_norm_stability(phi: str | Activation, *, batch: int | None = None) -> 
     Source: derived here; Yang et al. 2019 discuss the stability of the symmetric fixed point.
     """
     f = curve(phi)
-    return _stability(f, None if batch is None else _batch_of_four(batch))
+    return _stability(f, None if batch is None else _batch_of_four(batch, _NO_DENSITY))
 
 
 def batch_norm_moments(phi: str | Activation, *, batch: int | None = None) -> BatchNormMoments:
@@ -166,14 +171,7 @@ def batch_norm_moments(phi: str | Activation, *, batch: int | None = None) -> Ba
     f = curve(phi)
     if batch is None:
         return BatchNormMoments(f.mean(1.0), f.second(1.0))
-    batch = checks.count("batch", batch, least=2)
-    if batch == 2:  # one of the two is 1 and the other -1
-        value, _ = f.evaluate(np.array([-1.0, 1.0]))
-        return BatchNormMoments(float(value.mean()), float((value**2).mean()))
-    one = _entry_within(f, batch, _reach(f, batch))
-    return BatchNormMoments(
-        float(np.sum(one.weight * one.phi)), float(np.sum(one.weight * one.phi**2))
-    )
+    return _moments(f, checks.count("batch", batch, least=2))
 
 
 def batch_norm_spread(phi: str | Activation, *, batch: int | None = None) -> float:
@@ -193,8 +191,10 @@ def batch_norm_spread(phi: str | Activation, *, batch: int | None = None) -> flo
     f = curve(phi)
     if batch is None:
         return _variance(f)
-    batch = _batch_of_four(batch)
-    return _spread(f, _entries(f, batch), batch)
+    batch = _batch_of_four(batch, _NO_DENSITY)
+    (spread,) = _mean(f, batch, lambda two: (_half_square_difference(two),))
+    _check_spread(f, spread, batch)
+    return spread
 
 
 def layer_norm_growth(
@@ -236,17 +236,23 @@ def _stability(f: Curve, batch: int | None) -> float:
     if batch is None:
         mean, spread = f.mean(1.0), _variance(f)
         return f.expect(1.0, lambda at: at.z * (at.value - mean) * at.slope) / spread
-    two = _entries(f, batch)
-    mean = two.mean(two.phi_u)
-    phi_u, phi_v = two.phi_u - mean, two.phi_v - mean
-    share = 1 / batch
-    # Twice du_i of the docstring, for the sample that is longer (u) and for another one (v).
-    du = (1 - share) * two.u - share * two.u**3
-    dv = -share * two.u - share * two.v * two.u**2
-    same = two.mean(phi_u * two.slope_u * du)
-    other = two.mean(phi_u * two.slope_v * dv + phi_v * two.slope_u * du) / 2
-    back = (1 - 2 * share) * same - 2 * (1 - share) * other
-    return back / ((1 - share) * (1 - 2 * share) * _spread(f, two, batch))
+    share, mean = 1 / batch, _moments(f, batch).mean
+
+    def integrands(two: _Entries) -> tuple[np.ndarray, ...]:
+        phi_u, phi_v = two.phi_u - mean, two.phi_v - mean
+        # Twice du_i of the docstring, for the sample that is longer (u) and for another one (v).
+        du = (1 - share) * two.u - share * two.u**3
+        dv = -share * two.u - share * two.v * two.u**2
+        return (
+            phi_u * two.slope_u * du,
+            phi_u * two.slope_v * dv + phi_v * two.slope_u * du,
+            _half_square_difference(two),
+        )
+
+    same, others, spread = _mean(f, batch, integrands)
+    _check_spread(f, spread, batch)
+    back = (1 - 2 * share) * same - (1 - share) * others
+    return back / ((1 - share) * (1 - 2 * share) * spread)
 
 
 def _check_stable(f: Curve, batch: int | None) -> None:
@@ -262,6 +268,16 @@ def _check_stable(f: Curve, batch: int | None) -> None:
 
 
 # --- one and two entries of a normalised batch ------------------------------------------------
+
+
+def _moments(f: Curve, batch: int) -> BatchNormMoments:
+    if batch == 2:  # one of the two is 1 and the other -1
+        value, _ = f.evaluate(np.array([-1.0, 1.0]))
+        return BatchNormMoments(float(value.mean()), float((value**2).mean()))
+    one = _entry_within(f, batch, _reach(f, batch))
+    return BatchNormMoments(
+        float(np.sum(one.weight * one.phi)), float(np.sum(one.weight * one.phi**2))
+    )
 
 
 class _Entry(NamedTuple):
@@ -286,37 +302,69 @@ class _Entries(NamedTuple):
     slope_u: np.ndarray
     slope_v: np.ndarray
 
-    def mean(self, integrand: np.ndarray) -> float:
-        """E of an integrand given at the nodes."""
-        return float(np.sum(self.weight * integrand))
+
+def _mean(
+    f: Curve, batch: int, integrands: Callable[[_Entries], tuple[np.ndarray, ...]]
+) -> tuple[float, ...]:
+    """E of integrands given at the nodes of two entries."""
+    sums = [[np.sum(two.weight * x) for x in integrands(two)] for two in _entries(f, batch)]
+    return tuple(float(each) for each in np.sum(sums, 0))
 
 
-def _entries(f: Curve, batch: int) -> _Entries:
-    """Nodes that follow the kinks of phi(u), and row by row those of phi(v)."""
+def _half_square_difference(two: _Entries) -> np.ndarray:
+    return (two.phi_u - two.phi_v) ** 2 / 2
+
+
+def _entries(f: Curve, batch: int) -> Iterator[_Entries]:
+    """Nodes that follow the kinks of phi(u), and row by row those of phi(v); some rows at a time.
+
+    Raises:
+        TooRoughError: for more than fifty million nodes.
+    """
     radius, rho = math.sqrt(batch - 1), -1 / (batch - 1)
     reach = _reach(f, batch)
-    one = _entry_within(f, batch, reach, _tangents(_sharp(f, reach), batch))
+    tangents = _tangents(_sharp(f, reach), batch) if batch < _SMOOTH else None
+    one = _entry_within(f, batch, reach, tangents)
     # v = rho u + spread sin(theta), theta of density cos(theta)^(B - 4).
-    middle, spread = rho * one.u[:, None], math.sqrt(1 - rho**2) * one.left[:, None]
     # |v| is at most the radius, and where u stops before it, at most (1 + |rho|) times as far.
     bends = f.pieces(min(radius * (1 + 1e-9), reach * (1 - rho)))
-    grid = np.broadcast_to(_grid(reach) / radius, (len(one.u), len(_grid(reach))))
-    sines = np.concatenate([grid, (bends - middle) / spread], 1)
-    edges = np.arcsin(np.clip(sines, -reach / radius, reach / radius))
-    theta, width = nodes_and_weights(np.sort(edges, 1))
-    weight = width * _cos_power(theta, batch - 4)
-    weight *= (one.weight / weight.sum(1))[:, None]
-    v = middle + spread * np.sin(theta)
-    phi_v, slope_v = f.evaluate(v)
-    return _Entries(weight, one.u[:, None], v, one.phi[:, None], phi_v, one.slope[:, None], slope_v)
+    columns = (len(_grid(reach)) + len(bends) - 1) * ORDER
+    if len(one.u) * columns > _MOST_NODES:
+        raise TooRoughError(
+            f"{f.name} bends too often to be followed in two entries of a normalised batch of "
+            f"{batch}, which would take {len(one.u) * columns:.1e} points, more than "
+            f"{_MOST_NODES:.0e}; give a smoother activation."
+        )
+    rows = max(1, _AT_ONCE // columns)
+    for start in range(0, len(one.u), rows):
+        some = _Entry(*(each[start : start + rows] for each in one))
+        middle, spread = rho * some.u[:, None], math.sqrt(1 - rho**2) * some.left[:, None]
+        grid = np.broadcast_to(_grid(reach) / radius, (len(some.u), len(_grid(reach))))
+        sines = np.concatenate([grid, (bends - middle) / spread], 1)
+        edges = np.arcsin(np.clip(sines, -reach / radius, reach / radius))
+        theta, width = nodes_and_weights(np.sort(edges, 1))
+        weight = width * _cos_power(theta, batch - 4)
+        weight *= (some.weight / weight.sum(1))[:, None]
+        v = middle + spread * np.sin(theta)
+        phi_v, slope_v = f.evaluate(v)
+        phi_u, slope_u = some.phi[:, None], some.slope[:, None]
+        yield _Entries(weight, some.u[:, None], v, phi_u, phi_v, slope_u, slope_v)
 
 
-def _entry_within(f: Curve, batch: int, reach: float, also: Sequence[float] = ()) -> _Entry:
-    """Nodes in (-reach, reach), on panels split at phi's bends and at the angles `also`."""
+def _entry_within(
+    f: Curve, batch: int, reach: float, tangents: Sequence[float] | None = None
+) -> _Entry:
+    """Nodes in (-reach, reach), on panels split at phi's bends.
+
+    With the angles of `tangents`, split there too, and for half-integer powers at all edges.
+    """
     radius = math.sqrt(batch - 1)
-    edges = np.arcsin(np.concatenate([_grid(reach), f.pieces(reach)]) / radius)
-    inside = [theta for theta in also if abs(theta) < edges.max()]
-    theta, width = _nodes_smooth_at_edges(np.unique([*edges, *inside]))
+    edges = np.unique(np.arcsin(np.concatenate([_grid(reach), f.pieces(reach)]) / radius))
+    if tangents is None:
+        theta, width = nodes_and_weights(edges)
+    else:
+        inside = [theta for theta in tangents if abs(theta) < edges.max()]
+        theta, width = _nodes_smooth_at_edges(np.unique([*edges, *inside]))
     weight = width * _cos_power(theta, batch - 3)
     u = radius * np.sin(theta)
     return _Entry(weight / weight.sum(), u, radius * np.cos(theta), *f.evaluate(u))
@@ -396,11 +444,9 @@ def _variance(f: Curve) -> float:
     return spread
 
 
-def _spread(f: Curve, two: _Entries, batch: int) -> float:
-    spread = two.mean((two.phi_u - two.phi_v) ** 2) / 2
+def _check_spread(f: Curve, spread: float, batch: int) -> None:
     where = f" on all values that a normalised batch of {batch} can hold"
-    _check_varies(f, spread, two.mean(two.phi_u), where)
-    return spread
+    _check_varies(f, spread, _moments(f, batch).mean, where)
 
 
 def _check_varies(f: Curve, spread: float, mean: float, where: str) -> None:
@@ -414,11 +460,18 @@ def _check_varies(f: Curve, spread: float, mean: float, where: str) -> None:
 # --- bad input --------------------------------------------------------------------------------
 
 
-def _batch_of_four(batch: int) -> int:
-    size = checks.count("batch", batch)
-    if size < 4:
-        raise ValueError(
-            f"batch must be at least 4 for a gradient growth under batch norm, got {size}: in "
-            f"smaller batches 1 / variance, and with it the squared gradient, has no finite mean."
-        )
-    return size
+_NO_GROWTH = (
+    "for a gradient growth under batch norm",
+    "in smaller batches 1 / variance, and with it the squared gradient, has no finite mean",
+)
+_NO_DENSITY = (
+    "for expectations over two entries of a normalised batch",
+    "in smaller batches one entry leaves the others no more than a sign to choose",
+)
+
+
+def _batch_of_four(batch: int, purpose: tuple[str, str]) -> int:
+    if isinstance(batch, Integral) and not isinstance(batch, bool) and 0 < batch < 4:
+        what, why = purpose
+        raise ValueError(f"batch must be at least 4 {what}, got {batch}: {why}.")
+    return checks.count("batch", batch, least=4)

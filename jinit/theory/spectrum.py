@@ -16,23 +16,29 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import ndtr
 
 from jinit import checks
 from jinit.activations import Activation
 from jinit.theory.arguments import variance
-from jinit.theory.curve import Curve, curve
-from jinit.theory.quadrature import nodes_and_weights
+from jinit.theory.curve import Curve, MomentError, Sample, curve
+from jinit.theory.slopes import SlopeLaw, slope_law
 
 __all__ = ["JacobianSpectrum", "jacobian_spectrum"]
 
 WEIGHTS = ("gaussian", "orthogonal")
-_REACH = 8.0  # in standard deviations; beyond lies 1e-15 of the units
-_FINE, _CELLS = 8000, 160
 _LEAST = 1e-280
 _MOST_LOG = 600.0  # of a moment
-_EQUAL = 1e-12  # slopes closer than this are one
-_FAR, _NEAR, _STEP = 4.0, 1e-7, 0.5  # of Im lambda: from, to, factor; in units of lambda
+_FAR, _CLOSE, _NEAR = 4.0, 1e-2, 1e-12  # of Im lambda, in units of lambda: from there to there
+_STEP, _STRIDE = 0.5, 1e-2  # factors, until it is close and then
+_START = 1e8  # in units of the edge; there zeta is about lambda
+_LOWEST = 1e-5  # angle, the square of which is about the share of the eigenvalues left out
+_AT, _WEIGHT = np.polynomial.legendre.leggauss(10)  # on a panel
+_RESOLVED = 1e-5  # by how much the share of a panel may be off; it is then put right
+_ARRIVED = 1e-8  # in ln zeta
+_ITERATIONS = 30  # of Newton's method; a few are enough
+_ROUNDING = 1e-14  # of a share, per layer
+_NARROW = 1e-6  # the narrowest panel, relative
+_MOST_MORE = 100  # panels than at first
 
 
 class JacobianSpectrum(NamedTuple):
@@ -43,11 +49,13 @@ class JacobianSpectrum(NamedTuple):
     variance: float
     """m_2 - m_1^2"""
     largest: float
-    """the upper end of the spectrum; finite networks lie below it"""
+    """the upper end of the spectrum: finite networks lie below it, and far below where steep slopes
+    are rare; infinite where slopes grow without bound"""
     atoms: np.ndarray
     """eigenvalues with a share of their own, `[atoms, 2]`: position and share"""
     eigenvalue: np.ndarray
-    """`[points]`, increasing, between 0 and the largest"""
+    """`[points]`, increasing, from 0 to where slopes within eight standard deviations lead; the
+    first stands for all below, of which there are many in deep networks"""
     density: np.ndarray
     """of the rest, `[points]`"""
     weight: np.ndarray
@@ -80,9 +88,10 @@ def jacobian_spectrum(
         weight_var: fan_in times the variance of a weight, or the square of an orthogonal matrix's
             gain; None is the critical 1 / E phi'^2, for which the mean eigenvalue is 1.
         moments: how many.
-        points: of the density.
+        points: of the density, at least; there are more where it is singular.
 
     Raises:
+        MomentError: a ValueError; moments that diverge.
         ValueError: unknown weights; an activation whose slope is 0 everywhere.
 
     >>> round(jacobian_spectrum("relu", 2).largest, 6)
@@ -104,156 +113,58 @@ def jacobian_spectrum(
     else:
         weight_var = variance("weight_var", weight_var, positive=True)
     # All in units of the mean squared slope, so that nothing overflows with depth.
-    law = _law(phi, q, slope_second)
     unit = depth * math.log(weight_var * slope_second)
     if abs(unit) * moments > _MOST_LOG:
         raise ValueError(
             f"the moments of {depth} layers with weight_var={weight_var:g} leave float64; give a "
             f"weight_var nearer to {1 / slope_second:.4g}, or fewer layers."
         )
-    gaussian = weights == "gaussian"
-    found = _moments(law, depth, gaussian, moments)
-    largest = _largest(law, depth, gaussian)
-    atoms = _atoms(law, depth, gaussian)
-    at, weight, density = _density(law, depth, gaussian, largest, atoms, points)
     scale = math.exp(unit)
-    found = found * scale ** np.arange(1, moments + 1)
-    second = found[1] if moments > 1 else _moments(law, depth, gaussian, 2)[1] * scale**2
-    atoms = atoms * [scale, 1.0]
+    of_slopes = _slope_moments(phi, q, slope_second, max(moments, 2))
+    law = slope_law(phi, q, slope_second)
+    gaussian = weights == "gaussian"
+    found = _moments(of_slopes, depth, gaussian)
+    found = found * scale ** np.arange(1, len(found) + 1)
+    atoms = _atoms(law, depth, gaussian)
+    edge = _largest(law, law.top, depth, gaussian)
+    largest = edge if law.bound == law.top else _largest(law, law.bound, depth, gaussian)
+    at, weight, density = _density(
+        _Product(law, depth, gaussian), edge, atoms, points, _LEAST / min(scale, 1.0)
+    )
     return JacobianSpectrum(
-        found, float(second - found[0] ** 2), largest * scale, atoms, at * scale, density / scale,
-        weight * scale,
+        found[:moments], float(found[1] - found[0] ** 2), largest * scale,
+        atoms * [scale, 1.0], at * scale, density / scale, weight * scale,
     )  # fmt: skip
-
-
-# --- the law of a squared slope -----------------------------------------------------------------
-
-
-class _Law(NamedTuple):
-    """The distribution of phi'^2 / E phi'^2."""
-
-    value: np.ndarray
-    """at quadrature nodes"""
-    weight: np.ndarray
-    top: float
-    """the largest value"""
-    points: np.ndarray
-    """values with a share of their own"""
-    shares: np.ndarray
-    low: np.ndarray
-    """the others: cells between two values, of linear density"""
-    high: np.ndarray
-    cell: np.ndarray
-    """their shares"""
-    tilt: np.ndarray
-    """slope of the density relative to its mean, so that a cell's mean is right too"""
-
-
-def _law(phi: Curve, q: float, slope_second: float) -> _Law:
-    root = math.sqrt(q)
-
-    def squared(z: np.ndarray) -> np.ndarray:
-        return phi.evaluate(root * z)[1] ** 2 / slope_second
-
-    at = phi.at(q)
-    steep = at.slope**2 / slope_second
-    peak = float(at.z[np.argmax(steep)])
-    near = minimize_scalar(
-        lambda z: -float(squared(np.array([z]))[0]), bounds=(peak - 0.2, peak + 0.2),
-        method="bounded", options={"xatol": 1e-12},
-    )  # fmt: skip
-    inside = phi.pieces(_REACH * root) / root
-    peaks = {float(near.x), peak, *(float(x) for x in inside if abs(x - peak) < 0.3)}
-    graded = [p + sign * 2.0**-k for p in peaks for k in range(1, 40) for sign in (-1, 1)]
-    edges = np.unique(np.concatenate([np.arange(-_REACH, _REACH + 1), inside, list(peaks), graded]))
-    z, width = nodes_and_weights(edges[np.abs(edges) <= _REACH])
-    value = squared(z)
-    weight = width * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-
-    grid = np.unique(np.concatenate([np.linspace(-_REACH, _REACH, _FINE + 1), inside, [near.x]]))
-    grid = grid[np.abs(grid) <= _REACH]
-    nudge = 1e-9  # both sides of a jump of phi'
-    ends = np.sort([squared(grid[:-1] + nudge), squared(grid[1:] - nudge)], axis=0)
-    share = np.diff(ndtr(grid))
-    share = share / share.sum()
-    flat = ends[1] - ends[0] <= _EQUAL * max(1.0, float(value.max()))
-    points, shares = _grouped(ends[0][flat], share[flat])
-    atoms = shares > 1e-6  # less is the top of a hill, not a plain
-    middle = ends.mean(0)
-    rises = np.diff(middle) > 0
-    turns = middle[1:-1][rises[1:] != rises[:-1]]  # around each the density is singular
-    low, high = ends[:, ~flat]
-    return _Law(
-        value, weight / weight.sum(), float(max(value.max(), ends.max())),
-        points[atoms], shares[atoms], *_cells(low, high, share[~flat], turns),
-    )  # fmt: skip
-
-
-def _cells(
-    low: np.ndarray, high: np.ndarray, share: np.ndarray, also: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Many narrow cells gathered into some, each an interval or a share of all; also edges."""
-    if not len(share):
-        return low, high, share, share
-    order = np.argsort(high)
-    # Denser towards both ends, where the density may be singular, as at a maximum of the slope.
-    levels = (1 - np.cos(np.linspace(0, np.pi, _CELLS // 2))) / 2
-    quantiles = np.interp(levels, np.cumsum(share[order]) / share.sum(), high[order])
-    even = np.linspace(low.min(), high.max(), _CELLS // 2)
-    also = also[(also > low.min()) & (also < high.max())]
-    edges = np.unique(np.concatenate([even, quantiles, also[:_CELLS]]))
-    inside = np.clip(edges[:, None], low, high)
-    held = share / (high - low)
-    shares = np.diff((inside - low) @ held)
-    means = np.diff((inside**2 - low**2) / 2 @ held) / np.maximum(shares, 1e-300)
-    low, high = edges[:-1], edges[1:]
-    width, middle = high - low, (low + high) / 2
-    # Within these bounds the density is positive; the narrowest cells do not need it.
-    off_centre = np.clip((means - middle) / width, -1 / 6, 1 / 6)
-    tilt = np.where((width > 1e-6 * edges[-1]) & (shares > 0), 12 * off_centre / width, 0.0)
-    return low, high, shares, tilt
-
-
-def _grouped(values: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Equal values with their shares added up."""
-    order = np.argsort(values)
-    values, shares = values[order], shares[order]
-    if not len(values):
-        return values, shares
-    start = np.concatenate([[True], np.diff(values) > 1e3 * _EQUAL * max(1.0, values[-1])])
-    return values[start], np.add.reduceat(shares, np.flatnonzero(start))
-
-
-def _generating(law: _Law, zeta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """M(zeta) and its derivative, complex zeta `[n]` off the values' line."""
-    at = zeta[:, None]
-    apart = at - law.points
-    value = np.sum(law.shares * law.points / apart, 1)
-    slope = -np.sum(law.shares * law.points / apart**2, 1)
-    if len(law.cell):
-        # The mean of d / (zeta - d) over a cell, in closed form: no cell is a pole.
-        width = law.high - law.low
-        far = at - law.high
-        mean = np.log1p(width / far) / width
-        by_zeta = -1 / (far * (at - law.low))
-        offset = at - (law.low + law.high) / 2
-        bent = offset * mean - 1
-        tilted = law.cell * law.tilt
-        value = value + np.sum(law.cell * (at * mean - 1) + tilted * at * bent, 1)
-        bent = bent + at * (mean + offset * by_zeta)
-        slope = slope + np.sum(law.cell * (mean + at * by_zeta) + tilted * bent, 1)
-    return value, slope
 
 
 # --- moments, edge, atoms -------------------------------------------------------------------------
 
 
-def _moments(law: _Law, depth: int, gaussian: bool, count: int) -> np.ndarray:
+def _slope_moments(phi: Curve, q: float, slope_second: float, count: int) -> list[float]:
+    """E (phi'^2 / E phi'^2)^k, k = 1 ... count."""
+    found: list[float] = []
+    for k in range(1, count + 1):
+
+        def power(at: Sample, k: int = k) -> np.ndarray:
+            return (at.slope**2 / slope_second) ** k
+
+        try:
+            found.append(phi.expect(q, power))
+        except MomentError:
+            fewer = "" if k <= 2 else f" at most {k - 1} moments, or"
+            raise MomentError(
+                f"moment {k} of the spectrum asks for E phi'^{2 * k} of {phi.name} at q = {q:g}, "
+                f"which diverges or lies too far out to be followed; ask for{fewer} a smaller q."
+            ) from None
+    return found
+
+
+def _moments(of_slopes: list[float], depth: int, gaussian: bool) -> np.ndarray:
     """m_k = [z^(k-1)] (z F(z))^k / k, from power series in z."""
-    of_slopes = [float(np.sum(law.weight * law.value**k)) for k in range(1, count + 1)]
+    count = len(of_slopes)
     z_zeta = _reciprocal(_inverse_series(of_slopes, count), count)  # z zeta = z / (1 / zeta)
     one_plus = np.zeros(count)
-    one_plus[: min(2, count)] = 1.0
+    one_plus[:2] = 1.0
     layer = z_zeta if gaussian else _times(z_zeta, _reciprocal(one_plus, count), count)
     z_f = _times(one_plus, _power(layer, depth, count), count)
     return np.array([_power(z_f, k, count)[k - 1] / k for k in range(1, count + 1)])
@@ -272,8 +183,10 @@ def _times(a: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:
 def _power(a: np.ndarray, exponent: int, count: int) -> np.ndarray:
     result = np.zeros(count)
     result[0] = 1.0
-    for _ in range(exponent):
-        result = _times(result, a, count)
+    while exponent:
+        if exponent % 2:
+            result = _times(result, a, count)
+        a, exponent = _times(a, a, count), exponent // 2
     return result
 
 
@@ -291,13 +204,15 @@ def _log_f(z: float, log_zeta: float, depth: int, gaussian: bool) -> float:
     return log_ratio + depth * per_layer
 
 
-def _largest(law: _Law, depth: int, gaussian: bool) -> float:
+def _largest(law: SlopeLaw, top: float, depth: int, gaussian: bool) -> float:
     """inf F over z > 0, that is over zeta above the largest squared slope."""
+    if math.isinf(top):
+        return math.inf
 
     def log_f(log_above: float) -> float:
-        above = math.exp(log_above) * law.top
-        z = float(np.sum(law.weight * law.value / (above + (law.top - law.value))))
-        return _log_f(z, math.log(law.top + above), depth, gaussian)
+        above = math.exp(log_above) * top
+        z = float(np.sum(law.weight * law.value / (above + (top - law.value))))
+        return _log_f(z, math.log(top + above), depth, gaussian)
 
     # Towards the first end z grows beyond bounds, if many slopes are the largest one.
     grid = np.linspace(math.log(1e-20), math.log(1e12), 200)
@@ -311,7 +226,7 @@ def _largest(law: _Law, depth: int, gaussian: bool) -> float:
     return math.exp(min(found.fun, values[best]))
 
 
-def _atoms(law: _Law, depth: int, gaussian: bool) -> np.ndarray:
+def _atoms(law: SlopeLaw, depth: int, gaussian: bool) -> np.ndarray:
     """Position and share; free products keep an atom where shares add up to more than the rest.
 
     (Bercovici & Voiculescu 1998: a b is an atom of a free product with share
@@ -330,54 +245,162 @@ def _atoms(law: _Law, depth: int, gaussian: bool) -> np.ndarray:
 
 
 def _density(
-    law: _Law, depth: int, gaussian: bool, largest: float, atoms: np.ndarray, points: int
+    product: "_Product", edge: float, atoms: np.ndarray, points: int, least: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Eigenvalues, their weights as quadrature nodes, and density, without the atoms."""
+    """Eigenvalues up to the edge, weights as quadrature nodes, and density, without the atoms.
+
+    Panels are halved until the integral over each of them agrees with the share of eigenvalues in
+    it, which is known without an integral.
+    """
+    total = 1 - atoms[:, 1].sum()
     # Dense at both ends; the density goes like lambda^(-L / (L + 1)) at 0 for Gaussian weights.
-    angle = np.pi * (np.arange(points) + 0.5) / points
-    t = (1 - np.cos(angle)) / 2
-    power = depth + 1
-    at = np.maximum(largest * t**power, _LEAST)
-    weight = largest * power * t ** (power - 1) * np.sin(angle) / 2 * np.pi / points
-    if 1 - atoms[:, 1].sum() < 1e-9:
-        return at, weight, np.zeros(points)
-    height = _FAR * largest
-    log_zeta = np.log((at + 1j * height).astype(complex))
-    lowest = _NEAR * at
-    levels = np.full(points, height)
-    while True:
-        log_lambda = np.log(at + 1j * levels)
-        open_ = np.arange(points)  # those that have not arrived
-        for _ in range(12):
-            step = _newton(law, depth, gaussian, log_zeta[open_], log_lambda[open_])
+    # Where the edge is far out, most eigenvalues are of order 1.
+    power = 2 * max(product.depth + 1, math.ceil(math.log(edge)))
+    lowest = max(_LOWEST, 2 * math.asin((least / edge) ** (1 / power)))
+    angles = np.linspace(lowest, math.pi, -(-points // len(_AT)) + 1)
+
+    def eigenvalue(angle: np.ndarray) -> np.ndarray:
+        return edge * np.sin(angle / 2) ** power
+
+    def nodes(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        half = (right - left)[:, None] / 2
+        angle = left[:, None] + half * (_AT + 1)
+        at = eigenvalue(angle)
+        return at, half * _WEIGHT * at * power / (2 * np.tan(angle / 2))
+
+    if total < 1e-9:
+        at, weight = nodes(angles[:-1], angles[1:])
+        return at.ravel(), weight.ravel(), np.zeros(at.size)
+    line = _Line.down(product, atoms, edge, float(eigenvalue(angles[0])))
+    above = np.append(line.above(eigenvalue(angles[:-1])), 0.0)
+    first = float(eigenvalue(angles[0]))  # all below are one point
+    below = max(float(total - above[0]), 0.0)
+    done = [(np.array([[first / 2]]), np.array([[first]]), np.array([[below / first]]))]
+    left, right, over_left, over_right = angles[:-1], angles[1:], above[:-1], above[1:]
+    more = 0
+    while len(left):
+        at, weight = nodes(left, right)
+        density = line.density(at.ravel()).reshape(at.shape)
+        share = np.maximum(over_left - over_right, 0.0)
+        held = (weight * density).sum(1)
+        # Large eigenvalues may be few and still make the mean, which is 1.
+        allowed = _RESOLVED * np.minimum(total, 1 / eigenvalue(right))
+        rough = np.abs(held - share) > np.maximum(allowed, _ROUNDING * product.depth)
+        wide = eigenvalue(right) - eigenvalue(left) > _NARROW * eigenvalue(right)
+        halve = rough & wide
+        more += int(halve.sum())
+        if more > _MOST_MORE:
+            halve[:] = False
+        # A panel that is too narrow for what is in it has the mean density throughout.
+        mean = (rough & ~halve) | (held == 0)
+        density[mean] = (share / weight.sum(1))[mean, None]
+        with np.errstate(invalid="ignore"):
+            weight[~mean] *= (share / held)[~mean, None]
+        done.append((at[~halve], weight[~halve], density[~halve]))
+        middle = (left[halve] + right[halve]) / 2
+        over = line.above(eigenvalue(middle))
+        left, right = np.append(left[halve], middle), np.append(middle, right[halve])
+        over_left, over_right = (
+            np.append(over_left[halve], over), np.append(over, over_right[halve]),
+        )  # fmt: skip
+    at, weight, density = (
+        np.concatenate([part.ravel() for part in each]) for each in zip(*done, strict=True)
+    )
+    order = np.argsort(at)
+    return at[order], weight[order], density[order]
+
+
+class _Product(NamedTuple):
+    """Layers of one law of slopes and one kind of weights."""
+
+    law: SlopeLaw
+    depth: int
+    gaussian: bool
+
+    def settle(self, log_zeta: np.ndarray, log_lambda: np.ndarray) -> np.ndarray:
+        """The ln zeta at which F = lambda, from one nearby."""
+        log_zeta = log_zeta.copy()
+        open_ = np.arange(len(log_zeta))  # those that have not arrived
+        for _ in range(_ITERATIONS):
+            step = self.newton(log_zeta[open_], log_lambda[open_])
             log_zeta[open_] += step
-            open_ = open_[np.abs(step) > 1e-8]
+            open_ = open_[np.abs(step) > _ARRIVED]
             if not len(open_):
                 break
-        if np.all(levels <= lowest):
-            break
-        levels = np.maximum(_STEP * levels, lowest)
-    zeta = np.exp(log_zeta)
-    z, _ = _generating(law, zeta)
-    green = (z + 1) / (at + 1j * levels)
-    for position, share in atoms:
-        green = green - share / (at + 1j * levels - position)
-    return at, weight, np.maximum(-green.imag / np.pi, 0.0)
+        return log_zeta
+
+    def newton(self, log_zeta: np.ndarray, log_lambda: np.ndarray) -> np.ndarray:
+        """A step in ln zeta towards ln F = ln lambda, short enough to stay above the real axis."""
+        depth, free = self.depth, 0 if self.gaussian else 1
+        zeta = np.exp(log_zeta)
+        z, one, slope = self.law.generating(zeta)
+        # All of z, 1 + z and zeta stay in one half plane, so that principal logarithms do.
+        log_z, log_one = np.log(z), np.log(one)
+        excess = log_one - log_z + depth * (log_z + log_zeta - free * log_one) - log_lambda
+        by_z = 1 / one - 1 / z + depth * (1 / z - free / one)
+        step = -excess / (by_z * slope * zeta + depth)
+        limit = 0.9 * np.where(step.imag < 0, log_zeta.imag, np.pi - log_zeta.imag)
+        shorter = np.minimum(1.0, limit / np.maximum(np.abs(step.imag), 1e-300))
+        return step * np.minimum(shorter, 1.0 / np.maximum(np.abs(step), 1.0))
 
 
-def _newton(
-    law: _Law, depth: int, gaussian: bool, log_zeta: np.ndarray, log_lambda: np.ndarray
-) -> np.ndarray:
-    """A step in ln zeta towards ln F = ln lambda, short enough to stay above the real axis."""
-    zeta = np.exp(log_zeta)
-    z, slope = _generating(law, zeta)
-    # All of z, 1 + z and zeta stay in one half plane, so that principal logarithms do.
-    excess = (
-        np.log(1 + z) - np.log(z)
-        + depth * (np.log(z) + log_zeta - (0 if gaussian else np.log(1 + z))) - log_lambda
-    )  # fmt: skip
-    by_z = 1 / (1 + z) - 1 / z + depth * (1 / z - (0 if gaussian else 1 / (1 + z)))
-    step = -excess / (by_z * slope * zeta + depth)
-    limit = 0.9 * np.where(step.imag < 0, log_zeta.imag, np.pi - log_zeta.imag)
-    shorter = np.minimum(1.0, limit / np.maximum(np.abs(step.imag), 1e-300))
-    return step * np.minimum(shorter, 1.0 / np.maximum(np.abs(step), 1.0))
+class _Line(NamedTuple):
+    """The line of eigenvalues, reached from the imaginary axis."""
+
+    product: _Product
+    atoms: np.ndarray
+    heights: np.ndarray
+    """on the axis, decreasing"""
+    log_zeta: np.ndarray
+    """there"""
+
+    @classmethod
+    def down(cls, product: _Product, atoms: np.ndarray, edge: float, lowest: float) -> "_Line":
+        """Follow the axis from far above the edge to the lowest eigenvalue."""
+        steps = math.ceil(math.log(lowest / edge * _FAR / _START) / math.log(_STEP))
+        heights = _START * edge * _STEP ** np.arange(steps + 1)
+        log_zeta = np.log(1j * heights)
+        log_zeta[:1] = product.settle(log_zeta[:1], np.log(1j * heights[:1]))
+        for i in range(1, len(heights)):
+            log_zeta[i : i + 1] = product.settle(
+                log_zeta[i - 1 : i], np.log(1j * heights[i : i + 1])
+            )
+        return cls(product, atoms, heights, log_zeta)
+
+    def _solve(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """lambda just above the line, and ln zeta there."""
+        nearest = np.searchsorted(-self.heights, -_FAR * at, side="right") - 1
+        log_zeta, levels = self.log_zeta[nearest], self.heights[nearest]
+        while True:
+            log_zeta = self.product.settle(log_zeta, np.log(at + 1j * levels))
+            if np.all(levels <= _NEAR * at):
+                position = at + 1j * levels
+                # Once more, as by an atom an angle counts that is as small.
+                return position, log_zeta + self.product.newton(log_zeta, np.log(position))
+            factor = np.where(levels > _CLOSE * at, _STEP, _STRIDE)
+            levels = np.maximum(factor * levels, _NEAR * at)
+
+    def density(self, at: np.ndarray) -> np.ndarray:
+        """At each eigenvalue, without the atoms."""
+        position, log_zeta = self._solve(at)
+        _, one, _ = self.product.law.generating(np.exp(log_zeta))
+        green = one / position
+        for atom, share in self.atoms:
+            green = green - share / (position - atom)
+        return np.maximum(-green.imag / np.pi, 0.0)
+
+    def above(self, at: np.ndarray) -> np.ndarray:
+        """The share of the eigenvalues above each, without the atoms.
+
+        The integral of G = (1 + z) / lambda is that of (1 + z) d ln F, which is
+        (L - 1) ln z + L E ln(zeta - d), and L z more for Gaussian weights; its imaginary part is
+        pi times the share.
+        """
+        position, log_zeta = self._solve(at)
+        product, zeta = self.product, np.exp(log_zeta)
+        z, _, _ = product.law.generating(zeta)
+        per_layer = product.law.angle(zeta) + np.angle(z) + (z.imag if product.gaussian else 0)
+        share = (product.depth * per_layer - np.angle(z)) / np.pi
+        for atom, weight in self.atoms:
+            share = share - weight * np.angle(position - atom) / np.pi
+        return share

@@ -11,6 +11,7 @@ from jinit.activations import Activation
 from jinit.theory.arguments import real, variance
 from jinit.theory.curve import Curve, curve
 from jinit.theory.gradients import NORMS, branch_growth
+from jinit.theory.layers import deep, follow, length
 from jinit.theory.norms import (
     BatchNormMoments,
     batch_norm_growth,
@@ -20,6 +21,8 @@ from jinit.theory.norms import (
 from jinit.theory.width import finite_width
 
 __all__ = ["Band", "Trajectory", "trajectory"]
+
+_DEEPEST = 100_000  # half a minute, where lengths do not settle
 
 
 class Band(NamedTuple):
@@ -70,10 +73,12 @@ def trajectory(
     2017, eq. 13). With a norm, phi sees unit variance. A residual block adds to its stream,
     q_{l+1} = q_l + a^2 (weight_var E phi^2 + bias_var): without norm He's blocks double it, with
     one it grows by the same amount in each, and with a = 1/sqrt(depth) it grows e-fold at most.
+    Layer norm divides by q, batch norm by what varies over the batch, to which a block adds
+    a^2 weight_var Var phi; inputs have mean 0 over the batch.
 
     Args:
         activation: a name, or an elementwise jax.numpy function.
-        depth: the number of layers.
+        depth: the number of layers, at most 100000.
         weight_var: fan_in times the variance of a weight (1 for Xavier, 2 for He).
         bias_var: variance of a bias.
         input_second_moment: mean square of the inputs' entries (of the stream that enters the
@@ -89,7 +94,7 @@ def trajectory(
         ValueError: negative variances; moments that diverge; a width with norm or residual.
     """
     phi = curve(activation)
-    depth = checks.count("depth", depth)
+    depth = deep(depth, _DEEPEST)
     weight_var, bias_var = variance("weight_var", weight_var), variance("bias_var", bias_var)
     second = variance("input_second_moment", input_second_moment)
     scale = real("branch_scale", branch_scale)
@@ -120,12 +125,12 @@ def trajectory(
 
 
 def _plain(phi: Curve, depth: int, weight_var: float, bias_var: float, second: float) -> Trajectory:
-    rows = []
-    for _ in range(depth):
-        q = weight_var * second + bias_var
+    def layer(second: float) -> tuple[tuple[float, ...], float]:
+        q = length(second, weight_var, bias_var)
         mean, second = phi.mean(q), phi.second(q)
-        rows.append((q, mean, phi.variance(q), second, weight_var * phi.slope_second(q)))
-    return _collect(rows)
+        return (q, mean, phi.variance(q), second, weight_var * phi.slope_second(q)), second
+
+    return _collect(follow(layer, second, depth))
 
 
 def _layer_norm(
@@ -134,7 +139,7 @@ def _layer_norm(
     mean, var, slope_second = phi.mean(1.0), phi.variance(1.0), phi.slope_second(1.0)
     rows = []
     for _ in range(depth):
-        q = weight_var * second + bias_var
+        q = length(second, weight_var, bias_var)
         second = phi.second(1.0)
         rows.append((q, mean, var, second, weight_var * slope_second / q if q else math.inf))
     return _collect(rows)
@@ -153,7 +158,7 @@ def _batch_norm(
     # What the norm divides by varies with the spread over the batch, in the first layer the data's.
     rows = []
     for layer in range(depth):
-        q = weight_var * second + bias_var
+        q = length(second, weight_var, bias_var)
         factor = growth if layer else growth * spread / second if second else math.inf
         second = act_second
         rows.append((q, mean, act_second - mean**2, act_second, factor))
@@ -169,16 +174,19 @@ def _residual(
     scale: float,
     norm: str | None,
 ) -> Trajectory:
-    rows = []
-    stream = second
-    for _ in range(depth):
+    def block(state: tuple[float, float]) -> tuple[tuple[float, ...], tuple[float, float]]:
+        stream, spread = state  # second moment, and variance over the batch
         at = stream if norm is None else 1.0
         mean, var, act_second = phi.mean(at), phi.variance(at), phi.second(at)
-        stream += scale**2 * (weight_var * act_second + bias_var)
+        stream = length(act_second, weight_var, bias_var, stream=stream, scale=scale)
+        # A bias adds the same to all samples, and so does the mean of phi.
+        spread = length(var, weight_var, 0.0, stream=spread, scale=scale)
         slope_second = phi.slope_second(stream if norm is None else 1.0)
-        growth = branch_growth(slope_second, stream, weight_var, scale, norm)
-        rows.append((stream, mean, var, act_second, math.exp(growth)))
-    return _collect(rows)
+        divided = spread if norm == "batch" else stream
+        growth = branch_growth(slope_second, divided, weight_var, scale, norm)
+        return (stream, mean, var, act_second, math.exp(growth)), (stream, spread)
+
+    return _collect(follow(block, (second, second), depth))
 
 
 def _collect(rows: Sequence[tuple[float, ...]]) -> Trajectory:

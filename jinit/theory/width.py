@@ -18,6 +18,7 @@ from jinit import checks
 from jinit.activations import Activation
 from jinit.theory.arguments import variance
 from jinit.theory.curve import Curve, Sample, curve
+from jinit.theory.layers import length
 
 __all__ = ["FiniteWidth", "finite_width"]
 
@@ -40,7 +41,8 @@ class FiniteWidth(NamedTuple):
     direction orthogonal to the input"""
     jacobian_var: float
     exact: bool
-    """whether all this holds at any width, or to leading order in 1/n"""
+    """whether all this holds at any width; else it is the leading order in 1/n, and holds where
+    the variances are well below 1"""
 
 
 def finite_width(
@@ -73,7 +75,9 @@ def finite_width(
     q_{l+1}. Means are of the same order: the curvatures of both maps, minus half of the variances,
     and the alignment of the gradient with the pre-activations, to which it is not orthogonal where
     t is not 0. What is left out is of order (sum 1/n)^2; where lengths are unstable
-    (rho s > 1) fluctuations grow, and the leading order fails sooner.
+    (rho s > 1) fluctuations grow, and the leading order fails sooner. So its numbers hold where
+    its variances are well below 1; where one is not, they say that draws scatter by factors, but
+    not by which.
 
     The weights are Gaussian, the input is one; the output gradient is random, independent of the
     network. Averages over a batch of different inputs scatter less. Of per-unit means (as
@@ -267,9 +271,9 @@ def _leading_order(
     mean = var = 0.0  # of x; given the input, the first layer's pre-activations have variance q
     for n in widths:
         at = _moments(phi, q)
-        from_weights = weight_var * phi.second(q)
-        q = from_weights + bias_var
-        share = 1.0 if bias_var == 0 else from_weights / q
+        second = phi.second(q)
+        q = length(second, weight_var, bias_var)
+        share = 1.0 if bias_var == 0 else weight_var * second / q
         layers.append(_Layer(n, at, mean, var, share))
         mean, var = layers[-1].signal
         mean, var = share * mean, share**2 * var

@@ -160,6 +160,15 @@ def test_vanishing_lengths_leave_a_linear_network():
     assert small.gradient_var[5] == pytest.approx(linear.gradient_var[5], rel=1e-6)
 
 
+def test_where_the_leading_order_ends_its_variances_say_so():
+    """e^x: each layer's noise is carried on tenfold."""
+    steep = finite_width(jnp.exp, [10] * 3)
+    assert not steep.exact
+    assert steep.signal_var[-1] > 100
+    wide = finite_width("tanh", [1000] * 3)
+    assert wide.signal_var[-1] < 0.01
+
+
 def test_fluctuations_beyond_float64_are_infinite_and_no_nan():
     deep = finite_width(x_tanh, [10] * 800, weight_var=1e-4)
     assert deep.signal_var[-1] == math.inf
@@ -390,5 +399,7 @@ def test_activations_without_logarithms_or_moments():
             finite_width(constant, [10])
     with pytest.raises(ValueError, match="diverges, or leaves float64"):
         finite_width(lambda x: jnp.exp(x * x / 3), [10])
+    with pytest.raises(ValueError, match="pre-activations leave float64 where weight_var=1e\\+200"):
+        finite_width("gelu", [10] * 3, weight_var=1e200)
     with pytest.raises(ValueError, match="did you mean 'tanh'"):
         finite_width("tahn", [10])
