@@ -85,7 +85,7 @@ def linear_dynamics(
     t, s, u0 = _together(_not_negative("t", t), _strength("s", s), _strength("u0", u0))
     with np.errstate(over="ignore", under="ignore"):
         u = _after(t, s, u0, depth, tau)
-    return np.clip(u, np.minimum(s, u0), np.maximum(s, u0))  # lest rounding leave them
+    return np.asarray(np.clip(u, np.minimum(s, u0), np.maximum(s, u0)))  # lest rounding leave
 
 
 def linear_dynamics_time(

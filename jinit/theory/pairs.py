@@ -51,7 +51,7 @@ def pair(phi: Curve, q: float, one_minus_c: float) -> Pair:
     reach = math.ceil(np.abs(phi.at(q).z).max())
     farthest = reach * math.sqrt(q)
     kinks = np.array([kink for kink in phi.kinks if abs(kink) < farthest])
-    _check_number(phi, q, ORDER * len(kinks) ** 2)  # a panel wherever two of them may meet
+    _check_number(phi, q, float(ORDER * len(kinks) ** 2))  # a panel wherever two of them may meet
     bends = phi.pieces(farthest)
     bends = bends[(np.abs(bends) > _SAME * farthest) | np.isin(bends, kinks)]
     half_grid = _HALF_GRID[reach >= _HALF_GRID]

@@ -12,7 +12,7 @@ Everything here is written in zeta, where z = M(zeta) needs no inversion.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -259,7 +259,7 @@ def _density(
     lowest = max(_LOWEST, 2 * math.asin((least / edge) ** (1 / power)))
     angles = np.linspace(lowest, math.pi, -(-points // len(_AT)) + 1)
 
-    def eigenvalue(angle: np.ndarray) -> np.ndarray:
+    def eigenvalue(angle: Any) -> Any:
         return edge * np.sin(angle / 2) ** power
 
     def nodes(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

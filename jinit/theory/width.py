@@ -139,7 +139,7 @@ def _two_slopes(phi: Curve, q: float) -> tuple[float, float] | None:
     return slopes[0], slopes[1]
 
 
-def _same(a: np.ndarray, b: np.ndarray) -> bool:
+def _same(a: np.ndarray, b: np.ndarray | float) -> bool:
     return bool(np.all(np.abs(a - b) <= 1e-12 * np.abs(b)))  # and not where either is NaN
 
 
@@ -296,7 +296,7 @@ def _leading_order(
         )
 
 
-def _or(infinite: float, values: np.ndarray) -> np.ndarray:
+def _or(infinite: float, values: np.ndarray | float) -> np.ndarray:
     """An infinity where fluctuations outgrow float64, which no sum of theirs survives."""
     return np.where(np.isfinite(values), values, infinite)
 
