@@ -96,9 +96,9 @@ def verdict(checks: Sequence[Check], *, left_out: Sequence[str] = ()) -> int:
         raise ValueError("verdict needs at least one check, got none.")
     for group, rows in groupby(checks, key=lambda check: check.group):
         table = Table(title=group, title_justify="left", box=SIMPLE_HEAD, title_style="bold")
-        table.add_column("", min_width=26)
+        table.add_column("", min_width=18)
         for column in ("expected", "measured", "tolerance"):
-            table.add_column(column, justify="right", min_width=12)
+            table.add_column(column, justify="right", min_width=10)
         table.add_column("source")
         table.add_column("ok")
         for row in rows:
@@ -165,7 +165,7 @@ def errors_allowed(seeds: int) -> float:
     Student's t, exceeded as rarely as STANDARD_ERRORS by a normal variable.
 
     >>> round(errors_allowed(10), 2), round(errors_allowed(1000), 2)
-    (11.7, 5.05)
+    (12.42, 5.03)
     """
     return float(scipy.stats.t.isf(scipy.stats.norm.sf(STANDARD_ERRORS), seeds - 1))
 

@@ -2,12 +2,13 @@
 
 1000 inputs from N(0, I_500) pass ten layers of 500 units without biases: tanh with weights
 `0.01 * randn`, tanh with `randn / sqrt(fan_in)` (Xavier) and ReLU with `randn * sqrt(2 / fan_in)`
-(He). The published numbers are those of infinite width. They are compared with
+(He). The expected numbers are those of infinite width, by its formula. They are
+compared with
 
 - the mean over seeds of the squared standard deviations (of the squared means) of real networks.
   The tolerance is derived: five standard errors over the seeds, and 0.2 % for the bias of a
   width of 500;
-- what `jinit.theory.trajectory` predicts, within half a unit of the last published digit.
+- what `jinit.theory.trajectory` predicts, within half a unit of the last digit.
 
 Source: Li, Karpathy & Johnson, CS231n 2016, lecture 5, "Weight initialization".
 """
@@ -18,31 +19,30 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import matplotlib
 import numpy as np
 from _common import (
     BLUE,
     GREEN,
     ORANGE,
+    POINTS,
+    STANDARD_ERRORS,
     Check,
     arguments,
     console,
-    half_unit,
+    finish,
+    printed,
     progress,
     verdict,
     write_checks,
     write_csv,
 )
+from matplotlib.figure import Figure
 
 import jinit
-
-matplotlib.use("Agg")  # no display is needed
-import matplotlib.pyplot as plt
 
 NAME = "cs231n_activations"
 WIDTH, DEPTH, SAMPLES = 500, 10, 1000
 SEEDS, QUICK_SEEDS, SEEDS_PER_CALL = 20, 8, 4
-STANDARD_ERRORS = 5
 FINITE_WIDTH_BIAS = 0.002  # of a squared average at width 500, relative
 
 CEILING = 0.1  # of the histograms drawn; higher bins are cut, with their share written beside
@@ -195,21 +195,19 @@ def compare(name: str, setting: Setting, measured: Measured) -> list[Check]:
     """Every published number of a setting against the networks and against theory."""
     predicted = predict(setting)
     checks = []
-    for quantity, printed in setting.published.items():
-        published = np.array(printed.split(), np.float64)
+    for quantity, texts in setting.published.items():
+        published = np.array(texts.split(), np.float64)
         root, error = average(getattr(measured, quantity))
         tolerance = STANDARD_ERRORS * error + FINITE_WIDTH_BIAS * published
         group = f"{name}: {quantity} of the activations, {len(measured.std)} nets of width {WIDTH}"
         checks += [
-            Check(group, f"layer {i + 1}", *map(float, row))
+            Check(group, f"layer {i + 1}", *map(float, row), "formula")
             for i, row in enumerate(zip(published, root, tolerance, strict=True))
         ]
         group = f"{name}: {quantity} of the activations, jinit.theory.trajectory"
         checks += [
-            Check(group, f"layer {i + 1}", float(text), float(theory), half_unit(text))
-            for i, (text, theory) in enumerate(
-                zip(printed.split(), predicted[quantity], strict=True)
-            )
+            printed(group, f"layer {i + 1}", text, theory)
+            for i, (text, theory) in enumerate(zip(texts.split(), predicted[quantity], strict=True))
         ]
     return checks
 
@@ -265,7 +263,7 @@ def write_data(out: Path, measured: dict[str, Measured], checks: list[Check]) ->
 
 def draw(path: Path, measured: dict[str, Measured]) -> None:
     """Histograms by layer, one row per setting, above the standard deviation by layer."""
-    figure = plt.figure(figsize=(14, 9.5))
+    figure = Figure(figsize=(14, 9.5))
     grid = figure.add_gridspec(
         7, DEPTH, height_ratios=[1, 0.62, 1, 0.62, 1, 0.62, 2.6],
         left=0.07, right=0.985, top=0.855, bottom=0.075, wspace=0.12, hspace=0.0,
@@ -282,7 +280,6 @@ def draw(path: Path, measured: dict[str, Measured]) -> None:
         _draw_histograms(figure, grid, row, setting, measured[name])
     _draw_stds(figure.add_subplot(grid[6, :]), measured)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def _draw_histograms(figure, grid, row: int, setting: Setting, measured: Measured) -> None:
@@ -320,8 +317,7 @@ def _draw_stds(axes, measured: dict[str, Measured]) -> None:
         axes.plot(layers, predict(setting)["std"], color=setting.colour, linewidth=1.8)
         axes.errorbar(
             layers, root, yerr=STANDARD_ERRORS * error, color=setting.colour, label=name,
-            marker=setting.marker, markersize=7, markerfacecolor="white", markeredgewidth=1.6,
-            linestyle="none", capsize=4,
+            marker=setting.marker, **POINTS | {"markersize": 7},
         )  # fmt: skip
     seeds = len(next(iter(measured.values())).std)
     axes.plot([], [], color="0.3", linewidth=1.8, label="infinite width (theory)")
@@ -330,10 +326,7 @@ def _draw_stds(axes, measured: dict[str, Measured]) -> None:
         xlabel="layer", ylabel="std of the activations",
     )  # fmt: skip
     axes.set_xticks(layers)
-    axes.tick_params(labelsize=11)
-    axes.xaxis.label.set_size(13)
-    axes.yaxis.label.set_size(13)
-    axes.grid(True, which="major", alpha=0.25)
+    finish(axes, grid=True)
     axes.legend(
         loc="lower left", fontsize=11, framealpha=1,
         title=f"{seeds} nets of width {WIDTH}, ± {STANDARD_ERRORS} standard errors",

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 import optax
 from _common import (
@@ -30,17 +29,16 @@ from _common import (
     Check,
     arguments,
     console,
+    finish,
     progress,
     verdict,
     write_checks,
     write_csv,
 )
+from matplotlib.figure import Figure
 from sklearn.datasets import make_circles
 
 import jinit
-
-matplotlib.use("Agg")  # no display is needed
-import matplotlib.pyplot as plt
 
 NAME = "deeplearning_ai_initialization"
 NET = jinit.MLP((2, 10, 5, 1), activation="relu")
@@ -181,20 +179,27 @@ def compare(
         group = f"Accuracy of {name}"
         train, test = accuracies[name]
         checks += [
-            Check(group, f"{TRAIN} training points", train_accuracy, train, 0.5 / TRAIN),
-            Check(group, f"{TEST} test points", test_accuracy, test, 0.5 / TEST),
+            Check(group, f"{TRAIN} training points", train_accuracy, train, 0.5 / TRAIN, "paper"),
+            Check(group, f"{TEST} test points", test_accuracy, test, 0.5 / TEST, "paper"),
         ]
     farthest = float(costs["zeros"][np.argmax(np.abs(costs["zeros"] - math.log(2)))])
     checks.append(
         Check(
-            f"Cost of zeros in {steps} steps", "farthest from ln 2", math.log(2), farthest, ROUNDING
+            f"Cost of zeros in {steps} steps",
+            "farthest from ln 2",
+            math.log(2),
+            farthest,
+            ROUNDING,
+            "formula",
         )
     )
     for i, published in enumerate(HE_COSTS):
         if i * 1000 < steps:
             measured = float(costs["He"][i * 1000])
             checks.append(
-                Check("Cost of He", f"before step {i * 1000}", published, measured, ROUNDING)
+                Check(
+                    "Cost of He", f"before step {i * 1000}", published, measured, ROUNDING, "paper"
+                )
             )
     unseen = [i * 1000 for i in range(len(HE_COSTS)) if i * 1000 >= steps]
     if unseen:
@@ -247,7 +252,7 @@ def draw(
 ) -> None:
     """Cost curves beside the three decision boundaries."""
     steps = len(costs["He"])
-    figure = plt.figure(figsize=(16, 5.2))
+    figure = Figure(figsize=(16, 5.2))
     grid = figure.add_gridspec(
         1, 5, width_ratios=[1.45, 0.12, 1, 1, 1],
         left=0.055, right=0.99, top=0.775, bottom=0.13, wspace=0.08,
@@ -266,9 +271,7 @@ def draw(
         xlim=(-0.01 * steps, steps),
     )  # fmt: skip
     axes.set_title("Training cost", fontsize=14, loc="left")
-    axes.xaxis.label.set_size(13)
-    axes.yaxis.label.set_size(13)
-    axes.grid(True, which="major", alpha=0.25)
+    finish(axes, grid=True)
     axes.legend(fontsize=12, title="weights", title_fontsize=12)
     for column, name in enumerate(costs):
         axes = figure.add_subplot(grid[0, column + 2])
@@ -284,7 +287,6 @@ def draw(
             axes.set_ylabel("x₂", fontsize=13, labelpad=-4)
     axes.legend(loc="upper right", fontsize=10, framealpha=1, ncols=2, handletextpad=0.1)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def _draw_decision(axes, data: jinit.Data, logits: np.ndarray) -> None:

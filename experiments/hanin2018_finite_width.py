@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import matplotlib
 import numpy as np
 import scipy.special
 import scipy.stats
@@ -51,11 +50,9 @@ from _common import (
     write_checks,
     write_csv,
 )
+from matplotlib.figure import Figure
 
 import jinit
-
-matplotlib.use("Agg")  # no display is needed
-import matplotlib.pyplot as plt
 
 NAME = "hanin2018_finite_width"
 SEEDS, QUICK_SEEDS, SEEDS_PER_CALL = 3000, 300, 300
@@ -353,7 +350,8 @@ def write_data(out: Path, measured: dict[str, Measured], checks: list[Check]) ->
 
 def draw(path: Path, measured: dict[str, Measured]) -> None:
     """Variance against the sum of reciprocal widths, and the histogram of one shape."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(14, 6.6), width_ratios=[1.25, 1])
+    figure = Figure(figsize=(14, 6.6))
+    left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
     figure.subplots_adjust(left=0.06, right=0.985, top=0.8, bottom=0.11, wspace=0.16)
     figure.suptitle(
         "How far networks scatter is set by the sum of their reciprocal widths",
@@ -369,7 +367,6 @@ def draw(path: Path, measured: dict[str, Measured]) -> None:
     for axes in (left, right):
         finish(axes, grid=axes is left)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def _draw_variances(axes, measured: dict[str, Measured]) -> None:

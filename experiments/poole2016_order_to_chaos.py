@@ -7,23 +7,27 @@ inputs become alike (c* = 1, ordered); with 2.5 and 4 even neighbours part (c* <
 
 Compared are
 
-- q*, c* and the susceptibility chi_1 of `jinit.theory` with the published numbers, within half a
-  unit of the last printed digit;
-- networks drawn by `jinit.init` with theory: one layer over a grid of lengths and of correlations
-  (the maps), all layers (the trajectories), and the fixed points.
+- q*, c* and the susceptibility chi_1 of `jinit.theory` with the numbers of the paper's formulas,
+  within half a unit of the last digit;
+- the maps of theory with single layers of `jinit.init`, over a grid of lengths and of correlations.
+  Every point has networks of its own. No bias is allowed for: the inputs are Gaussian, and the
+  means of one layer exact at any width;
+- deep networks of `jinit.init` with the law of their width. Given the covariance of two inputs in
+  one layer, the 1000 pairs of pre-activations of the next are independent draws from it, so that a
+  chain of 2 x 2 matrices has exactly the law of two inputs in such a network, at a thousandth of
+  the cost. All starts of a network or chain share its draws, so that they agree or disagree
+  together;
+- that law with theory. At width N its means are off infinite width by a / N + O(1 / N^2):
+  chains of widths 1000 and 2000 give 2 m(2000) - m(1000), from which the first is gone, and which
+  must be what theory says. So q* and c* are found without theory, from long chains.
 
-The tolerance of the second is derived, not tuned. Given the covariance of two inputs in one layer,
-the 1000 pairs of pre-activations of the next are independent draws from it, so that a chain of
-2 x 2 matrices has exactly the law of two inputs in a network of that width, at a thousandth of the
-cost. From such chains come the standard deviation of one network, of which five standard errors
-are allowed, and the distance of a mean at width 1000 from infinite width, which is added. The maps
-of one layer have no such bias: the inputs are Gaussian, and the means exact at any width.
+Allowed are five standard errors everywhere (Student's t where runs are few), and for q* and c*
+what LAYERS_BEFORE layers may leave of the start, LEFT.
 
 Source: Poole, Lahiri, Raghu, Sohl-Dickstein & Ganguli 2016, "Exponential expressivity in deep
 neural networks through transient chaos", figures 1 and 2.
 """
 
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,36 +35,36 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 from _common import (
     BLUE,
     GREEN,
     ORANGE,
+    POINTS,
+    STANDARD_ERRORS,
     Check,
+    Estimate,
     arguments,
+    average,
     console,
-    half_unit,
+    errors_allowed,
+    extrapolate,
+    finish,
+    pass_layer,
+    printed,
     progress,
     verdict,
     write_checks,
     write_csv,
 )
+from matplotlib.figure import Figure
 
 import jinit
-
-matplotlib.use("Agg")  # no display is needed
-import matplotlib.pyplot as plt
 
 NAME = "poole2016_order_to_chaos"
 WIDTH = 1000
 BIAS_VAR = 0.3**2
 SIGMA_WS = (1.3, 2.5, 4.0)
-SEEDS, QUICK_SEEDS = 16, 6
-DEPTH, QUICK_DEPTH = 30, 15
-LAYERS, QUICK_LAYERS = 100, 40  # seeds of single layers, for the maps
-CHAINS = 100
-STANDARD_ERRORS = 5
 
 # Where the inputs start: lengths, and correlations of pairs of length q*.
 LENGTHS = np.geomspace(0.03, 30, 9)
@@ -74,7 +78,28 @@ COLOURS = {1.3: BLUE, 2.5: GREEN, 4.0: ORANGE}
 MARKERS = {1.3: "o", 2.5: "s", 4.0: "^"}
 PHASES = {1.3: "ordered", 2.5: "chaotic", 4.0: "deep in chaos"}
 
-LAYER = jinit.MLP((WIDTH, WIDTH))  # networks are drawn layer by layer
+BATCH = 16  # pairs of inputs of a single layer; in the next they are all but independent
+LAYERS_BEFORE = 100
+LEFT = 1e-3  # of q* and c*, relative
+
+
+class Setting(NamedTuple):
+    """How much is drawn."""
+
+    single: int
+    """networks of one layer, for every point of the maps"""
+    deep: int
+    """networks of `depth` layers"""
+    depth: int
+    chains: int
+    """of the trajectories, at both widths"""
+    long_chains: int
+    """of LAYERS_BEFORE and `layers` more, at both widths"""
+    layers: int
+
+
+FULL = Setting(single=40, deep=64, depth=30, chains=400, long_chains=128, layers=400)
+QUICK = Setting(single=12, deep=16, depth=15, chains=100, long_chains=48, layers=150)
 
 
 class Start(NamedTuple):
@@ -96,28 +121,18 @@ class Moments(NamedTuple):
     product: np.ndarray
 
 
-class Estimate(NamedTuple):
-    """Of a length or a correlation, over networks; each field `[sigmas, layers, pairs]`."""
-
-    mean: np.ndarray
-    error: np.ndarray
-    """standard error, by the scatter of these networks"""
-    expected_error: np.ndarray
-    """standard error, by the law of networks of this width"""
-    bias: np.ndarray
-    """distance of that law's mean from infinite width"""
-
-    @property
-    def tolerance(self) -> np.ndarray:
-        """What is allowed between the mean and infinite width."""
-        return STANDARD_ERRORS * self.expected_error + np.abs(self.bias)
-
-
 class Measured(NamedTuple):
-    """Lengths of the first input, and correlations."""
+    """Lengths of the first input, and correlations, `[sigmas, layers, pairs]`."""
 
     q: Estimate
     c: Estimate
+
+
+class Law(NamedTuple):
+    """What chains of WIDTH and of twice that say of networks."""
+
+    narrow: Measured
+    wide: Measured
 
 
 def main() -> int:
@@ -125,32 +140,46 @@ def main() -> int:
     options = arguments(
         NAME,
         __doc__,
-        quick=f"{QUICK_SEEDS} networks of {QUICK_DEPTH} layers and {QUICK_LAYERS} single layers "
-        f"instead of {SEEDS} of {DEPTH} and {LAYERS}",
+        quick=f"{QUICK.single} single layers and {QUICK.deep} networks of {QUICK.depth} layers "
+        f"instead of {FULL.single}, {FULL.deep} and {FULL.depth}; fewer chains",
     )
-    seeds, depth, layers = (
-        (QUICK_SEEDS, QUICK_DEPTH, QUICK_LAYERS) if options.quick else (SEEDS, DEPTH, LAYERS)
-    )
+    setting = QUICK if options.quick else FULL
     console.print(
-        f"Seeds 0 to {seeds - 1}, {depth} layers of {WIDTH} units, sigma_b = 0.3; "
-        f"seeds 0 to {layers - 1} of a single layer."
+        f"{setting.deep} networks of {setting.depth} layers of {WIDTH} units, sigma_b = 0.3; "
+        f"{setting.single} single layers for every point of the maps; {setting.chains} chains of "
+        f"covariances, and {setting.long_chains} of {LAYERS_BEFORE + setting.layers} layers."
     )
     start = begin()
-    theory = predict(start, depth)
-    law = chains(start, depth)
+    theory = predict(start, setting.depth)
+    single_key, deep_key, law_key, long_key = jax.random.split(jax.random.key(2016), 4)
     with progress() as bar:
-        task = bar.add_task("layers drawn", total=layers + seeds * depth)
-        one_layer = networks(start, layers, 1, lambda: bar.advance(task))
-        nets = networks(start, seeds, depth, lambda: bar.advance(task))
-    maps, trajectories = (estimate(runs, law, theory) for runs in (one_layer, nets))
+        task = bar.add_task("networks and chains", total=setting.single + setting.deep + 4)
+
+        def advance() -> None:
+            bar.advance(task)
+
+        maps = single_layers(single_key, start, setting.single, advance)
+        nets = networks(deep_key, start, setting.deep, setting.depth, advance)
+        law_runs, settled_runs = [], []
+        for width in (WIDTH, 2 * WIDTH):
+            key = jax.random.fold_in(law_key, width)
+            law_runs.append(chains(key, start, setting.chains, setting.depth, width=width))
+            advance()
+            key = jax.random.fold_in(long_key, width)
+            settled_runs.append(long_chains(key, setting.long_chains, setting.layers, width=width))
+            advance()
+    law, settled = (Law(*map(summary, runs)) for runs in (law_runs, settled_runs))
+    measured = summary(nets)
     checks = [
         *compare_with_print(),
         *compare_maps(maps, theory),
-        *compare_trajectories(trajectories, theory),
-        *compare_fixed_points(nets, law, theory),
+        *compare_networks(measured, law.narrow),
+        *compare_late(summary(late(nets)), summary(late(law_runs[0])), setting.depth),
+        *compare_law(law, theory),
+        *compare_fixed_points(settled, theory),
     ]
-    write_data(options.out, maps, trajectories, theory, checks)
-    draw(options.out / f"{NAME}.png", maps, trajectories, theory)
+    write_data(options.out, maps, measured, law, theory, checks)
+    draw(options.out / f"{NAME}.png", maps, measured, theory)
     status = verdict(checks)
     console.print(f"Figure and data are in {options.out}/.")
     return status
@@ -219,51 +248,74 @@ def _interpolated_correlation_map(q: float, variances: dict[str, float]) -> Map:
 # --- simulation -------------------------------------------------------------------------------
 
 
-def networks(start: Start, seeds: int, depth: int, advance) -> Moments:
-    """Moments of real networks, `[seeds, sigmas, layers, pairs]`."""
+def single_layers(key: jax.Array, start: Start, seeds: int, advance) -> Measured:
+    """One layer of jinit.init on, `[sigmas, pairs]`; every entry by networks of its own."""
+    q, c = (np.asarray(x, np.float32).reshape(-1) for x in start)
+    gains = np.repeat(np.array(SIGMA_WS, np.float32), start.q.shape[1])
+
+    @jax.jit
+    def all_entries(key: jax.Array) -> Moments:
+        def entry(at: tuple[jax.Array, ...]) -> Moments:
+            key, gain, q, c = at
+            input_key, layer_key = jax.random.split(key)
+            z = enter(input_key, *(jnp.broadcast_to(x, (BATCH,)) for x in (q, c)))
+            after = pass_layer(layer_key, z[None], gain[None], bias_var=BIAS_VAR)
+            return jax.tree.map(jnp.mean, moments(after))
+
+        return jax.lax.map(entry, (jax.random.split(key, len(q)), gains, q, c))
+
     runs = []
-    for seed in range(seeds):
-        input_key, layer_key = jax.random.split(jax.random.key(seed))
-        z, seen = enter(input_key, *(x.astype(np.float32) for x in start))
-        layers = [seen]
-        for layer in range(depth):
-            z, seen = pass_layer(jax.random.fold_in(layer_key, layer), z)
-            layers.append(seen)
-            advance()
-        runs.append(Moments(*(np.stack(field, 1) for field in zip(*layers, strict=True))))
-    return Moments(*(np.stack(field).astype(np.float64) for field in zip(*runs, strict=True)))
+    for seed_key in jax.random.split(key, seeds):
+        runs.append(jax.device_get(all_entries(seed_key)))
+        advance()
+    return summary(
+        Moments(
+            *(_stack(field).reshape(seeds, *start.q.shape) for field in zip(*runs, strict=True))
+        )
+    )
 
 
-@jax.jit
-def enter(key: jax.Array, q: jax.Array, c: jax.Array) -> tuple[jax.Array, Moments]:
-    """Gaussian pairs of those lengths and correlations, `[sigmas, 2, pairs, WIDTH]`."""
-    one, other = jax.random.normal(key, (2, 1, 1, WIDTH))
+def networks(key: jax.Array, start: Start, seeds: int, depth: int, advance) -> Moments:
+    """Moments of networks of jinit.init, `[seeds, sigmas, layers, pairs]`."""
+    q, c = (np.asarray(x, np.float32) for x in start)
+    gains = np.array(SIGMA_WS, np.float32)
+
+    @jax.jit
+    def network(key: jax.Array) -> Moments:
+        def layer(z: jax.Array, key: jax.Array) -> tuple[jax.Array, Moments]:
+            return pass_layer(key, z, gains, bias_var=BIAS_VAR), moments(z)
+
+        input_key, layer_key = jax.random.split(key)
+        keys = jax.random.split(layer_key, depth + 1)  # the last layer's are not looked at
+        return jax.lax.scan(layer, enter(input_key, q, c), keys)[1]
+
+    runs = []
+    for seed_key in jax.random.split(key, seeds):
+        runs.append(jax.device_get(network(seed_key)))
+        advance()
+    return Moments(*(np.moveaxis(_stack(field), 1, 2) for field in zip(*runs, strict=True)))
+
+
+def _stack(runs: tuple[np.ndarray, ...]) -> np.ndarray:
+    return np.stack(runs).astype(np.float64)
+
+
+def enter(key: jax.Array, q: jax.Array, c: jax.Array) -> jax.Array:
+    """Gaussian pairs of lengths and correlations `[..., pairs]`, as `[..., 2, pairs, WIDTH]`."""
+    one, other = jax.random.normal(key, (2, *q.shape, WIDTH))
     partner = c[..., None] * one + jnp.sqrt(1 - c[..., None] ** 2) * other
-    z = jnp.sqrt(q)[:, None, :, None] * jnp.stack(jnp.broadcast_arrays(one, partner), 1)
-    return z, moments(z)
+    return jnp.sqrt(q)[..., None, :, None] * jnp.stack([one, partner], -3)
 
 
-@jax.jit
-def pass_layer(key: jax.Array, z: jax.Array) -> tuple[jax.Array, Moments]:
-    """The next layer's pre-activations; one draw of the weights serves every sigma_w."""
-
-    (drawn,), _ = jinit.init(key, LAYER, "xavier", bias_var=BIAS_VAR)
-    after = (jnp.tanh(z).reshape(-1, WIDTH) @ drawn.w).reshape(z.shape)
-    # A gain multiplies the weights.
-    gains = np.array(SIGMA_WS, np.float32).reshape(-1, 1, 1, 1)
-    after = gains * after + drawn.b.reshape(1, 1, 1, -1)
-    return after, moments(after)
-
-
-def chains(start: Start, depth: int) -> Moments:
-    """The same in law, drawn as covariances of two inputs: `[CHAINS, sigmas, layers, pairs]`."""
+def chains(key: jax.Array, start: Start, runs: int, depth: int, *, width: int) -> Moments:
+    """Networks in law, drawn as covariances of two inputs: `[runs, sigmas, layers, pairs]`."""
     weight_var = np.array(SIGMA_WS, np.float32)[:, None] ** 2
-    q, c = (x.astype(np.float32) for x in start)
+    q, c = (np.asarray(x, np.float32) for x in start)
 
     @jax.jit
     def chain(key: jax.Array) -> Moments:
         def pass_layer(now: Moments, key: jax.Array) -> tuple[Moments, Moments]:
-            one, other = jax.random.normal(key, (2, 1, 1, WIDTH))
+            one, other = jax.random.normal(key, (2, len(SIGMA_WS), 1, width))
             root = jnp.sqrt(now.first)
             rest = jnp.sqrt(jnp.maximum(now.second - (now.product / root) ** 2, 0))
             u = root[..., None] * one
@@ -274,9 +326,37 @@ def chains(start: Start, depth: int) -> Moments:
 
         return jax.lax.scan(pass_layer, Moments(q, q, c * q), jax.random.split(key, depth + 1))[1]
 
-    keys = jax.random.split(jax.random.key(CHAINS), CHAINS)
-    runs = jax.device_get(jax.lax.map(chain, keys))
-    return Moments(*(np.moveaxis(np.asarray(field, np.float64), 2, 1) for field in runs))
+    found = jax.device_get(jax.lax.map(chain, jax.random.split(key, runs)))
+    return Moments(*(np.moveaxis(np.asarray(field, np.float64), 2, 1) for field in found))
+
+
+def long_chains(key: jax.Array, runs: int, layers: int, *, width: int) -> Moments:
+    """Chains that have settled, averaged over `layers`: `[runs, sigmas, 1, 1]`.
+
+    Half of them start short and uncorrelated, the others long and nearly alike.
+    """
+    halves = [
+        chains(
+            half_key,
+            Start(*(np.full((len(SIGMA_WS), 1), x[end]) for x in (LENGTHS, CORRELATIONS))),
+            runs // 2,
+            LAYERS_BEFORE + layers - 1,
+            width=width,
+        )
+        for half_key, end in zip(jax.random.split(key), (0, -1), strict=True)
+    ]
+    return _mean_over_layers(
+        Moments(*(np.concatenate(field) for field in zip(*halves, strict=True))), LAYERS_BEFORE
+    )
+
+
+def late(runs: Moments) -> Moments:
+    """The average over the second half of the layers, as a single one."""
+    return _mean_over_layers(runs, runs.first.shape[2] // 2)
+
+
+def _mean_over_layers(runs: Moments, start: int) -> Moments:
+    return Moments(*(field[:, :, start:].mean(axis=2, keepdims=True) for field in runs))
 
 
 def moments(z: jax.Array) -> Moments:
@@ -285,161 +365,168 @@ def moments(z: jax.Array) -> Moments:
     return Moments(jnp.mean(u * u, -1), jnp.mean(v * v, -1), jnp.mean(u * v, -1))
 
 
-def estimate(nets: Moments, law: Moments, theory: "Theory") -> Measured:
-    """Averages over networks, what the law of their width says of them, and their bias.
+def summary(runs: Moments) -> Measured:
+    """Mean length, and the correlation of mean products and lengths, over runs.
 
-    A correlation is one of averages over networks: its own bias is of second order in the error.
+    The bias of a ratio of means is of second order in its error.
     """
-    layers = nets.first.shape[2]
-    seeds = len(nets.first)
-    (q, q_std, c, c_std), (law_q, law_q_std, law_c, law_c_std) = (
-        _average(nets), _average(Moments(*(field[:, :, :layers] for field in law)))
-    )  # fmt: skip
-    root = math.sqrt(seeds)
-    return Measured(
-        Estimate(q, q_std / root, law_q_std / root, law_q - theory.q[:, :layers]),
-        Estimate(c, c_std / root, law_c_std / root, law_c - theory.c[:, :layers]),
-    )
-
-
-def _average(runs: Moments) -> tuple[np.ndarray, ...]:
-    """Mean length, its deviation from run to run, and the same of the correlation."""
     first, second, product = (field.mean(axis=0) for field in runs)
     size = np.sqrt(first * second)
     c = product / size
     linearised = runs.product / size - c * (runs.first / first + runs.second / second) / 2
-    return first, runs.first.std(axis=0, ddof=1), c, linearised.std(axis=0, ddof=1)
-
-
-def late(moments: Moments) -> Moments:
-    """The average over the second half of the layers, as a single one."""
-    half = moments.first.shape[2] // 2
-    return Moments(*(field[:, :, half:].mean(axis=2, keepdims=True) for field in moments))
+    return Measured(average(runs.first), average(linearised)._replace(mean=c))
 
 
 # --- comparing --------------------------------------------------------------------------------
 
 
 def compare_with_print() -> list[Check]:
-    """The published numbers against `jinit.theory`."""
+    """The numbers of the paper's formulas beside `jinit.theory`."""
     checks = []
-    for sigma_w, printed in PUBLISHED.items():
+    for sigma_w, texts in PUBLISHED.items():
         found = jinit.theory.depth_scales("tanh", weight_var=sigma_w**2, bias_var=BIAS_VAR)
         values = {"q*": found.q, "c*": found.c, "chi_1": found.chi}
         checks += [
-            # c* = 1 is not rounded: in the ordered phase it is exact.
-            Check(
-                "jinit.theory against the published numbers",
-                f"{what}, sigma_w = {sigma_w:g}",
-                float(text),
-                values[what],
-                1e-8 if text == "1" else half_unit(text),
-            )
-            for what, text in printed.items()
+            printed("jinit.theory", f"{what}, sigma_w = {sigma_w:g}", text, values[what])
+            for what, text in texts.items()
         ]
     return checks
 
 
 def compare_maps(maps: Measured, theory: Theory) -> list[Check]:
-    """One layer against theory, for every starting length and correlation."""
-    checks = []
-    for i, sigma_w in enumerate(SIGMA_WS):
-        group = f"sigma_w = {sigma_w:g}: the maps of theory, and single layers of jinit.init"
-        for what, predicted, measured, pairs in (
-            ("q", theory.q, maps.q, range(len(LENGTHS))),
-            ("c", theory.c, maps.c, range(len(LENGTHS), theory.c.shape[2])),
-        ):
-            # No bias: the means of one layer are exact at any width.
-            allowed = STANDARD_ERRORS * measured.expected_error
-            checks += [
-                Check(
-                    group,
-                    f"{what} = {predicted[i, 0, j]:.3g} becomes",
-                    *(float(x[i, 1, j]) for x in (predicted, measured.mean, allowed)),
-                )
-                for j in pairs
-            ]
-    return checks
-
-
-def compare_trajectories(trajectories: Measured, theory: Theory) -> list[Check]:
-    """The largest deviation over all layers and starts, in units of what is allowed there."""
-    checks = []
-    group = "trajectories: largest deviation from theory, as a fraction of what is allowed"
-    for what, predicted, measured, pairs in (
-        ("lengths", theory.q, trajectories.q, slice(0, len(LENGTHS))),
-        ("correlations", theory.c, trajectories.c, slice(len(LENGTHS), None)),
-    ):
-        off = np.abs(measured.mean - predicted) / measured.tolerance
-        worst = off[:, 1:, pairs].max((1, 2))
-        checks += [
-            Check(group, f"{what}, {sigma_w:g}", 0.0, float(worst[i]), 1.0)
-            for i, sigma_w in enumerate(SIGMA_WS)
-        ]
-    return checks
-
-
-def compare_fixed_points(nets: Moments, law: Moments, theory: Theory) -> list[Check]:
-    """q* and c*, from averages over the second half of the layers.
-
-    Lengths come from the smallest and the largest start, correlations from the start nearest to
-    c*. What theory says is still left of the start is added to the tolerance.
-    """
-    half = nets.first.shape[2] // 2
-    after = theory._replace(
-        **{name: getattr(theory, name)[:, half:].mean(axis=1, keepdims=True) for name in ("q", "c")}
-    )
-    measured = estimate(late(nets), late(law), after)
-    checks = []
-    for i, sigma_w in enumerate(SIGMA_WS):
-        group = (
-            f"sigma_w = {sigma_w:g}: the fixed points of theory, and layers {half} to "
-            f"{nets.first.shape[2] - 1} of {len(nets.first)} networks"
+    """One layer beside theory, for every starting length and correlation."""
+    return [
+        Check(
+            f"sigma_w = {sigma_w:g}: the maps of theory, and {found.seeds} single layers each",
+            f"{what} = {predicted[i, 0, j]:.3g} becomes",
+            float(predicted[i, 1, j]), float(found.mean[i, j]), float(found.tolerance[i, j]),
+            "theory",
         )
-        q, c = theory.settled[sigma_w], theory.alike[sigma_w]
-        nearest = int(np.argmin(np.abs(CORRELATIONS - c)))
-        for what, fixed, predicted, found, j in (
-            ("q* from below", q, after.q, measured.q, 0),
-            ("q* from above", q, after.q, measured.q, len(LENGTHS) - 1),
-            (f"c* from {CORRELATIONS[nearest]:g}", c, after.c, measured.c, len(LENGTHS) + nearest),
-        ):
-            left = abs(float(predicted[i, 0, j]) - fixed)
-            allowed = float(found.tolerance[i, 0, j]) + left
-            checks.append(Check(group, what, fixed, float(found.mean[i, 0, j]), allowed))
+        for i, sigma_w in enumerate(SIGMA_WS)
+        for what, predicted, found, pairs in _both(theory, maps)
+        for j in pairs
+    ]  # fmt: skip
+
+
+def compare_networks(nets: Measured, law: Measured) -> list[Check]:
+    """Deep networks beside the law of their width: of all layers and starts, the farthest off."""
+    # Of how far a network scatters its law says more than a few networks do.
+    group = f"{nets.q.seeds} networks and the law of their width, farthest off of all layers"
+    return _farthest(group, law, nets, [_apart(*both) for both in zip(nets, law, strict=True)],
+                     "simulation")  # fmt: skip
+
+
+def compare_late(nets: Measured, law: Measured, depth: int) -> list[Check]:
+    """Averages over the second half of the layers of networks, beside the law of their width."""
+    group = f"{nets.q.seeds} networks and the law of their width, layers {(depth + 1) // 2} up"
+    return [
+        Check(
+            group, f"sigma_w = {sigma_w:g}: {what} from {begun[j]:.3g}",
+            float(expected.mean[i, 0, j]), float(found.mean[i, 0, j]),
+            float(_apart(found, expected)[i, 0, j]), "simulation",
+        )
+        for i, sigma_w in enumerate(SIGMA_WS)
+        for (what, expected, found, pairs) in _both(law, nets)
+        for begun in [np.concatenate([LENGTHS, CORRELATIONS])]
+        for j in (pairs[0], pairs[-1])
+    ]  # fmt: skip
+
+
+def _apart(nets: Estimate, law: Estimate) -> np.ndarray:
+    """What is allowed between means over networks and over chains, by the scatter of chains."""
+    error = law.error * np.sqrt(1 + law.seeds / nets.seeds)
+    return errors_allowed(law.seeds) * error
+
+
+def compare_law(law: Law, theory: Theory) -> list[Check]:
+    """The law, extrapolated to infinite width, beside theory: the farthest off."""
+    found = Measured(*(extrapolate(*both) for both in zip(*law, strict=True)))
+    group = f"widths {WIDTH} and {2 * WIDTH}, extrapolated, and theory: farthest off of all layers"
+    expected = Measured(*(Estimate(x, 0 * x, 0) for x in (theory.q, theory.c)))
+    return _farthest(group, expected, found, [x.tolerance for x in found], "theory")
+
+
+def _farthest(
+    group: str, expected: Measured, found: Measured, allowed: list[np.ndarray], source: str
+) -> list[Check]:
+    """For every sigma_w the layer and start at which what is found is farthest off."""
+    checks = []
+    begun = np.concatenate([LENGTHS, CORRELATIONS])
+    for (what, wanted, seen, pairs), tolerance in zip(_both(expected, found), allowed, strict=True):
+        off = np.abs(seen.mean - wanted.mean)[:, 1:, pairs] / tolerance[:, 1:, pairs]
+        for i, sigma_w in enumerate(SIGMA_WS):
+            layer, j = np.unravel_index(np.argmax(off[i]), off[i].shape)
+            at = (i, layer + 1, pairs[j])
+            checks.append(
+                Check(
+                    group, f"sigma_w = {sigma_w:g}: {what} from {begun[pairs[j]]:.3g}, layer "
+                    f"{layer + 1}", float(wanted.mean[at]), float(seen.mean[at]),
+                    float(tolerance[at]), source,
+                )
+            )  # fmt: skip
     return checks
+
+
+def compare_fixed_points(settled: Law, theory: Theory) -> list[Check]:
+    """q* and c* of long chains, extrapolated to infinite width, beside theory."""
+    q, c = (extrapolate(*both) for both in zip(*settled, strict=True))
+    group = f"fixed points: widths {WIDTH} and {2 * WIDTH}, extrapolated, and theory"
+    return [
+        Check(
+            group, f"{what}, sigma_w = {sigma_w:g}", fixed[sigma_w], float(found.mean[i, 0, 0]),
+            float(found.tolerance[i, 0, 0]) + LEFT * abs(float(found.mean[i, 0, 0])), "theory",
+        )
+        for what, fixed, found in (("q*", theory.settled, q), ("c*", theory.alike, c))
+        for i, sigma_w in enumerate(SIGMA_WS)
+    ]  # fmt: skip
+
+
+def _both(expected, found: Measured):
+    """(name, expected, found, pairs) of lengths and of correlations."""
+    pairs = np.split(np.arange(len(LENGTHS) + len(CORRELATIONS)), [len(LENGTHS)])
+    return zip("qc", (expected.q, expected.c), found, pairs, strict=True)
 
 
 # --- writing ----------------------------------------------------------------------------------
 
 
 def write_data(
-    out: Path, maps: Measured, trajectories: Measured, theory: Theory, checks: list[Check]
+    out: Path, maps: Measured, nets: Measured, law: Law, theory: Theory, checks: list[Check]
 ) -> None:
     """The table, both maps and every trajectory."""
     write_checks(out / "published_measured.csv", checks)
-    for name, measured in (("maps.csv", maps), ("trajectories.csv", trajectories)):
-        layers = measured.q.mean.shape[1]
-        write_csv(
-            out / name,
-            ("quantity", "sigma_w", "start", "layer", "infinite_width", "measured",
-             "standard_error", "expected_standard_error", "width_bias"),
-            (
-                (what, sigma_w, float(predicted[i, 0, j]), layer, float(predicted[i, layer, j]),
-                 *(float(field[i, layer, j]) for field in found))
-                for what, predicted, found, pairs in (
-                    ("q", theory.q, measured.q, range(len(LENGTHS))),
-                    ("c", theory.c, measured.c, range(len(LENGTHS), theory.c.shape[2])),
-                )
-                for i, sigma_w in enumerate(SIGMA_WS)
-                for j in pairs
-                for layer in range(layers)
-            ),
-        )  # fmt: skip
+    write_csv(
+        out / "maps.csv",
+        ("quantity", "sigma_w", "from", "to_by_theory", "to_measured", "standard_error"),
+        (
+            (what, sigma_w, *(float(x[i, layer, j]) for layer in (0, 1)),
+             *(float(y[i, j]) for y in found[:2]))
+            for what, x, found, pairs in _both(theory, maps)
+            for i, sigma_w in enumerate(SIGMA_WS)
+            for j in pairs
+        ),
+    )  # fmt: skip
+    begun = np.concatenate([LENGTHS, CORRELATIONS])
+    write_csv(
+        out / "trajectories.csv",
+        ("quantity", "sigma_w", "start", "layer", "infinite_width",
+         *(f"{of}{what}" for of in ("networks", "chains", "wide_chains")
+           for what in ("", "_standard_error"))),
+        (
+            (what, sigma_w, float(begun[j]), layer, float(x[i, layer, j]),
+             *(float(y[i, layer, j]) for of in (nets, *law) for y in of["qc".index(what)][:2]))
+            for what, x, _, pairs in _both(theory, nets)
+            for i, sigma_w in enumerate(SIGMA_WS)
+            for j in pairs
+            for layer in range(x.shape[1])
+        ),
+    )  # fmt: skip
 
 
 def draw(path: Path, maps: Measured, trajectories: Measured, theory: Theory) -> None:
     """Both maps with their cobwebs above, both trajectories below."""
-    figure, panels = plt.subplots(2, 2, figsize=(13.5, 11.5))
+    figure = Figure(figsize=(13.5, 11.5))
+    panels = figure.subplots(2, 2)
     figure.subplots_adjust(left=0.07, right=0.975, top=0.84, bottom=0.06, wspace=0.2, hspace=0.3)
     figure.suptitle(
         "Lengths settle within a few layers; whether inputs stay apart\n"
@@ -457,20 +544,15 @@ def draw(path: Path, maps: Measured, trajectories: Measured, theory: Theory) -> 
     _draw_lengths(lengths, trajectories.q, theory)
     _draw_correlations(correlations, trajectories.c, theory)
     for axes in panels.flat:
-        axes.tick_params(labelsize=11)
-        axes.xaxis.label.set_size(13)
-        axes.yaxis.label.set_size(13)
-        axes.spines[["top", "right"]].set_visible(False)
+        finish(axes)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def _points(axes, sigma_w: float, x, y, error, size: float = 6.5) -> None:
+    style = POINTS | {"markersize": size, "markeredgewidth": 1.5, "capsize": 2.5}
     axes.errorbar(
-        x, y, yerr=STANDARD_ERRORS * error, color=COLOURS[sigma_w],
-        marker=MARKERS[sigma_w], markersize=size, markerfacecolor="white", markeredgewidth=1.5,
-        linestyle="none", capsize=2.5, zorder=3,
-    )  # fmt: skip
+        x, y, yerr=STANDARD_ERRORS * error, color=COLOURS[sigma_w], marker=MARKERS[sigma_w], **style
+    )
 
 
 def _cobweb(axes, values, colour: str) -> None:
@@ -492,7 +574,7 @@ def _draw_length_map(axes, measured: Estimate, theory: Theory) -> None:
         for j in (0, len(LENGTHS) - 1):
             _cobweb(axes, theory.q[i, :, j], COLOURS[sigma_w])
         some = slice(0, len(LENGTHS))
-        _points(axes, sigma_w, LENGTHS, measured.mean[i, 1, some], measured.error[i, 1, some])
+        _points(axes, sigma_w, LENGTHS, measured.mean[i, some], measured.error[i, some])
         q = theory.settled[sigma_w]
         # On the side where no curve runs.
         side = (
@@ -522,7 +604,7 @@ def _draw_correlation_map(axes, measured: Estimate, theory: Theory) -> None:
         axes.plot(grid, line, color="0.25", linewidth=1.6, zorder=2)
         start = 0 if theory.alike[sigma_w] == 1 else len(CORRELATIONS) - 1
         _cobweb(axes, theory.c[i, :, len(LENGTHS) + start], COLOURS[sigma_w])
-        _points(axes, sigma_w, CORRELATIONS, measured.mean[i, 1, some], measured.error[i, 1, some])
+        _points(axes, sigma_w, CORRELATIONS, measured.mean[i, some], measured.error[i, some])
         c = theory.alike[sigma_w]
         axes.plot(c, c, marker="*", markersize=17, color=COLOURS[sigma_w],
                   markeredgecolor="white", zorder=4, clip_on=False)  # fmt: skip

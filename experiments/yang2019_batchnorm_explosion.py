@@ -38,7 +38,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import matplotlib
 import numpy as np
 from _common import (
     BLUE,
@@ -58,11 +57,9 @@ from _common import (
     write_checks,
     write_csv,
 )
+from matplotlib.figure import Figure
 
 import jinit
-
-matplotlib.use("Agg")  # no display is needed
-import matplotlib.pyplot as plt
 
 NAME = "yang2019_batchnorm_explosion"
 WIDTH, ENDS = 600, 3
@@ -346,7 +343,8 @@ def draw(path: Path, measured: list[Growth]) -> None:
     """Growth against batch size; gradients against layers; where the formula ends."""
     beyond = [m for m in measured if m.activation not in SYMMETRIC]
     count = 3 if beyond else 2
-    figure, panels = plt.subplots(1, count, figsize=(17 * count / 3, 5.6), layout="constrained")
+    figure = Figure(figsize=(17 * count / 3, 5.6), layout="constrained")
+    panels = figure.subplots(1, count)
     figure.suptitle(
         "Batch norm makes gradients explode: by a factor per layer, larger in small batches",
         fontsize=16, fontweight="bold",
@@ -358,7 +356,6 @@ def draw(path: Path, measured: list[Growth]) -> None:
     for axes in panels:
         finish(axes, grid=True)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def draw_growth(axes, measured: list[Growth]) -> None:
