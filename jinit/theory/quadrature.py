@@ -107,7 +107,7 @@ def _halve(
 
 
 def _same(a: float, b: float) -> bool:
-    return abs(a - b) <= 8 * _NARROW * max(1.0, abs(a))
+    return bool(abs(a - b) <= 8 * _NARROW * max(1.0, abs(a)))
 
 
 def _apart(points: list[float]) -> list[float]:
