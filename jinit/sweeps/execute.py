@@ -70,7 +70,6 @@ class Runner:
         self.outputs = outputs_of(sweep, self.traced)
         self._row_bytes = max(row_bytes(each) for each in self.traced)
         self._programs: dict[Any, Program] = {}
-        self.compiles = 0
         self._groups_at_once = math.inf
 
     # --- settings ---
@@ -234,7 +233,6 @@ class Runner:
             one, example, group=self.settings.group, groups=groups, devices=self.devices
         )
         if keep:
-            self.compiles += 1
             self._programs[known] = program
         return program
 
