@@ -18,6 +18,7 @@ from jaxtyping import Array, ArrayLike, Float
 from jinit import checks, schemes
 from jinit.activations import Activation, activation
 from jinit.batchnorm import BatchStats, batch_norm, init_stats, layer_norm
+from jinit.linear import linear
 from jinit.params import Layer, NormState, Params, stack
 from jinit.runtime import keys_after
 from jinit.types import AnyArray
@@ -26,6 +27,10 @@ __all__ = ["MLP", "Run", "as_stacked", "forward", "init", "init_params"]
 
 Norm = Literal["batch", "layer"]
 Residual = Literal["plain", "scaled", "skipinit"]
+
+_UNROLLED = 16
+"""Layers of a run up to which the scan is unrolled: no stacking of what each layer keeps, for a
+little more compile time."""
 
 
 class Run(NamedTuple):
@@ -309,7 +314,7 @@ def forward(
         ValueError: parameters or inputs that do not fit the network.
     """
     params, state = as_stacked(net, params, state)
-    h = as_input(net, x, params.runs[0].w.dtype)
+    h = as_input(net, x, params.runs[0].w.dtype).T
     new_runs: list[BatchStats | None] = []
     for run, layers, stats in zip(net.runs, params.runs, state.runs, strict=True):
         if run.length == 1:
@@ -322,28 +327,31 @@ def forward(
                 layer, stats = xs
                 return _apply(net, run, layer, stats, h, train)
 
-            h, own = jax.lax.scan(body, h, (layers, stats))
+            h, own = jax.lax.scan(body, h, (layers, stats), unroll=run.length <= _UNROLLED)
             new_runs.append(own)
-    return h, NormState(tuple(new_runs))
+    return h.T, NormState(tuple(new_runs))
+
+
+# Inside, samples are columns: h is [features, batch]. See `linear` for why.
 
 
 def _apply(
     net: MLP, run: Run, layer: Layer, stats: BatchStats | None, h: jax.Array, train: bool
 ) -> tuple[jax.Array, BatchStats | None]:
     if run.readout:
-        return _linear(layer, h), stats
+        return _affine(layer, h), stats
     phi = activation(net.activation)
     if net.is_block(run):
         u, stats = _norm(net, layer, stats, h, train)
-        branch = net.branch_scale * _linear(layer, phi(u))
+        branch = net.branch_scale * _affine(layer, phi(u))
         return h + (branch if layer.alpha is None else layer.alpha * branch), stats
-    u, stats = _norm(net, layer, stats, _linear(layer, h), train)
+    u, stats = _norm(net, layer, stats, _affine(layer, h), train)
     return phi(u), stats
 
 
-def _linear(layer: Layer, h: jax.Array) -> jax.Array:
-    z = h @ layer.w
-    return z if layer.b is None else z + layer.b[None]
+def _affine(layer: Layer, h: jax.Array) -> jax.Array:
+    z = linear(layer.w, h)
+    return z if layer.b is None else z + layer.b[:, None]
 
 
 def _norm(
@@ -352,10 +360,11 @@ def _norm(
     if net.norm == "batch":
         assert stats is not None
         return batch_norm(
-            z, stats, layer.gamma, layer.beta, train=train, momentum=net.momentum, eps=net.eps
-        )
+            z, stats, layer.gamma, layer.beta,
+            train=train, momentum=net.momentum, eps=net.eps, batch_axis=1,
+        )  # fmt: skip
     if net.norm == "layer":
-        return layer_norm(z, layer.gamma, layer.beta, eps=net.eps), stats
+        return layer_norm(z, layer.gamma, layer.beta, eps=net.eps, batch_axis=1), stats
     return z, stats
 
 

@@ -74,7 +74,7 @@ def test_a_body_is_traced_as_often_for_a_thousand_steps_as_for_ten():
     assert traces(1000) == traces(10)
 
 
-def test_a_thousand_layers_lower_to_the_program_of_ten():
+def test_a_thousand_layers_lower_to_the_program_of_thirty():
     def lowered(depth):
         net = jinit.MLP((4, *(6,) * depth, 3), norm="batch")
         params, state = jax.eval_shape(lambda k: jinit.init(k, net), jax.random.key(0))
@@ -83,7 +83,7 @@ def test_a_thousand_layers_lower_to_the_program_of_ten():
         )
         return len(train.lower(jax.random.key(0), params, state).as_text())
 
-    assert lowered(1000) == pytest.approx(lowered(10), rel=0.03)
+    assert lowered(1000) == pytest.approx(lowered(30), rel=0.03)
 
 
 # --- rows of a batch of runs ----------------------------------------------------------------
@@ -213,8 +213,11 @@ def test_gradient_descent_equals_a_loop_by_hand(momentum):
 
 
 def test_train_is_train_step_in_a_loop():
-    """With batch norm, whose state is carried along and used for the final numbers."""
-    net = jinit.MLP((4, 6, 3), norm="batch")
+    """With batch norm, whose state is carried along and used for the final numbers.
+
+    Without biases: before batch norm their gradients are rounding, which Adam would blow up.
+    """
+    net = jinit.MLP((4, 6, 3), norm="batch", bias=False)
     optimizer = optax.adam(0.05)
     params, state = jax.jit(lambda k: jinit.init(k, net, "he"))(jax.random.key(2))
     step = jax.jit(jinit.train_step(net, optimizer))

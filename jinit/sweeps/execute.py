@@ -77,7 +77,7 @@ class Runner:
     def choose(self, block: int | None) -> Settings:
         """Group and block for a sweep that is begun here."""
         cpu = self.devices[0].platform == "cpu"
-        group = usual_group(self.sweep, self.traced, cpu=cpu)
+        group = usual_group(self.sweep, self.traced, cpu=cpu, devices=len(self.devices))
         if block is not None:
             group = group_for(group, block)
         group = self._fitting(group)
@@ -124,7 +124,7 @@ class Runner:
         return max(
             program.bytes
             for what in self._whats
-            for program in (self._program(what, self.costliest, keep=False),)
+            for program in (self.program(what, self.costliest, keep=False),)
         )
 
     # --- blocks ---
@@ -184,7 +184,7 @@ class Runner:
         start: Any = ()
         for what in self._whats:
             own = {name: traced[name] for name in self.sweep.traced_of(what)}
-            program = self._program(what, point)
+            program = self.program(what, point)
             if what == "prepare":
                 start = program(counts, (seeds, own))
             else:
@@ -215,7 +215,8 @@ class Runner:
         wanted = math.ceil(min(self.sweep.rows, _MOST_ROWS) / (group * devices))
         return int(max(1, min(wanted, by_memory, self._groups_at_once)))
 
-    def _program(self, what: str, point: int, *, keep: bool = True) -> Program:
+    def program(self, what: str, point: int, *, keep: bool = True) -> Program:
+        """The compiled "prepare" or "fn" of a point, under the present settings."""
         sweep, traced = self.sweep, self.traced[point]
         groups = self._capacity()
         known = (self._known(what, point), self.settings.group, groups)

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 AXIS = "devices"
-_CACHE = 256 * 1024  # bytes of the largest array of a group on CPU: what a core's L2 holds
+_WORKED_ON = 8 * 2**20  # bytes that a group's busiest loop body makes on CPU; see usual_group
 _WIDEST_CPU, _WIDEST = 64, 4096
 _ELEMENTS = 2**31
 _NUMBERS = (np.floating, np.integer, np.bool_)
@@ -55,6 +55,8 @@ class Traced(NamedTuple):
     shapes: dict[str, jax.ShapeDtypeStruct]
     largest: int
     """bytes of the largest array that one row makes"""
+    worked_on: int
+    """bytes of all arrays that one pass of its busiest loop body makes"""
 
 
 # --- tracing ------------------------------------------------------------------------------------
@@ -66,12 +68,12 @@ def trace(sweep: Sweep, point: Mapping[str, Any]) -> Traced:
     what = "prepare"
     try:
         start: Any = ()
-        largest = 0
+        largest = worked_on = 0
         if sweep.prepare is not None:
             jaxpr, start = jax.make_jaxpr(sweep.prepared(point), return_shape=True)(
                 seed, scalars_of(sweep, "prepare")
             )
-            largest = _largest(jaxpr.jaxpr)
+            largest, worked_on = _sizes(jaxpr.jaxpr)
         what = "fn"
         jaxpr, out = jax.make_jaxpr(sweep.run(point), return_shape=True)(
             seed, start, scalars_of(sweep, "fn")
@@ -80,7 +82,8 @@ def trace(sweep: Sweep, point: Mapping[str, Any]) -> Traced:
         static = {name: label(value) for name, value in point.items()}
         error.add_note(f"jinit.sweep: {what} raised this while it was traced at {static or 'all'}.")
         raise
-    return Traced(start, _checked(out, point), max(largest, _largest(jaxpr.jaxpr)))
+    own = _sizes(jaxpr.jaxpr)
+    return Traced(start, _checked(out, point), max(largest, own[0]), max(worked_on, own[1]))
 
 
 def scalars_of(sweep: Sweep, what: str) -> dict[str, jax.ShapeDtypeStruct]:
@@ -115,18 +118,20 @@ def _checked(out: Any, point: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStru
     return dict(out)
 
 
-def _largest(jaxpr: Any) -> int:
-    """Bytes of the largest array that the program makes, nested ones included."""
-    most = 0
+def _sizes(jaxpr: Any) -> tuple[int, int]:
+    """`Traced.largest` and `Traced.worked_on` of a program, nested ones included."""
+    largest = worked_on = made = 0
     for equation in jaxpr.eqns:
         for var in equation.outvars:
             shape = getattr(var.aval, "shape", None)
             dtype = getattr(var.aval, "dtype", None)
             if shape is not None and isinstance(dtype, np.dtype):
-                most = max(most, math.prod(shape) * dtype.itemsize)
+                size = math.prod(shape) * dtype.itemsize
+                largest, made = max(largest, size), made + size
         for inner in jaxprs_in_params(equation.params):
-            most = max(most, _largest(inner))
-    return most
+            sizes = _sizes(inner)
+            largest, worked_on = max(largest, sizes[0]), max(worked_on, sizes[1])
+    return largest, max(worked_on, made)
 
 
 def outputs_of(sweep: Sweep, traced: list[Traced]) -> tuple[Output, ...]:
@@ -197,16 +202,19 @@ def _check_sizes(outputs: list[Output]) -> None:
 # --- widths -------------------------------------------------------------------------------------
 
 
-def usual_group(sweep: Sweep, traced: list[Traced], *, cpu: bool) -> int:
+def usual_group(sweep: Sweep, traced: list[Traced], *, cpu: bool, devices: int = 1) -> int:
     """How many rows are vmapped together: a power of two that is known before anything runs.
 
-    On CPU the widest for which the largest array of a group stays in a core's cache: wider groups
-    spend their time on memory, narrower ones on dispatch. Elsewhere as many as there are, up to
-    4096; `Program` tells whether they fit.
+    On CPU the widest for which what a loop body makes stays in a core's caches: wider groups spend
+    their time on memory, narrower ones on dispatch. Everything is counted, also what is fused away,
+    and the bound was found by measuring (benchmarks/README.md). Elsewhere as many as there are, up
+    to 4096; `Program` tells whether they fit. A small sweep leaves something for every device.
     """
-    largest = max(1, *(each.largest for each in traced))
-    most = min(_CACHE // largest, _WIDEST_CPU) if cpu else min(_WIDEST, _ELEMENTS // largest)
-    most = max(1, min(most, sweep.rows))
+    if cpu:
+        most = min(_WORKED_ON // max(1, *(each.worked_on for each in traced)), _WIDEST_CPU)
+    else:
+        most = min(_WIDEST, _ELEMENTS // max(1, *(each.largest for each in traced)))
+    most = max(1, min(most, sweep.rows // devices))
     return int(2 ** math.floor(math.log2(most)))
 
 
