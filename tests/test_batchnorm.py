@@ -132,3 +132,60 @@ def test_constant_units_are_normalised_to_beta_not_to_nan():
     np.testing.assert_array_equal(y, jnp.full((5, 1), 2.0))
     g = jax.grad(lambda x: jnp.sum(batch_norm(x, init_stats((1,)), ONE, ZERO, train=True)[0]))(x)
     assert np.isfinite(g).all()
+
+
+@pytest.mark.parametrize("mode", ["train", "evaluate", "layer"])
+def test_samples_as_columns_are_the_same_turned(mode):
+    rng = np.random.default_rng(1)
+    x = jnp.asarray(rng.normal(size=(5, 3)), jnp.float32)
+    gamma, beta = jnp.asarray([1.0, 2.0, 0.5]), jnp.asarray([0.0, -1.0, 2.0])
+    stats = BatchStats(jnp.asarray([0.1, 0.2, 0.3]), jnp.asarray([1.0, 2.0, 3.0]))
+
+    def normalised(x, axis):
+        if mode == "layer":
+            return layer_norm(x, gamma, beta, batch_axis=axis), ()
+        return batch_norm(x, stats, gamma, beta, train=mode == "train", batch_axis=axis)
+
+    (rows, rows_after), (columns, columns_after) = normalised(x, 0), normalised(x.T, 1)
+    np.testing.assert_allclose(columns.T, rows, rtol=1e-5, atol=1e-6)
+    for a, b in zip(rows_after, columns_after, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.bad_input
+def test_another_batch_axis_is_refused():
+    with pytest.raises(ValueError, match="batch_axis"):
+        batch_norm(COLUMN, init_stats((1,)), ONE, ZERO, train=True, batch_axis=2)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_forward_mode_and_curvature_agree_with_plain_autodiff(axis):
+    """The rule is differentiated again, both ways; the plain formula is what it stands for."""
+    rng = np.random.default_rng(2)
+    with jax.enable_x64(True):
+        x, dx = (jnp.asarray(rng.normal(size=(5, 3) if axis == 0 else (3, 5))) for _ in range(2))
+        gamma, beta, weights = (jnp.asarray(rng.normal(size=s)) for s in (3, 3, x.shape))
+
+        def plain(x):
+            mean = x.mean(axis, keepdims=True)
+            var = jnp.square(x - mean).mean(axis, keepdims=True)
+            scale, shift = jnp.expand_dims(gamma, axis), jnp.expand_dims(beta, axis)
+            return scale * (x - mean) / jnp.sqrt(var + 1e-5) + shift
+
+        def by_rule(x):
+            stats = init_stats((3,), jnp.float64)
+            return batch_norm(x, stats, gamma, beta, train=True, batch_axis=axis)[0]
+
+        def losses(function):
+            def loss(x):
+                return jnp.sum(weights * jnp.sin(function(x)))
+
+            return (
+                jax.jvp(function, (x,), (dx,))[1],
+                jax.grad(loss)(x),
+                jax.jvp(jax.grad(loss), (x,), (dx,))[1],
+                jax.grad(lambda x: jnp.vdot(jax.grad(loss)(x), dx))(x),
+            )
+
+        for got, expected in zip(losses(by_rule), losses(plain), strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-11)

@@ -16,7 +16,7 @@ import jinit
 from benchmarks.peers import Built
 from benchmarks.workloads import Workload
 from jinit.networks import as_stacked
-from jinit.sweeps.execute import Runner, Settings
+from jinit.sweeps.execute import Runner, Settings, places
 
 __all__ = ["ENTRIES"]
 
@@ -74,14 +74,12 @@ def function(work: Workload) -> Any:
         params, state = start
 
         def loss(params: Any) -> Any:
-            scaled = jax.tree.map(lambda p: gain * p, params)
-            out, _ = jinit.forward(net, scaled, state, data[0], train=True)
+            out, _ = jinit.forward(net, params, state, data[0], train=True)
             return optax.softmax_cross_entropy_with_integer_labels(out, data[1]).mean()
 
-        gradient = jax.grad(loss)(params)
-        # By the scaled weights: the chain rule's gain divided out.
+        gradient = jax.grad(loss)(jax.tree.map(lambda p: gain * p, params))
         squares = [jnp.mean(jnp.square(run.w), (1, 2)) for run in gradient.runs]
-        return {"result": 0.5 * jnp.log10(jnp.concatenate(squares)) - jnp.log10(gain)}
+        return {"result": 0.5 * jnp.log10(jnp.concatenate(squares))}
 
     return {"train": train, "grid": grid, "gradients": gradients}[work.kind]
 
@@ -113,22 +111,36 @@ def sweep(work: Workload, networks: int) -> Built:
     began = time.perf_counter()
     program = runner.program("fn", 0)
     seconds = time.perf_counter() - began
-    devices = len(runner.devices)
-    counts = np.full(devices, per_call // group // devices, np.int32)
     if work.kind == "grid":
         start = jax.tree.map(lambda a: np.repeat(a, per_call, 0), start)
-    placed = jax.device_put(start, program.sharding)
-    seeds = jax.device_put(np.arange(per_call, dtype=np.uint32), program.sharding)
+    # A call takes as many groups as the sweep's own do, and `prepare` would hand it these rows.
+    devices = len(runner.devices)
+    calls = []
+    for first in range(0, per_call, devices * program.groups * group):
+        own = min(devices * program.groups * group, per_call - first)
+        counts, slots = places(own, group, program.groups, devices)
+        rows = first + np.minimum(slots, own - 1)
+        starts = jax.tree.map(lambda a, rows=rows: a[rows], start)
+        placed = jax.device_put((rows.astype(np.uint32), starts), program.sharding)
+        held = np.flatnonzero(slots < own)
+        calls.append((counts, rows, placed, held[np.argsort(slots[held])]))
 
-    def call(numbers: dict[str, np.ndarray]) -> np.ndarray:
-        return np.asarray(program(counts, (seeds, placed, numbers))["result"])
+    def run_all(numbers: dict[str, np.ndarray]) -> np.ndarray:
+        started = [
+            program(counts, (*placed, {name: v[rows] for name, v in numbers.items()}))
+            for counts, rows, placed, _ in calls
+        ]
+        return np.concatenate([
+            np.asarray(found["result"])[kept]
+            for found, (*_, kept) in zip(started, calls, strict=True)
+        ])  # fmt: skip
 
     def run() -> np.ndarray:
         values = _traced(work)
         if work.kind != "gradients":
-            return call({name: v[:networks] for name, v in values.items()})
+            return run_all({name: v[:networks] for name, v in values.items()})
         gains = values["gain"][: networks // work.bases]
-        return np.concatenate([call({"gain": np.full(work.bases, g, g.dtype)}) for g in gains])
+        return np.concatenate([run_all({"gain": np.full(work.bases, g)}) for g in gains])
 
     return Built(run, seconds)
 

@@ -22,12 +22,12 @@ from jinit.sweeps.programs import (
     usual_group,
 )
 
-__all__ = ["Block", "Runner", "Settings", "blocks_of", "group_for"]
+__all__ = ["Block", "Runner", "Settings", "blocks_of", "group_for", "places"]
 
 _SECONDS = 3.0  # a block of the default size takes about so long
 _MOST_ROWS = 65_536  # per device call
 _SHARE = 0.25  # of the device's memory, for what rows hold between two programs
-_CPU_BYTES = 2**30  # the same on CPU, whose memory is everybody's
+_CPU_BYTES = 2 * 2**20  # the same on a CPU's core: XLA copies what a loop over groups reads
 _FITS = 0.8  # of the device's memory
 
 
@@ -170,7 +170,7 @@ class Runner:
         parts: dict[str, list[np.ndarray]] = {output.name: [] for output in self.outputs}
         for first in range(0, len(rows), per_call):
             part = rows[first : first + per_call]
-            counts, slots = _places(len(part), group, capacity, devices)
+            counts, slots = places(len(part), group, capacity, devices)
             padded = part[np.minimum(slots, len(part) - 1)]
             found = self._call(point, counts, padded)
             places = np.flatnonzero(slots < len(part))
@@ -210,7 +210,7 @@ class Runner:
         """Groups that a device runs in one call, at every point: they may share programs."""
         group, devices = self.settings.group, len(self.devices)
         stats = self.devices[0].memory_stats() or {}
-        limit = stats.get("bytes_limit", _CPU_BYTES / _SHARE / devices) * _SHARE
+        limit = stats["bytes_limit"] * _SHARE if "bytes_limit" in stats else _CPU_BYTES
         by_memory = int(limit // (self._row_bytes * group))
         wanted = math.ceil(min(self.sweep.rows, _MOST_ROWS) / (group * devices))
         return int(max(1, min(wanted, by_memory, self._groups_at_once)))
@@ -250,7 +250,7 @@ def _signature(tree: Any) -> Any:
     return (structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves))
 
 
-def _places(rows: int, group: int, capacity: int, devices: int) -> tuple[np.ndarray, np.ndarray]:
+def places(rows: int, group: int, capacity: int, devices: int) -> tuple[np.ndarray, np.ndarray]:
     """Groups per device `[devices]`, and the row that each place of a call holds.
 
     Places are `[devices * capacity * group]`; those that no row needs hold a larger number.

@@ -305,6 +305,8 @@ def _over_groups(
         return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], out)
 
     def program(count: jax.Array, args: Any) -> Any:
+        if groups == 1:  # without a loop, whose arguments XLA would copy
+            return of_group(args)
         grouped = jax.tree.map(lambda leaf: leaf.reshape(groups, group, *leaf.shape[1:]), args)
         shapes = jax.eval_shape(one, *example)
         out = jax.tree.map(lambda leaf: _zeros((groups, group, *leaf.shape), leaf.dtype), shapes)

@@ -6,10 +6,12 @@ or a bad sector leaves behind is told from a result. Two writers on one store ar
 bytes depend on its configurations alone, so that both write the same.
 """
 
+import glob
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,6 +24,7 @@ __all__ = ["Store", "StoreError", "check_place"]
 
 FORMAT = 1
 _DONE = "done"
+_ABANDONED = 3600  # seconds
 
 
 class StoreError(ValueError):
@@ -78,7 +81,8 @@ class Store:
         }
         staging = ""
         try:
-            staging = tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent)
+            _remove_leftovers(path)
+            staging = tempfile.mkdtemp(prefix=_staging(path), dir=path.parent)
             group = zarr.create_group(staging, zarr_format=3, overwrite=True)
             blocks, block = meta["blocks"], meta["block"]
             for output in outputs:
@@ -167,6 +171,21 @@ def check_place(path: Path) -> None:
         )
     if not os.access(path.parent, os.W_OK):
         raise StoreError(f"{_named(path)} lies in a folder that cannot be written; give another.")
+
+
+def _staging(path: Path) -> str:
+    """How the names of folders begin in which the store is made."""
+    return f".{path.name}.jinit-new-"
+
+
+def _remove_leftovers(path: Path) -> None:
+    """What processes left that were killed while they made the store.
+
+    Making one takes milliseconds; an hour is time enough for the slowest disk.
+    """
+    for folder in path.parent.glob(f"{glob.escape(_staging(path))}*"):
+        if time.time() - folder.stat().st_mtime > _ABANDONED:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _create(

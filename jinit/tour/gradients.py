@@ -1,7 +1,7 @@
 """Chapter 6: the map of vanishing and exploding gradients."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,6 @@ from scipy.optimize import brentq
 import jinit
 from jinit import plots
 from jinit.report import Chapter
-from jinit.runtime import jit_once
 from jinit.tour.setting import Setting
 
 __all__ = ["chapter", "gradient_map"]
@@ -20,37 +19,39 @@ __all__ = ["chapter", "gradient_map"]
 WIDTH, BATCH = 64, 64
 
 
-def draw(key: jax.Array, depth: int, seeds: int) -> jinit.Params:
-    """Xavier weights of the deepest nets, leaves [seeds, ...]; shallower ones share its layers."""
-    net = jinit.MLP((WIDTH,) * (depth + 1) + (10,))
-    one = jax.vmap(lambda key: jinit.init(key, net, "xavier")[0])
-    return jit_once(one, level=1)(jax.random.split(key, seeds))
-
-
 def gradient_map(
-    key: jax.Array, activation: str, depth: int, gains: np.ndarray, deepest: jinit.Params
+    first_seed: int, activation: str, depths: Sequence[int], gains: np.ndarray, seeds: int
 ) -> np.ndarray:
-    """log10 of the gradient at the first layer over that at the last hidden one, [seeds, gains].
+    """log10 of the gradient at the first layer over that at the last hidden one.
 
-    One compiled program: seeds in sequence, and for each seed all gains side by side, which share
-    one draw of the weights.
+    A sweep over depths and seeds, [depths, seeds, gains]. The weights of a seed are drawn once, for
+    the deepest net: shallower ones share its layers, and all gains stretch them, side by side.
     """
-    net = jinit.MLP((WIDTH,) * (depth + 1) + (10,), activation=activation)
     x = jnp.asarray(jinit.data.digits().x_train[:BATCH])
-    hidden, readout = deepest.runs
-    params = jinit.Params((jax.tree.map(lambda leaf: leaf[:, :depth], hidden), readout))
-    keys = jax.random.split(key, readout.w.shape[0])
+    stretched = jnp.asarray(gains, jnp.float32)
 
-    def one(key: jax.Array, params: jinit.Params, gain: jax.Array) -> jax.Array:
-        scaled = jax.tree.map(lambda w: gain * w, params)
-        log_grad = jinit.layer_signals(net, scaled, None, x, key=key).log_grad
-        return (log_grad[0] - log_grad[-2]) / math.log(10)
+    def net(depth: int) -> jinit.MLP:
+        return jinit.MLP((WIDTH,) * (depth + 1) + (10,), activation=activation)
 
-    def all_of_them(keys: jax.Array, params: jinit.Params, gains: jax.Array) -> jax.Array:
-        over_gains = jax.vmap(one, (None, None, 0))
-        return jax.lax.map(lambda row: over_gains(row[0], row[1], gains), (keys, params))
+    def prepare(key: jax.Array) -> jinit.Params:
+        return jinit.init(key, net(max(depths)), "xavier")[0]
 
-    return np.asarray(jit_once(all_of_them)(keys, params, jnp.asarray(gains, jnp.float32)))
+    def measure(key: jax.Array, deepest: jinit.Params, *, depth: int) -> dict[str, jax.Array]:
+        hidden, readout = deepest.runs
+        params = jinit.Params((jax.tree.map(lambda leaf: leaf[:depth], hidden), readout))
+
+        def one(gain: jax.Array) -> jax.Array:
+            scaled = jax.tree.map(lambda w: gain * w, params)
+            log_grad = jinit.layer_signals(net(depth), scaled, None, x, key=key).log_grad
+            return (log_grad[0] - log_grad[-2]) / math.log(10)
+
+        return {"ratio": jax.vmap(one)(stretched)}
+
+    ds = jinit.sweep(
+        measure, static={"depth": list(depths)}, seeds=range(first_seed, first_seed + seeds),
+        prepare=prepare, dims={"ratio": ("gain",)}, block=seeds, progress=False,
+    )  # fmt: skip
+    return ds.ratio.transpose("depth", "seed", "gain").values
 
 
 def _crossing(gains: np.ndarray, values: np.ndarray) -> float:
@@ -79,16 +80,13 @@ def _predicted(activation: str, depth: int, second_moment: float) -> float:
 def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) -> Chapter:
     """Gradient ratio over weight scale x depth x seeds, for tanh and ReLU."""
     gains = np.geomspace(0.05, 100, setting.map_gains)
-    work = 2 * sum(10 + depth for depth in setting.map_depths)
     ratio = {}
-    draw_key, probe_key = jax.random.split(key)
-    deepest = draw(draw_key, setting.map_depths[-1], setting.map_seeds)
+    first_seed = int(jax.random.randint(key, (), 0, 2**30))
     for activation in ("tanh", "relu"):
-        rows = []
-        for depth in setting.map_depths:
-            rows.append(gradient_map(probe_key, activation, depth, gains, deepest))
-            advance((10 + depth) / work)
-        ratio[activation] = np.stack(rows)  # [depths, seeds, gains]
+        ratio[activation] = gradient_map(
+            first_seed, activation, setting.map_depths, gains, setting.map_seeds
+        )
+        advance(0.5)
     networks = sum(r.size for r in ratio.values())
     middle = {a: np.median(r, 1) for a, r in ratio.items()}
     crossing = {a: _crossing(gains, m[-1]) for a, m in middle.items()}

@@ -307,3 +307,17 @@ def test_progress_in_plain_lines(tmp_path, capsys):
     assert "per second" in lines[-1]
     assert "\x1b" not in "".join(lines)
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+def test_what_a_kill_while_the_store_was_made_leaves_behind_is_removed_later(tmp_path):
+    """A folder of an hour ago; one that another process is making now stays."""
+    old, new, other = (
+        tmp_path / name for name in (".s.zarr.jinit-new-a1", ".s.zarr.jinit-new-b2", ".s.zarr-mine")
+    )
+    for folder in (old, new, other):
+        folder.mkdir()
+        (folder / "zarr.json").write_text("{}")
+    for folder in (old, other):
+        os.utime(folder, (0, 0))
+    run(tmp_path / "s.zarr")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [other.name, new.name, "s.zarr"]
