@@ -72,3 +72,19 @@ def _product(m: int, k: int, n: int, dtype: str, batch: int, turned: bool) -> tu
     function = jax.jit(mapped)
     jax.block_until_ready(function(*arguments))
     return function, arguments, 2 * m * k * n * batch * times * len(devices)
+
+
+def main() -> None:
+    """Print the rate of every form of product, in GF/s on all cores."""
+    import jinit
+
+    jinit.configure()
+    print("batch x width: A B, and A B^T, at the best of the batches tried")
+    for batch, width in ((64, 16), (128, 64), (256, 128), (1000, 512), (272, 16)):
+        forward = rate(batch, width, width, "float32")
+        weights = rate(width, batch, width, "float32")
+        print(f"{batch} x {width}: forward {forward / 1e9:.0f}, weights {weights / 1e9:.0f} GF/s")
+
+
+if __name__ == "__main__":
+    main()

@@ -82,7 +82,8 @@ def one(setting: dict[str, Any]) -> dict[str, Any]:
     # Compile first: `choose` runs a group of the costliest point, and the block is then known.
     runner = Runner(plan)
     began = time.perf_counter()
-    block = setting.get("block") or runner.choose(None).block
+    block = setting.get("block")
+    chosen = runner.choose(block)
     spent["compile"] = time.perf_counter() - began
     runs.Runner = lambda plan: runner  # type: ignore[misc,assignment]
     Runner.run, Store.write = timed_compute, timed_write  # type: ignore[method-assign]
@@ -96,7 +97,7 @@ def one(setting: dict[str, Any]) -> dict[str, Any]:
     found = dataset.loss.values
     return spent | {
         "networks": networks,
-        "block": block,
+        "block": chosen.block,
         "seconds": seconds,
         "peak MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "before MiB": before,

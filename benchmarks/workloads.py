@@ -88,7 +88,7 @@ class Workload:
             return np.full(self.networks, self.learning_rate, self.dtype)
         if self.kind == "gradients":
             return np.geomspace(0.97, 1.03, self.networks // self.bases).astype(self.dtype)
-        side = np.geomspace(1e-2, 1.0, round(self.networks**0.5)).astype(self.dtype)
+        side = np.geomspace(1e-3, 0.1, round(self.networks**0.5)).astype(self.dtype)
         return np.stack([a.ravel() for a in np.meshgrid(side, side, indexing="ij")], axis=1)
 
     def products(self) -> list[tuple[int, int, int, int]]:

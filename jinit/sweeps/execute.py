@@ -173,8 +173,8 @@ class Runner:
             counts, slots = places(len(part), group, capacity, devices)
             padded = part[np.minimum(slots, len(part) - 1)]
             found = self._call(point, counts, padded)
-            places = np.flatnonzero(slots < len(part))
-            kept = places[np.argsort(slots[places])]
+            held = np.flatnonzero(slots < len(part))
+            kept = held[np.argsort(slots[held])]
             for name, values in found.items():
                 parts[name].append(np.asarray(values)[kept])
         return {name: np.concatenate(values) for name, values in parts.items()}
