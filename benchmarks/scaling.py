@@ -218,12 +218,13 @@ def figure(found: dict[str, Any], path: Path) -> None:
     middle.set(xlabel="networks", ylabel="MiB", title="Peak memory")
     middle.set_ylim(0, 1.3 * max(r["peak MiB"] for r in found["networks"]))
     depth = [r["depth"] for r in found["depths"]]
-    right.loglog(
+    right.semilogx(
         depth,
         [1e6 * r["seconds"] / r["networks"] / (r["depth"] + 1) for r in found["depths"]],
         "o-", color="#c44e52",
     )  # fmt: skip
     right.set(xlabel="hidden layers", ylabel="microseconds a network and layer", title="Depth")
+    right.set_ylim(bottom=0)
     for ax in (left, middle, right):
         ax.spines[["top", "right"]].set_visible(False)
     fig.suptitle(found["machine"], fontsize=10)

@@ -40,7 +40,7 @@ def init_stats(shape: tuple[int, ...], dtype: Any = jnp.float32) -> BatchStats:
 
 
 def batch_norm(
-    x: Float[Array, "batch features"],
+    x: Float[Array, "rows columns"],
     stats: BatchStats,
     gamma: Float[Array, " features"],
     beta: Float[Array, " features"],
@@ -49,11 +49,11 @@ def batch_norm(
     momentum: float = 0.9,
     eps: float = 1e-5,
     batch_axis: int = 0,
-) -> tuple[Float[Array, "batch features"], BatchStats]:
+) -> tuple[Float[Array, "rows columns"], BatchStats]:
     """Normalise every unit over the batch: `gamma (x - mean) / sqrt(var + eps) + beta`.
 
     Args:
-        x: pre-activations; [features, batch] with `batch_axis=1`.
+        x: pre-activations [batch, features]; [features, batch] with `batch_axis=1`.
         stats: running statistics, used when `train` is False, else updated.
         gamma: scale.
         beta: shift.
@@ -93,17 +93,17 @@ def batch_norm(
 
 
 def layer_norm(
-    x: Float[Array, "batch features"],
+    x: Float[Array, "rows columns"],
     gamma: Float[Array, " features"],
     beta: Float[Array, " features"],
     *,
     eps: float = 1e-5,
     batch_axis: int = 0,
-) -> Float[Array, "batch features"]:
+) -> Float[Array, "rows columns"]:
     """Normalise every sample over its units (Ba, Kiros & Hinton 2016, eq. 4).
 
     Args:
-        x: pre-activations; [features, batch] with `batch_axis=1`.
+        x: pre-activations [batch, features]; [features, batch] with `batch_axis=1`.
         gamma: scale.
         beta: shift.
         eps: added to the variance.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from benchmarks.worker import PEERS
 from benchmarks.workloads import WORKLOADS
 

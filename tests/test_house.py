@@ -16,7 +16,7 @@ FLOORS = {
     "types": 0, "checks": 0, "activations": 0, "scaled": 0,
     "schemes": 1, "theory": 1, "data": 1, "runtime": 1, "losses": 1, "linear": 1,
     "batchnorm": 2, "params": 2, "networks": 2,
-    "signals": 3, "training": 3,
+    "signals": 3, "training": 3, "models": 3,
     "plots": 4, "sweeps": 4,
     "cli": 5, "tour": 5, "report": 5, "forecast": 5, "maps": 5,
 }  # fmt: skip

@@ -1,0 +1,293 @@
+"""Roles and fans of real models, each expected by hand from the mathematics of its layers."""
+
+import equinox as eqx
+import flax.linen as nn
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jinit.models import RoleError, roles
+
+KEY = jax.random.key(0)
+
+
+def found(apply, variables, *inputs, **options):
+    return {role.path: role for role in roles(apply, variables, *inputs, **options)}
+
+
+def of_linen(model, *inputs, **options):
+    variables = jax.eval_shape(model.init, KEY, *inputs)
+    return found(model.apply, variables, *inputs, **options)
+
+
+def linen(name, leaf="kernel"):
+    return "['params']" + "".join(f"['{part}']" for part in name.split("/")) + f"['{leaf}']"
+
+
+def fans(role):
+    return role.role, role.fan_in, role.fan_out
+
+
+def test_linen_mlp_in_call_order_with_its_activations():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.LayerNorm()(nn.relu(nn.Dense(32)(x)))
+            x = nn.tanh(nn.Dense(16)(x))
+            return nn.Dense(10)(x)
+
+    got = of_linen(Model(), jnp.ones((4, 8)))
+    assert fans(got[linen("Dense_0")]) == ("weight", 8, 32)
+    assert fans(got[linen("Dense_1")]) == ("weight", 32, 16)
+    assert got[linen("Dense_0", "bias")].role == "bias"
+    assert got[linen("LayerNorm_0", "scale")].role == "scale"
+    assert got[linen("LayerNorm_0", "bias")].role == "bias"
+    kernels = [got[linen(f"Dense_{i}")] for i in range(3)]
+    assert [role.activation for role in kernels] == ["relu", "tanh", None]
+    assert kernels[0].order < kernels[1].order < kernels[2].order
+
+
+@pytest.mark.parametrize(
+    ("layer", "channels", "expected"),
+    [
+        (lambda: nn.Conv(16, (3, 3)), 8, ("weight", 72, 144, 9, 1)),
+        (lambda: nn.Conv(16, (3, 3), feature_group_count=4), 8, ("weight", 18, 36, 9, 4)),
+        (lambda: nn.Conv(8, (5, 5), feature_group_count=8), 8, ("weight", 25, 25, 25, 8)),
+        (lambda: nn.Conv(16, (3, 3), kernel_dilation=2), 8, ("weight", 72, 144, 9, 1)),
+        (lambda: nn.ConvTranspose(16, (2, 2), strides=(2, 2)), 8, ("weight", 32, 64, 4, 1)),
+    ],
+    ids=["plain", "grouped", "depthwise", "dilated", "transposed"],
+)
+def test_linen_convolutions(layer, channels, expected):
+    model = layer()
+    got = of_linen(model, jnp.ones((2, 8, 8, channels)))["['params']['kernel']"]
+    assert (*fans(got), got.receptive_field, got.groups) == expected
+    assert got.matrix().shape == (expected[4], expected[1], expected[2] // expected[3])
+    assert sorted(got.matrix().ravel()) == list(range(np.prod(got.shape)))
+
+
+def test_linen_attention_counts_heads_where_the_mathematics_does():
+    model = nn.MultiHeadDotProductAttention(num_heads=8, qkv_features=32)
+    got = of_linen(model, jnp.ones((2, 5, 24)), jnp.ones((2, 5, 24)))
+    for name in ("query", "key", "value"):
+        kernel = got[linen(name)]
+        assert kernel.shape == (24, 8, 4)
+        assert fans(kernel) == ("weight", 24, 32)
+    assert got[linen("out")].shape == (8, 4, 24)
+    assert fans(got[linen("out")]) == ("weight", 32, 24)
+
+
+def test_linen_cells_with_fused_and_with_separate_gates():
+    cell = nn.OptimizedLSTMCell(16)
+    carry = cell.initialize_carry(KEY, (2, 8))
+    got = of_linen(cell, carry, jnp.ones((2, 8)))
+    assert fans(got[linen("ii")]) == ("weight", 8, 16)
+    assert fans(got[linen("hf")]) == ("weight", 16, 16)
+    assert got[linen("hf", "bias")].role == "bias"
+    gru = nn.GRUCell(16)
+    got = of_linen(gru, jnp.ones((2, 16)), jnp.ones((2, 8)))
+    assert fans(got[linen("hn")]) == ("weight", 16, 16)
+
+
+def test_linen_recurrence_shares_its_weights_and_is_no_conflict():
+    got = of_linen(nn.RNN(nn.SimpleCell(16)), jnp.ones((2, 7, 8)))
+    kernel = got[linen("cell/h")]
+    assert fans(kernel) == ("weight", 16, 16)
+    assert kernel.times == 7
+    assert kernel.activation == "tanh"
+
+
+def test_linen_scan_over_stacked_layers_and_remat():
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            return x + nn.relu(nn.Dense(16)(x)), None
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            block = nn.scan(
+                nn.remat(Block), variable_axes={"params": 0}, split_rngs={"params": True}, length=6
+            )
+            return block()(x, None)[0]
+
+    (kernel,) = [
+        role for role in of_linen(Model(), jnp.ones((2, 16))).values() if role.role == "weight"
+    ]
+    assert kernel.shape == (6, 16, 16)
+    assert (*fans(kernel), kernel.layers, kernel.times) == ("weight", 16, 16, 6, 1)
+    assert kernel.activation == "relu"
+    np.testing.assert_array_equal(kernel.matrix(), np.arange(6 * 256).reshape(6, 16, 16))
+
+
+def test_embedding_alone_and_tied_to_the_readout():
+    class Model(nn.Module):
+        tied: bool
+
+        @nn.compact
+        def __call__(self, tokens):
+            embed = nn.Embed(50, 16)
+            x = nn.relu(nn.Dense(16)(embed(tokens)))
+            return embed.attend(x) if self.tied else nn.Dense(50)(x)
+
+    tokens = jnp.zeros((2, 5), jnp.int32)
+    path = linen("Embed_0", "embedding")
+    assert of_linen(Model(False), tokens)[path].role == "embedding"
+    tied = of_linen(Model(True), tokens)[path]
+    assert fans(tied) == ("tied", 16, 50)
+
+
+def test_mixed_precision_and_dropout_and_batch_statistics():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Dense(32, dtype=jnp.bfloat16)(x)
+            x = nn.BatchNorm(use_running_average=False, dtype=jnp.bfloat16)(x)
+            return nn.Dense(4)(nn.Dropout(0.5, deterministic=False)(nn.relu(x)))
+
+    model, x = Model(), jnp.ones((4, 8))
+    with jax.numpy_dtype_promotion("standard"):
+        variables = jax.eval_shape(model.init, {"params": KEY, "dropout": KEY}, x)
+
+    def apply(variables, x):
+        return model.apply(variables, x, rngs={"dropout": KEY}, mutable=["batch_stats"])
+
+    kept = {f"['batch_stats']['BatchNorm_0']['{name}']": "other" for name in ("mean", "var")}
+    with jax.numpy_dtype_promotion("standard"):  # Flax mixes them
+        got = found(apply, variables, x, rules=kept)
+    assert fans(got[linen("Dense_0")]) == ("weight", 8, 32)
+    assert got[linen("Dense_0")].activation == "relu"
+    assert got[linen("BatchNorm_0", "scale")].role == "scale"
+
+
+def test_nnx():
+    class Model(nnx.Module):
+        def __init__(self, rngs):
+            self.conv = nnx.Conv(3, 8, (3, 3), rngs=rngs)
+            self.dense = nnx.Linear(8, 5, rngs=rngs)
+
+        def __call__(self, x):
+            return self.dense(nnx.relu(self.conv(x)).mean((1, 2)))
+
+    graph, state = nnx.split(Model(nnx.Rngs(0)))
+    got = found(lambda state, x: nnx.merge(graph, state)(x), state, jnp.ones((2, 6, 6, 3)))
+    weights = {p: fans(r) for p, r in got.items() if r.role == "weight"}
+    assert list(weights.values()) == [("weight", 27, 72), ("weight", 8, 5)]
+
+
+def test_equinox_stores_out_in_and_is_mapped_over_the_batch():
+    model = eqx.nn.MLP(8, 3, 16, 2, key=KEY)
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+    apply = lambda params, x: jax.vmap(eqx.combine(params, static))(x)  # noqa: E731
+    got = found(apply, params, jnp.ones((4, 8)))
+    first = got[".layers[0].weight"]
+    assert first.shape == (16, 8)
+    assert fans(first) == ("weight", 8, 16)
+    np.testing.assert_array_equal(first.matrix()[0], np.arange(128).reshape(16, 8).T)
+    assert fans(got[".layers[2].weight"]) == ("weight", 16, 3)
+    assert got[".layers[0].bias"].role == "bias"
+    gru = eqx.nn.GRUCell(8, 16, key=KEY)
+    params, static = eqx.partition(gru, eqx.is_inexact_array)
+    apply = lambda params, x, h: eqx.combine(params, static)(x, h)  # noqa: E731
+    got = found(apply, params, jnp.ones(8), jnp.ones(16))
+    assert fans(got[".weight_hh"]) == ("weight", 16, 48)
+
+
+def test_haiku_with_split_gates():
+    model = hk.without_apply_rng(hk.transform(lambda x, h: hk.GRU(16)(x, h)[0]))
+    x, h = jnp.ones((2, 8)), jnp.ones((2, 16))
+    params = jax.eval_shape(model.init, KEY, x, h)
+    got = found(model.apply, params, x, h)
+    assert fans(got["['gru']['w_i']"]) == ("weight", 8, 48)
+    assert fans(got["['gru']['w_h']"]) == ("weight", 16, 48)
+    np.testing.assert_array_equal(got["['gru']['w_h']"].matrix()[0], np.arange(768).reshape(16, 48))
+
+
+def test_plain_jax_with_scan_and_checkpoint_and_experts():
+    params = {"layers": jnp.ones((5, 8, 8)), "experts": jnp.ones((4, 8, 3))}
+
+    def apply(params, x):
+        @jax.checkpoint
+        def body(h, w):
+            return jnp.tanh(h @ w), None
+
+        h, _ = jax.lax.scan(body, x, params["layers"])
+        return jax.vmap(lambda w, h: h @ w, (0, None))(params["experts"], h)
+
+    got = found(apply, params, jnp.ones((2, 8)))
+    layers, experts = got["['layers']"], got["['experts']"]
+    assert (*fans(layers), layers.layers, layers.activation) == ("weight", 8, 8, 5, "tanh")
+    assert experts.fan_in == 8
+    assert experts.fan_out * experts.groups == 12
+
+
+def test_jinits_own_networks():
+    import jinit
+
+    net = jinit.MLP((8, *(16,) * 20, 3), norm="batch")
+    params, state = jinit.init(KEY, net)
+    apply = lambda params, x: jinit.forward(net, params, state, x, train=True)[0]  # noqa: E731
+    got = found(apply, params, jnp.ones((32, 8)))
+    assert fans(got[".runs[0].w"]) == ("weight", 8, 16)
+    assert (*fans(got[".runs[1].w"]), got[".runs[1].w"].layers) == ("weight", 16, 16, 19)
+    assert got[".runs[1].gamma"].role == "scale"
+
+
+# --- what is not certain ------------------------------------------------------------------------
+
+
+def test_sharing_across_different_fans_is_an_error_that_offers_a_rule():
+    apply = lambda p, x: (x @ p["w"]).sum() + (p["w"] @ jnp.ones(3)).sum()  # noqa: E731
+    params = {"w": jnp.ones((8, 3))}
+    with pytest.raises(RoleError, match=r"\['w'\] is shared .* \(3 -> 8 and 8 -> 3\).*rules="):
+        roles(apply, params, jnp.ones((2, 8)))
+    got = found(apply, params, jnp.ones((2, 8)), rules={"['w']": "other"})
+    assert got["['w']"].role == "other"
+
+
+def test_an_operation_that_says_nothing_is_an_error_and_an_unused_leaf_is_none():
+    params = {"w": jnp.ones((8, 3)), "idle": jnp.ones(4), "count": jnp.zeros((), jnp.int32)}
+    with pytest.raises(RoleError, match=r"nothing certain of .*'w'"):
+        roles(lambda p, x: x @ jnp.exp(p["w"]), params, jnp.ones((2, 8)))
+    got = found(lambda p, x: x @ p["w"], params, jnp.ones((2, 8)))
+    assert got["['idle']"].role == "unused"
+    assert len(got) == 2
+
+
+@pytest.mark.bad_input
+def test_a_rule_for_nothing_and_variables_without_arrays():
+    with pytest.raises(RoleError, match="rules name 'v', which is no parameter; paths are"):
+        roles(lambda p, x: x @ p, jnp.ones((8, 3)), jnp.ones((2, 8)), rules={"v": "weight"})
+    with pytest.raises(TypeError, match="no floating-point array"):
+        roles(lambda p, x: x, {"n": 3}, jnp.ones((2, 8)))
+
+
+def test_layers_chosen_by_a_counter_have_fans_but_no_fixed_matrix():
+    def apply(w, x):
+        return jax.lax.fori_loop(0, 5, lambda i, h: jnp.tanh(h @ w[i]), x)
+
+    (role,) = roles(apply, jnp.ones((5, 8, 8)), jnp.ones((2, 8)))
+    assert fans(role) == ("weight", 8, 8)
+    with pytest.raises(RoleError, match="chosen while the model runs"):
+        role.matrix()
+
+
+def test_a_weight_of_a_layer_that_an_inner_loop_shares():
+    def apply(p, x):
+        def layer(h, own):
+            w, steps = own
+
+            def inner(h, s):
+                return jnp.tanh(h @ w) * s[None], None
+
+            return jax.lax.scan(inner, h, steps)[0], None
+
+        return jax.lax.scan(layer, x, (p["w"], p["s"]))[0]
+
+    params = {"w": jnp.ones((3, 8, 8)), "s": jnp.ones((3, 4, 8))}
+    got = found(apply, params, jnp.ones((2, 8)))
+    assert (got["['w']"].layers, got["['w']"].times) == (3, 4)
+    assert (got["['s']"].role, got["['s']"].times) == ("scale", 1)
