@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -23,13 +24,14 @@ def build(entry):
     return importlib.import_module(f"benchmarks.peers.{module}").ENTRIES[entry]
 
 
-@pytest.mark.parametrize("name", ["small", "batch norm", "gradients 10", "grid f32"])
+@pytest.mark.parametrize("name", ["batch norm", "gradients 10", "grid f32"])
 @pytest.mark.parametrize("entry", OTHERS)
 def test_every_peer_agrees_with_numpy(entry, name):
     """`jinit` itself needs devices of its own; `compare` below runs it."""
     work = WORKLOADS[name].small()
     expected = build("NumPy loop")(work, work.networks).run()
-    got = build(entry)(work, work.networks).run()
+    with jax.numpy_rank_promotion("allow"):  # peers are written as users write
+        got = build(entry)(work, work.networks).run()
     assert np.isfinite(got).all()
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
