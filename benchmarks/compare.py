@@ -271,9 +271,16 @@ def machine() -> str:
 
 
 def versions() -> str:
-    from importlib.metadata import version
+    """Of the packages that are timed, and installed."""
+    from importlib.metadata import PackageNotFoundError, version
 
-    return ", ".join(f"{name} {version(name)}" for name in ("jax", "torch", "numpy", "flax"))
+    found = []
+    for name in ("jax", "torch", "numpy", "flax"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:  # its peers were left out
+            continue
+    return ", ".join(found)
 
 
 def main() -> None:
