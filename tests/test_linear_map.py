@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from jinit.linear import linear
 
@@ -74,7 +75,7 @@ def test_no_transposed_left_operand_is_multiplied_in_a_step():
         for equation in jaxpr.eqns:
             if equation.primitive.name == "dot_general":
                 contracted.append(equation.params["dimension_numbers"][0])
-            for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            for inner in jaxprs_in_params(equation.params):
                 walk(inner)
 
     walk(jax.make_jaxpr(step)(w, h).jaxpr)
