@@ -10,12 +10,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.extend.core import Literal as JaxprLiteral
+
+from jinit import checks
 
 __all__ = ["Kind", "Role", "RoleError", "Use", "roles"]
 
@@ -87,6 +89,9 @@ class After(NamedTuple):
     """What came out of uses of weights, and no activation has met yet."""
 
     uses: frozenset[int]
+    straight: bool = True
+    """whether only sums, factors and shapes have changed it since: else a tanh that it meets may be
+    a part of something else, as in GELU"""
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,8 @@ class Role:
         """Flat indices into the leaf, `[layers * groups, fan_in, fan_out]`: what is really applied.
 
         Raises:
-            RoleError: a parameter that is no weight, or is applied in parts.
+            RoleError: a parameter that is no weight, or of which a part is chosen while the model
+                runs.
         """
         weights = [use for use in self.uses if use.kind == "weight"]
         if not weights:
@@ -189,6 +195,8 @@ def roles(
     rest = [None] * (len(traced.jaxpr.invars) - len(views))
     walk.run(traced.jaxpr, [*views, *rest])
     given = dict(rules or {})
+    for path, rule in given.items():
+        checks.choice(f"rules[{path!r}]", rule, get_args(Kind))
     found = []
     for i, (index, leaf) in enumerate(zip(chosen, floats, strict=True)):
         path = jax.tree_util.keystr(flat[index][0])
@@ -300,7 +308,7 @@ class _Walk:
         known = params.get("name")
         if known in ACTIVATIONS and not any(isinstance(v, View) for v in inputs):
             return self._activated(_AS_JINIT.get(known, known), inputs, count)
-        if name in _PRIMITIVES and isinstance(inputs[0], After):
+        if name in _PRIMITIVES and isinstance(inputs[0], After) and inputs[0].straight:
             return self._activated(_PRIMITIVES[name], inputs, count)
         if name == "scan":
             return self._scan(equation, inputs)
@@ -328,7 +336,7 @@ class _Walk:
                 return [inputs[0]._replace(axis=len(leading))]  # fused biases, for a batch
         if any(isinstance(value, View | Joined) for value in inputs):
             return self._use(equation, inputs)
-        return [_after(inputs)] * count
+        return [_after(inputs, straight=name in _STRAIGHT)] * count
 
     def _activated(self, name: str, inputs: list[Value], count: int) -> list[Value]:
         for value in inputs:
@@ -482,6 +490,7 @@ _SHAPE_ONLY = {
     "reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "slice", "rev",
     "dynamic_slice",
 }  # fmt: skip
+_STRAIGHT = {*_SHAPE_ONLY, "add", "add_any", "sub", "neg", "concatenate", "split", "copy"}
 _SAME = {
     "convert_element_type", "copy", "copy_p", "optimization_barrier", "reduce_precision",
     "sharding_constraint", "stop_gradient",
@@ -533,9 +542,12 @@ def _split(equation: Any, view: View) -> list[View]:
     return found
 
 
-def _after(values: Sequence[Value]) -> After | None:
-    uses = [value.uses for value in values if isinstance(value, After)]
-    return After(frozenset().union(*uses)) if uses else None
+def _after(values: Sequence[Value], *, straight: bool = True) -> After | None:
+    found = [value for value in values if isinstance(value, After)]
+    if not found:
+        return None
+    uses = frozenset[int]().union(*(value.uses for value in found))
+    return After(uses, straight and all(value.straight for value in found))
 
 
 def _joined(values: Sequence[Value]) -> Value:
@@ -545,4 +557,5 @@ def _joined(values: Sequence[Value]) -> Value:
 def _shifted(value: Value, first: int, shift: int) -> Value:
     if not isinstance(value, After):
         return value
-    return After(frozenset(u - shift if u >= first else u for u in value.uses))
+    uses = frozenset(u - shift if u >= first else u for u in value.uses)
+    return value._replace(uses=uses)

@@ -24,8 +24,8 @@ def gradient_map(
 ) -> np.ndarray:
     """log10 of the gradient at the first layer over that at the last hidden one.
 
-    A sweep over depths and seeds, [depths, seeds, gains]. The weights of a seed are drawn once, for
-    the deepest net: shallower ones share its layers, and all gains stretch them, side by side.
+    A sweep over depths and seeds, [depths, seeds, gains]. Drawing is compiled once, for the deepest
+    net: shallower ones share its layers, and all gains stretch one draw of a seed, side by side.
     """
     x = jnp.asarray(jinit.data.digits().x_train[:BATCH])
     stretched = jnp.asarray(gains, jnp.float32)

@@ -261,6 +261,8 @@ def test_an_operation_that_says_nothing_is_an_error_and_an_unused_leaf_is_none()
 def test_a_rule_for_nothing_and_variables_without_arrays():
     with pytest.raises(RoleError, match="rules name 'v', which is no parameter; paths are"):
         roles(lambda p, x: x @ p, jnp.ones((8, 3)), jnp.ones((2, 8)), rules={"v": "weight"})
+    with pytest.raises(ValueError, match="'weight'"):
+        roles(lambda p, x: x @ p, jnp.ones((8, 3)), jnp.ones((2, 8)), rules={"": "wieght"})
     with pytest.raises(TypeError, match="no floating-point array"):
         roles(lambda p, x: x, {"n": 3}, jnp.ones((2, 8)))
 
@@ -291,3 +293,14 @@ def test_a_weight_of_a_layer_that_an_inner_loop_shares():
     got = found(apply, params, jnp.ones((2, 8)))
     assert (got["['w']"].layers, got["['w']"].times) == (3, 4)
     assert (got["['s']"].role, got["['s']"].times) == ("scale", 1)
+
+
+def test_the_tanh_inside_a_gelu_is_not_taken_for_the_activation():
+    """Flax writes it out in primitives: better no name than a wrong one."""
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.gelu(nn.Dense(16)(x))
+
+    assert of_linen(Model(), jnp.ones((2, 8)))[linen("Dense_0")].activation in (None, "gelu")
