@@ -31,15 +31,15 @@ def seconds(work: Workload) -> float:
     return work.steps * per_step
 
 
-def rate(m: int, k: int, n: int, dtype: str) -> float:
-    """The best flops per second of `[m, k] [k, n]` in three tries of every form."""
+def rate(m: int, k: int, n: int, dtype: str, forms: tuple[str, ...] = ("AB", "AB^T")) -> float:
+    """The best flops per second of `[m, k] [k, n]` in three tries of every form and batch."""
     best = 0.0
     size = (m * k + k * n + m * n) * np.dtype(dtype).itemsize
     for batch in _BATCHES:
         if batch > 1 and batch * size > _CACHE:
             continue
-        for turned in (False, True):
-            function, arguments, flops = _product(m, k, n, dtype, batch, turned)
+        for form in forms:
+            function, arguments, flops = _product(m, k, n, dtype, batch, form)
             for _ in range(3):
                 started = time.perf_counter()
                 jax.block_until_ready(function(*arguments))
@@ -48,19 +48,20 @@ def rate(m: int, k: int, n: int, dtype: str) -> float:
 
 
 @cache
-def _product(m: int, k: int, n: int, dtype: str, batch: int, turned: bool) -> tuple[Any, Any, int]:
+def _product(m: int, k: int, n: int, dtype: str, batch: int, form: str) -> tuple[Any, Any, int]:
     devices = jax.local_devices()
     mesh, split = Mesh(np.array(devices), ("cores",)), PartitionSpec("cores")
     rng = np.random.default_rng(0)
-    a = rng.standard_normal((len(devices) * batch, m, k)).astype(dtype)
-    b = rng.standard_normal((len(devices) * batch, *((n, k) if turned else (k, n)))).astype(dtype)
+    left, right = (k, m) if form == "A^TB" else (m, k), (n, k) if form == "AB^T" else (k, n)
+    contract = ((1,) if form == "A^TB" else (2,), (2,) if form == "AB^T" else (1,))
+    a = rng.standard_normal((len(devices) * batch, *left)).astype(dtype)
+    b = rng.standard_normal((len(devices) * batch, *right)).astype(dtype)
     times = max(1, round(_FLOPS / (2 * m * k * n * batch)))
 
     def program(a: jax.Array, b: jax.Array) -> jax.Array:
         def body(_: Any, out: jax.Array) -> jax.Array:
             # Every product waits for the one before, or all but one would be left out.
             now = b.at[0, 0, 0].set(out[0, 0, 0])
-            contract = ((2,), (2 if turned else 1,))
             return jax.lax.dot_general(a, now, (contract, ((0,), (0,))))
 
         return jax.lax.fori_loop(0, times, body, jnp.zeros((batch, m, n), a.dtype))
@@ -79,11 +80,12 @@ def main() -> None:
     import jinit
 
     jinit.configure()
-    print("batch x width: A B, and A B^T, at the best of the batches tried")
+    print("| batch x width | forward AB | input's AB^T | weights' A^TB | the same, turned first |")
     for batch, width in ((64, 16), (128, 64), (256, 128), (1000, 512), (272, 16)):
-        forward = rate(batch, width, width, "float32")
-        weights = rate(width, batch, width, "float32")
-        print(f"{batch} x {width}: forward {forward / 1e9:.0f}, weights {weights / 1e9:.0f} GF/s")
+        across, down = (batch, width, width, "float32"), (width, batch, width, "float32")
+        found = [rate(*across, ("AB",)), rate(*across, ("AB^T",)), rate(*down, ("A^TB",))]
+        cells = " | ".join(f"{each / 1e9:.0f}" for each in [*found, rate(*down, ("AB",))])
+        print(f"| {batch} x {width} | {cells} |")
 
 
 if __name__ == "__main__":
