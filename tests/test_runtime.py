@@ -95,3 +95,17 @@ def test_configure_after_jax_has_started_says_so(monkeypatch):
     configure(cpu_devices=1)  # as it is already
     with pytest.raises(ValueError, match="cpu_devices must be an integer of at least 1, got 0"):
         configure(cpu_devices=0)
+
+
+@pytest.mark.script
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's memory")
+@pytest.mark.parametrize(("before", "kept"), [("", False), ("jinit.configure()", True)])
+def test_configure_keeps_memory_that_is_freed(before, kept):
+    out = in_fresh_python(
+        f"import jinit, numpy as np, resource\n{before}\n"
+        "pages = lambda: int(open('/proc/self/statm').read().split()[1])\n"
+        "made = np.ones(2**26)\nheld = pages()\ndel made\n"
+        "print((held - pages()) * resource.getpagesize())"
+    )
+    given_back = int(out)
+    assert given_back < 2**20 if kept else given_back > 2**28
