@@ -1,0 +1,246 @@
+"""What known conventions draw for each kind of parameter, in one table.
+
+A law says how one leaf is drawn. A convention gives a leaf's laws from its true fans: the first is
+its default for such a leaf, further ones are what it draws in some layers (attention, cells) or
+calls by the same name. Frameworks that count fans otherwise are not copied in that: a leaf drawn
+with other fans is what an audit wants to find.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import scipy.special
+from scipy.special import ndtr
+
+from jinit.schemes import TRUNCATED_STD
+
+__all__ = ["CONVENTIONS", "FORMS", "Convention", "Form", "FormName", "Law", "Leaf"]
+
+FormName = Literal["normal", "truncated", "uniform", "orthogonal", "constant"]
+
+
+class Law(NamedTuple):
+    """How the entries of a leaf are drawn; a constant is its mean."""
+
+    form: FormName
+    std: float
+    mean: float = 0.0
+
+
+class Form(NamedTuple):
+    """A distribution of independent entries, of mean 0 and variance 1."""
+
+    kurtosis: float
+    """E x^4"""
+    bound: float
+    """of |x|"""
+    cdf: Callable[[Any], Any]
+
+
+def _truncated_cdf(x: Any) -> Any:
+    cut = np.clip(x * TRUNCATED_STD, -2.0, 2.0)
+    return (ndtr(cut) - ndtr(-2.0)) / (ndtr(2.0) - ndtr(-2.0))
+
+
+def _truncated_kurtosis() -> float:
+    """By parts, E x^4 = 3 E x^2 - 2 a^3 phi(a) / P(|x| < a) for a normal x cut at a = 2."""
+    density = math.exp(-2.0) / math.sqrt(2 * math.pi)
+    fourth = 3 * TRUNCATED_STD**2 - 16 * density / float(scipy.special.erf(math.sqrt(2.0)))
+    return fourth / TRUNCATED_STD**4
+
+
+FORMS: dict[FormName, Form] = {
+    "normal": Form(3.0, math.inf, ndtr),
+    "truncated": Form(_truncated_kurtosis(), 2 / TRUNCATED_STD, _truncated_cdf),
+    "uniform": Form(
+        1.8, math.sqrt(3.0), lambda x: np.clip(0.5 + x / math.sqrt(12.0), 0.0, 1.0)
+    ),
+}  # fmt: skip
+
+
+class Leaf(NamedTuple):
+    """What of a parameter the conventions look at."""
+
+    role: str
+    fan_in: float | None = None
+    """of a bias: that of the weight it is added to"""
+    fan_out: float | None = None
+    """of one group"""
+    groups: int = 1
+    """of a grouped convolution"""
+    features: int | None = None
+    """of an embedding"""
+    hidden: int | None = None
+    """units of the recurrent cell that it may belong to, by the fans around it"""
+
+
+class Convention(NamedTuple):
+    """One row of the table.
+
+    `weight(leaf)`, `embedding(features)` and `bias(fan_in)` give laws; none where the convention
+    says nothing. `cell(leaf)` are the laws of recurrent and fused layers besides.
+    """
+
+    whose: str
+    """in a sentence: "the std is He's" """
+    formula: str
+    source: str
+    weight: Callable[[Leaf], tuple[Law, ...]]
+    bias: Callable[[float | None], tuple[Law, ...]]
+    scale: tuple[Law, ...]
+    embedding: Callable[[int], tuple[Law, ...]]
+    cell: Callable[[Leaf], tuple[Law, ...]] = lambda leaf: ()
+
+    def laws(self, leaf: Leaf) -> tuple[Law, ...]:
+        """Every law of this convention for a leaf, its default first."""
+        if leaf.role == "weight":
+            return self.weight(leaf) + self.cell(leaf)
+        if leaf.role == "tied":
+            return self.laws(leaf._replace(role="embedding")) + self.weight(leaf)
+        if leaf.role == "embedding":
+            return self.embedding(leaf.features or 1)
+        if leaf.role == "bias":
+            return self.bias(leaf.fan_in)
+        return self.scale if leaf.role == "scale" else ()
+
+
+def _of_fan_in(variance: float, *forms: FormName) -> Callable[[Leaf], tuple[Law, ...]]:
+    def laws(leaf: Leaf) -> tuple[Law, ...]:
+        std = math.sqrt(variance / (leaf.fan_in or 1))
+        return tuple(Law(form, std) for form in forms)
+
+    return laws
+
+
+def _of_both_fans(
+    *forms: FormName, all_groups: bool = False
+) -> Callable[[Leaf], tuple[Law, ...]]:  # fmt: skip
+    def laws(leaf: Leaf) -> tuple[Law, ...]:
+        fan_out = (leaf.fan_out or 1) * (leaf.groups if all_groups else 1)
+        std = math.sqrt(2 / ((leaf.fan_in or 1) + fan_out))
+        return tuple(Law(form, std) for form in forms)
+
+    return laws
+
+
+def _zero(fan_in: float | None) -> tuple[Law, ...]:
+    return (Law("constant", 0.0, 0.0),)
+
+
+def _nothing(features: int) -> tuple[Law, ...]:
+    return ()
+
+
+_ONE = (Law("constant", 0.0, 1.0),)
+
+
+def _torch_bias(fan_in: float | None) -> tuple[Law, ...]:
+    """U(±1/sqrt(fan_in)) of its weight; 0 in norms and in attention."""
+    drawn = () if fan_in is None else (Law("uniform", 1 / math.sqrt(3 * fan_in)),)
+    return drawn + _zero(fan_in)
+
+
+def _torch_cell(leaf: Leaf) -> tuple[Law, ...]:
+    """RNN, LSTM, GRU: U(±1/sqrt(hidden)), both matrices; attention's fused projections: Glorot."""
+    found = ()
+    if leaf.hidden is not None and leaf.fan_out != leaf.hidden:
+        found += (Law("uniform", 1 / math.sqrt(3 * leaf.hidden)),)
+    if leaf.fan_in is not None and leaf.fan_out == 3 * leaf.fan_in:
+        found += _of_both_fans("uniform")(leaf)
+    return found
+
+
+def _keras_cell(leaf: Leaf) -> tuple[Law, ...]:
+    """The recurrent matrix, orthogonal across all its gates."""
+    if leaf.hidden is None or leaf.fan_in != leaf.hidden:
+        return ()
+    return (Law("orthogonal", 1 / math.sqrt(leaf.fan_out or 1)),)
+
+
+def _flax_cell(leaf: Leaf) -> tuple[Law, ...]:
+    """The recurrent matrix, orthogonal gate by gate; only the plain square one is told apart."""
+    if leaf.fan_in is None or leaf.fan_in != leaf.fan_out:
+        return ()
+    return (Law("orthogonal", 1 / math.sqrt(leaf.fan_in)),)
+
+
+CONVENTIONS: dict[str, Convention] = {
+    "torch": Convention(
+        whose="torch's",
+        formula="U(±1/√fan_in), biases alike; embeddings N(0, 1)",
+        source="torch.nn: kaiming_uniform(a=√5); equinox.nn likewise",
+        weight=_of_fan_in(1 / 3, "uniform"),
+        bias=_torch_bias,
+        scale=_ONE,
+        embedding=lambda features: (Law("normal", 1.0),),
+        cell=_torch_cell,
+    ),
+    "keras": Convention(
+        whose="Glorot's (keras)",
+        formula="U(±√(6/(fan_in + fan_out))); embeddings U(±0.05); recurrent: orthogonal",
+        source="keras.layers: glorot_uniform; it counts the outputs of all groups",
+        weight=_of_both_fans("uniform", all_groups=True),
+        bias=_zero,
+        scale=_ONE,
+        embedding=lambda features: (Law("uniform", 0.05 / math.sqrt(3)),),
+        cell=_keras_cell,
+    ),
+    "flax": Convention(
+        whose="LeCun's (flax)",
+        formula="N(0, 1/fan_in) truncated, std exact; embeddings N(0, 1/features); "
+        "recurrent: orthogonal",
+        source="flax.linen and flax.nnx: lecun_normal, variance_scaling(out_axis=0)",
+        weight=_of_fan_in(1.0, "truncated"),
+        bias=_zero,
+        scale=_ONE,
+        embedding=lambda features: (Law("normal", 1 / math.sqrt(features)),),
+        cell=_flax_cell,
+    ),
+    "haiku": Convention(
+        whose="haiku's",
+        formula="N(0, 1/fan_in) truncated, std 0.88/√fan_in; embeddings N(0, 1) truncated",
+        source="haiku: TruncatedNormal(1/√fan_in), which does not correct for the cut",
+        weight=_of_fan_in(TRUNCATED_STD**2, "truncated"),
+        bias=_zero,
+        scale=_ONE,
+        embedding=lambda features: (Law("truncated", TRUNCATED_STD),),
+    ),
+    "caffe": Convention(
+        whose="LeCun's (caffe)",
+        formula="U(±√(3/fan_in))",
+        source='Caffe\'s "xavier" filler, variance_norm FAN_IN',
+        weight=_of_fan_in(1.0, "uniform"),
+        bias=_zero,
+        scale=_ONE,
+        embedding=_nothing,
+    ),
+    "cs231n": Convention(
+        whose="LeCun's (cs231n)",
+        formula="N(0, 1/fan_in); embeddings N(0, 0.01²)",
+        source="CS231n: randn / √fan_in, which it calls Xavier; captioning: randn / 100",
+        weight=_of_fan_in(1.0, "normal"),
+        bias=_zero,
+        scale=_ONE,
+        embedding=lambda features: (Law("normal", 0.01),),
+    ),
+    "he": Convention(
+        whose="He's",
+        formula="variance 2/fan_in: normal, truncated or uniform",
+        source="He et al. 2015, eq. 10; torch kaiming_*, keras and jax he_*",
+        weight=_of_fan_in(2.0, "normal", "truncated", "uniform"),
+        bias=_zero,
+        scale=(),
+        embedding=_nothing,
+    ),
+    "xavier": Convention(
+        whose="Glorot's",
+        formula="variance 2/(fan_in + fan_out): uniform, normal or truncated",
+        source="Glorot & Bengio 2010, eq. 12 and 16",
+        weight=_of_both_fans("uniform", "normal", "truncated"),
+        bias=_zero,
+        scale=(),
+        embedding=_nothing,
+    ),
+}

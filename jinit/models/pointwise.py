@@ -1,0 +1,75 @@
+"""Activation functions as a trace shows them: one operation after the other on single entries.
+
+Few of them have a name in a traced program. So their curve on a grid is followed through the
+operations, and compared with those of the activations that jinit knows.
+"""
+
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jinit.activations import ACTIVATIONS
+
+__all__ = ["GRID", "OPERATIONS", "apply", "name_of", "slopes"]
+
+GRID = np.linspace(-8, 8, 641, dtype=np.float32)
+
+OPERATIONS = {
+    "abs", "add", "add_any", "and", "atan2", "cbrt", "clamp", "convert_element_type", "copy", "cos",
+    "cosh", "div", "eq", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "ge", "gt",
+    "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne",
+    "neg", "not", "or", "pow", "reduce_precision", "rsqrt", "select_n", "sign", "sin", "sinh",
+    "sqrt", "square", "sub", "tan", "tanh", "xor",
+}  # fmt: skip
+
+_NEAR = 5e-3
+"""Relative to 1 + |curve|: the constants of a program in bfloat16 have three digits."""
+
+
+def apply(equation: Any, values: list[np.ndarray]) -> np.ndarray:
+    """What an operation makes of curves and constants."""
+    shape = max((v.shape for v in values), key=len)
+    arguments = [jnp.asarray(np.broadcast_to(_single(v), shape)) for v in values]
+    params = dict(equation.params)
+    if equation.primitive.name in ("convert_element_type", "reduce_precision", "copy"):
+        dtype = params.get("new_dtype", np.float32)
+        return arguments[0] if jnp.issubdtype(dtype, np.floating) else arguments[0].astype(dtype)
+    return np.asarray(_single(np.asarray(equation.primitive.bind(*arguments, **params))))
+
+
+def _single(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float32) if jnp.issubdtype(values.dtype, np.floating) else values
+
+
+@cache
+def _known() -> dict[str, np.ndarray]:
+    with jax.ensure_compile_time_eval():
+        return {name: np.asarray(phi(jnp.asarray(GRID))) for name, phi in ACTIVATIONS.items()}
+
+
+def name_of(curve: np.ndarray) -> str | None:
+    """The nearest of jinit's activations, up to a factor; "identity" for any line; None if none is near."""
+    if curve.dtype != np.float32 or not np.all(np.isfinite(curve)):
+        return None
+    line = np.interp(GRID, GRID[[0, -1]], curve[[0, -1]])
+    if np.max(np.abs(curve - line)) <= 1e-4 * (1 + np.max(np.abs(curve))):
+        return "identity"
+    apart = {n: _distance(curve, known) for n, known in _known().items()}
+    nearest = min(apart, key=lambda name: apart[name])
+    return nearest if apart[nearest] < _NEAR else None
+
+
+def _distance(curve: np.ndarray, known: np.ndarray) -> float:
+    """Up to a factor: dropout, for one, scales what it keeps."""
+    factor = np.dot(curve, known) / np.dot(known, known)
+    if factor <= 0:
+        return np.inf
+    return float(np.max(np.abs(curve / factor - known) / (1 + np.abs(known))))
+
+
+def slopes(curve: np.ndarray) -> np.ndarray:
+    """Of the curve in the middle of every two points of the grid; exactly 0 where it is flat."""
+    return np.abs(np.diff(curve)) / np.diff(GRID)

@@ -1,0 +1,109 @@
+"""What a value of a traced model is, as far as its parameters go.
+
+A `View` is a parameter in another shape, `Joined` several of them side by side, `Factors` what a
+value is multiplied by. `Signal` is data: what the inputs and the weights made.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+__all__ = ["Constant", "Factors", "Joined", "Loop", "Path", "Pointwise", "RoleError", "Signal", "Value", "View"]
+
+Path = tuple[int, ...]
+"""Where an equation stands: its number, and within nested programs the branch and number there."""
+
+
+class Loop(NamedTuple):
+    """A scan around an equation."""
+
+    depth: int
+    """length of its own path"""
+    length: int
+    reverse: bool
+
+
+class RoleError(ValueError):
+    """A parameter whose use says nothing certain; the message names it and offers a rule."""
+
+
+class View(NamedTuple):
+    """A parameter, or a part of it, in another shape."""
+
+    leaf: int
+    shape: tuple[int, ...]
+    steps: tuple[Callable[[Any], Any] | None, ...] = ()
+    """how it came from the leaf; None takes one layer of a loop over stacked ones"""
+    layers: tuple[int, ...] = ()
+    """how many, of every loop that goes through them"""
+    stacked: tuple[int, ...] = ()
+    """which of the loops around, from outside, these are"""
+
+    def then(self, step: Callable[[Any], Any] | None, shape: Sequence[int]) -> "View":
+        """The view after one more step."""
+        return self._replace(shape=tuple(shape), steps=(*self.steps, step))
+
+    def indices(self, shape: tuple[int, ...], layer: tuple[int, ...]) -> np.ndarray:
+        """Where in the flat leaf every entry of the view of one layer lies."""
+        found: Any = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
+        left = list(layer)
+        with jax.ensure_compile_time_eval():
+            for step in self.steps:
+                found = found[left.pop(0)] if step is None else step(found)
+            return np.asarray(found)
+
+
+class Joined(NamedTuple):
+    """Several views side by side along an axis, as fused gates are."""
+
+    views: tuple[View, ...]
+    axis: int
+
+
+class Factors(NamedTuple):
+    """Parameters that are multiplied into one, each perhaps changed by a function."""
+
+    parts: tuple[tuple[View, str], ...]
+    """the view, and what it is if the product multiplies a signal"""
+
+
+class Constant(NamedTuple):
+    """The same number everywhere, written in the program."""
+
+    number: np.ndarray
+
+
+class Pointwise(NamedTuple):
+    """A function of single entries that a signal has gone through since its last other operation."""
+
+    curve: np.ndarray
+    """its values on the grid"""
+    source: int
+    """of what it is a function; two functions of one source make a third"""
+    entry: tuple[Path, int]
+    """the first equation, and which of its operands is the argument"""
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """Data: what inputs and weights have made.
+
+    `uses` are those uses of weights that no activation has met yet.
+    """
+
+    uses: frozenset[int] = frozenset()
+    pointwise: Pointwise | None = None
+    made: Path = ()
+    """the equation it came out of"""
+    source: int = field(default=0)
+    features: int | None = None
+    """axis of the units, where known"""
+    size: int = 0
+    """entries"""
+
+
+Value = View | Joined | Factors | Constant | Signal | None
