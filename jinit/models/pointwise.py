@@ -13,7 +13,7 @@ import numpy as np
 
 from jinit.activations import ACTIVATIONS
 
-__all__ = ["GRID", "OPERATIONS", "apply", "name_of", "slopes"]
+__all__ = ["GRID", "OPERATIONS", "apply", "curve_of", "name_of", "slopes"]
 
 GRID = np.linspace(-8, 8, 641, dtype=np.float32)
 
@@ -48,6 +48,11 @@ def _single(values: np.ndarray) -> np.ndarray:
 def _known() -> dict[str, np.ndarray]:
     with jax.ensure_compile_time_eval():
         return {name: np.asarray(phi(jnp.asarray(GRID))) for name, phi in ACTIVATIONS.items()}
+
+
+def curve_of(name: str) -> np.ndarray:
+    """Of one of jinit's activations."""
+    return _known()[name]
 
 
 def name_of(curve: np.ndarray) -> str | None:

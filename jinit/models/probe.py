@@ -69,7 +69,12 @@ class _Run:
             self.inside.update(path[:n] for n in range(1, len(path), 2))
 
     def program(
-        self, jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any], at: Path, given: Records
+        self,
+        jaxpr: Jaxpr,
+        consts: Sequence[Any],
+        arguments: Sequence[Any],
+        at: Path,
+        given: Records,
     ) -> tuple[list[Any], Records]:
         env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
         records: Records = {}
@@ -139,7 +144,9 @@ class _Run:
             branch = branches[k]
             return self.program(branch.jaxpr, branch.consts, operands, (*path, k), given)
 
-        shapes = [jax.eval_shape(lambda o, k=k: run(k, o)[1], operands) for k in range(len(branches))]
+        shapes = [
+            jax.eval_shape(lambda o, k=k: run(k, o)[1], operands) for k in range(len(branches))
+        ]
         everywhere = {i: shape for found in shapes for i, shape in found.items()}
 
         def filled(k: int) -> Callable[[list[Any]], tuple[list[Any], Records]]:
@@ -159,8 +166,10 @@ class _Run:
 
 
 def _evaluate(equation: Any, values: Sequence[Any]) -> list[Any]:
-    subfunctions, params = equation.primitive.get_bind_params(equation.params)
-    out = equation.primitive.bind(*subfunctions, *values, **params)
+    params = equation.primitive.get_bind_params(equation.params)
+    functions, params = params if isinstance(params, tuple) else ((), params)  # jax has changed it
+    with equation.ctx.manager:
+        out = equation.primitive.bind(*functions, *values, **params)
     return list(out) if equation.primitive.multiple_results else [out]
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, get_args
 
-import jax
 import numpy as np
 
 from jinit import checks
@@ -101,15 +100,23 @@ def roles(
     return judge(trace(apply, variables, *inputs), rules)
 
 
-def judge(traced: Trace, rules: Mapping[str, Kind] | None = None) -> tuple[Role, ...]:
-    """`roles` of a model that has been traced."""
+def judge(
+    traced: Trace, rules: Mapping[str, Kind] | None = None, *, strict: bool = True
+) -> tuple[Role, ...]:
+    """`roles` of a model that has been traced; not strict, what is uncertain is "other"."""
     given = dict(rules or {})
     for path, rule in given.items():
         checks.choice(f"rules[{path!r}]", rule, get_args(Kind))
     found = []
     for i, (path, leaf) in enumerate(zip(traced.paths, traced.leaves, strict=True)):
         uses = tuple(use for use in traced.uses if use.view.leaf == i)
-        role = _role(path, leaf, uses, given.pop(path, None))
+        rule = given.pop(path, None)
+        try:
+            role = _role(path, leaf, uses, rule)
+        except RoleError:
+            if strict:
+                raise
+            role = _role(path, leaf, uses, "other")
         following = {traced.following(use.order) for use in uses} - {None}
         if role.role in ("weight", "tied") and len(following) == 1:
             role = replace(role, activation=following.pop())
@@ -180,5 +187,3 @@ def _weights(uses: Sequence[Use]) -> list[Use]:
 def _in_parts(weights: Sequence[Use], whole: int) -> bool:
     """Whether the uses are of parts that make up the leaf, as split gates are."""
     return len(weights) > 1 and sum(use.part for use in weights) == whole
-
-

@@ -77,8 +77,8 @@ class Activation(NamedTuple):
 
     name: str | None
     """of jinit's activations; None if it is none of them"""
-    curve: np.ndarray
-    """its values on `pointwise.GRID`"""
+    curve: np.ndarray | None
+    """its values on `pointwise.GRID`; None of a function of several entries, as softmax is"""
     uses: frozenset[int]
     """of weights, that it follows"""
     entry: tuple[Path, int]
@@ -121,6 +121,17 @@ class Trace:
         """Name of the activation that follows a use of a weight."""
         return next((a.name for a in self.activations if order in a.uses and a.name), None)
 
+    def equation(self, path: Path) -> Any:
+        """The equation that stands there."""
+        jaxpr, (first, *rest) = self.jaxpr.jaxpr, path
+        found = jaxpr.eqns[first]
+        while rest:
+            branch, number, *rest = rest
+            inner = inner_jaxprs(found)
+            assert inner is not None
+            found = inner[branch].eqns[number]
+        return found
+
 
 def trace(apply: Callable[..., Any], variables: Any, *inputs: Any) -> Trace:
     """Follow every floating-point leaf of `variables` through `apply(variables, *inputs)`.
@@ -152,9 +163,7 @@ def trace(apply: Callable[..., Any], variables: Any, *inputs: Any) -> Trace:
 
     def outputs(arrays: Sequence[Any]) -> Any:
         given = iter(arrays)
-        leaves = [
-            next(given) if _is_array(was) else k for k, was in zip(kept, held, strict=True)
-        ]
+        leaves = [next(given) if _is_array(was) else k for k, was in zip(kept, held, strict=True)]
         return jax.tree.unflatten(out_structure, leaves)
 
     walk = _Walk()
@@ -287,7 +296,9 @@ class _Walk:
 
         def read(atom: Any) -> _Held:
             if isinstance(atom, JaxprLiteral):
-                return _Held(Constant(np.asarray(atom.val)) if np.ndim(atom.val) == 0 else None, None)
+                return _Held(
+                    Constant(np.asarray(atom.val)) if np.ndim(atom.val) == 0 else None, None
+                )
             return env.get(atom, _NOTHING)
 
         for number, equation in enumerate(jaxpr.eqns):
@@ -377,7 +388,7 @@ class _Walk:
         for i, h in enumerate(held):
             if isinstance(h.value, Signal) and h.value.uses:
                 self.activations.append(Activation(
-                    name, pointwise.GRID, h.value.uses, (at, i), at, self._loops, h.value.features
+                    name, None, h.value.uses, (at, i), at, self._loops, h.value.features
                 ))  # fmt: skip
 
     def _signals(self, equation: Any, held: list[_Held], at: Path) -> list[_Held]:
@@ -599,9 +610,7 @@ class _Walk:
     def _after(self, uses: Sequence[_Held], at: Path) -> _Held:
         return _Held(self._fresh(made=at), self._node(uses)) if uses else _NOTHING
 
-    def _add(
-        self, view: View, kind: Kind, held: Sequence[_Held], at: Path, **more: Any
-    ) -> _Held:
+    def _add(self, view: View, kind: Kind, held: Sequence[_Held], at: Path, **more: Any) -> _Held:
         order = len(self.uses)
         # Loops that go through its layers use each of them once.
         times = math.prod(loop.length for loop in self._loops) // math.prod(view.layers)
@@ -726,9 +735,7 @@ class _Walk:
             out = [self._through(view, "bias", out, at)]
         return out[0]
 
-    def _product(
-        self, equation: Any, view: View, i: int, rest: Sequence[_Held], at: Path
-    ) -> _Held:
+    def _product(self, equation: Any, view: View, i: int, rest: Sequence[_Held], at: Path) -> _Held:
         for h in rest:
             if isinstance(h.value, Signal):
                 self._left(h.value)

@@ -1,0 +1,51 @@
+"""How results on models are shown: short names, tables in text, a page."""
+
+import re
+from collections.abc import Sequence
+
+__all__ = ["label", "page", "table"]
+
+_PART = re.compile(r"\['([^']*)'\]|\.([A-Za-z_]\w*)|\[(\d+)\]|\[<flat index (\d+)>\]")
+_SAID_ANYWAY = {
+    "params", "kernel", "weight", "w", "embedding", "embeddings", "value", "raw_value", "bias", "b",
+}  # fmt: skip
+
+
+def label(path: str) -> str:
+    """A parameter's layer in short.
+
+    >>> label("['params']['blocks_3']['Dense_0']['kernel']"), label(".layers[2].weight")
+    ('blocks_3/Dense_0', 'layers[2]')
+    """
+    parts = [
+        f"[{number or flat}]" if number or flat else key or attribute
+        for key, attribute, number, flat in _PART.findall(path)
+    ]
+    kept = [part for part in parts if part not in _SAID_ANYWAY] or parts
+    return "/".join(kept).replace("/[", "[") or path or "(the only array)"
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Text of a table: the first column to the left, the others to the right."""
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *rest = (f"{c:<{w}}" if i == 0 else f"{c:>{w}}" for i, (c, w) in enumerate(
+            zip(cells, widths, strict=True)))  # fmt: skip
+        return "  ".join([first, *rest]).rstrip()
+
+    return "\n".join([line(columns), line(["-" * w for w in widths]), *map(line, rows)])
+
+
+def page(
+    title: str, sentences: Sequence[str], columns: Sequence[str], rows: Sequence[Sequence[str]]
+) -> str:
+    """One HTML page that needs nothing else."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("jinit"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("model.html.j2").render(
+        title=title, sentences=sentences, columns=columns, rows=rows
+    )
