@@ -1,7 +1,28 @@
 """Any model, read off its traced computation."""
 
+from jinit.models.audit import Audit, audit
+from jinit.models.diagnose import Diagnosis, diagnose
+from jinit.models.driven import lsuv
+from jinit.models.findings import FAULTS, Finding
+from jinit.models.reinit import reinit
+from jinit.models.residuals import fixup, skipinit
 from jinit.models.roles import Role, roles
 from jinit.models.trace import Use
 from jinit.models.values import RoleError
 
-__all__ = ["Role", "RoleError", "Use", "roles"]
+__all__ = [
+    "FAULTS",
+    "Audit",
+    "Diagnosis",
+    "Finding",
+    "Role",
+    "RoleError",
+    "Use",
+    "audit",
+    "diagnose",
+    "fixup",
+    "lsuv",
+    "reinit",
+    "roles",
+    "skipinit",
+]

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-__all__ = ["ActivationSignal", "Diagnosis", "LayerSignal", "ParameterSignal", "diagnose"]
+__all__ = ["ActivationSignal", "Branch", "Diagnosis", "LayerSignal", "ParameterSignal", "diagnose"]
 
 SATURATION = 0.05
 """A unit counts as saturated where its slope is below this fraction of the steepest slope."""
@@ -108,6 +108,14 @@ class ParameterSignal(NamedTuple):
         return self.std * math.sqrt(self.role.fan_in or 1)
 
 
+class Branch(NamedTuple):
+    """Paths of the parameters on one residual branch."""
+
+    inside: frozenset[str]
+    last: frozenset[str]
+    """of the weights that it ends with"""
+
+
 @dataclass(frozen=True)
 class Diagnosis:
     """Signals through a model, and what they mean.
@@ -125,8 +133,7 @@ class Diagnosis:
     """log10 of the root mean square of the output's first array"""
     residuals: int
     """branches that end in a sum, the layers of loops one by one"""
-    branch_ends: frozenset[str]
-    """paths of the last weights on those branches"""
+    branches: tuple[Branch, ...]
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
@@ -140,7 +147,8 @@ class Diagnosis:
             return self.findings[0].sentence
         if not self.layers:
             return "No weight is applied to a signal."
-        first, last = self.layers[0], self.layers[-1]
+        seen = [row for row in self.layers if math.isfinite(row.log_rms + row.log_grad)]
+        first, last = (seen or self.layers)[0], (seen or self.layers)[-1]
         return (
             f"Healthy: over {len(self.layers)} layers the signal changes by "
             f"10^{last.log_rms - first.log_rms:+.1f}, and the gradient on its way back by "
@@ -165,7 +173,7 @@ class Diagnosis:
         }
         return xr.Dataset(columns, {"layer": names}, {"verdict": self.verdict})
 
-    def __str__(self) -> str:
+    def __str__(self) -> str:  # noqa: D105
         worse = [f"- {finding.sentence}" for finding in self.findings[1:]]
         return "\n".join([table(_COLUMNS, self._cells()), "", self.verdict, *worse])
 
@@ -255,12 +263,14 @@ def diagnose(
         float(value),
         float(output) / math.log(10),
         sum(math.prod(loop.length for loop in r.loops) for r in traced.residuals),
-        frozenset(
-            traced.paths[use.view.leaf]
-            for use in traced.uses
-            if any(use.order in r.last for r in traced.residuals)
+        tuple(
+            Branch(*(
+                frozenset(traced.paths[traced.uses[i].view.leaf] for i in orders)
+                for orders in (r.branch, r.last)
+            ))
+            for r in traced.residuals
         ),
-    )
+    )  # fmt: skip
 
 
 def _objective(traced: Trace, loss: Callable[[Any], Any] | None) -> Callable[[list[Any]], Any]:

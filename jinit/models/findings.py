@@ -72,7 +72,7 @@ def find(d: "Diagnosis") -> tuple[Finding, ...]:
     kinds = {finding.kind for finding in found}
     explained = {
         # What does not reach the output gets no gradient either, and so on.
-        "frozen": {"zero", "dead", "nonfinite"}, "output": {"explode", "nonfinite"},
+        "frozen": {"zero", "dead", "nonfinite"}, "output": {"explode", "nonfinite", "scale"},
         "scale": {"symmetric"}, "fans": {"symmetric"},
     }  # fmt: skip
     kept = [f for f in found if not explained.get(f.kind, set()) & kinds]
@@ -80,7 +80,9 @@ def find(d: "Diagnosis") -> tuple[Finding, ...]:
 
 
 def _weights(d: "Diagnosis") -> list["ParameterSignal"]:
-    return [p for p in d.parameters if p.role.role in ("weight", "tied")]
+    """Weights, in call order."""
+    found = [p for p in d.parameters if p.role.role in ("weight", "tied")]
+    return sorted(found, key=lambda p: p.role.order or 0)
 
 
 def _named(labels: Sequence[str]) -> str:
@@ -111,8 +113,8 @@ def _nonfinite(d: "Diagnosis") -> list[Finding]:
 
 def _zero(d: "Diagnosis") -> list[Finding]:
     zeros = [p for p in _weights(d) if p.std == 0 and p.mean == 0]
-    inside = {row.path for row in d.layers if row.path in d.branch_ends}
-    zeros = [p for p in zeros if p.role.path not in inside]  # Fixup and SkipInit mean it
+    ends = frozenset[str]().union(*(branch.last for branch in d.branches))
+    zeros = [p for p in zeros if p.role.path not in ends]  # Fixup and SkipInit mean it
     if not zeros:
         return []
     first = zeros[-1]
@@ -136,7 +138,8 @@ def _symmetric(d: "Diagnosis") -> list[Finding]:
 
 
 def _dead(d: "Diagnosis") -> list[Finding]:
-    dead = [a for a in d.activations if a.dead > DEAD]
+    reached = {row.layer for row in d.layers if row.log_rms > -math.inf}
+    dead = [a for a in d.activations if a.dead > DEAD and a.after in reached]
     if not dead:
         return []
     worst = max(dead, key=lambda a: a.dead)
@@ -154,20 +157,32 @@ def _saturated(d: "Diagnosis") -> list[Finding]:
     worst = max(flat, key=lambda a: a.saturated)
     return [Finding("saturated", tuple(a.after for a in flat), (
         f"{worst.name} is saturated after {_named([a.after for a in flat])}: "
-        f"{100 * worst.saturated:.0f}% of its values lie where it is flat, and hardly any gradient "
-        f"passes; draw the weights smaller, with {_scheme(d, None, worst.name)}."
+        f"{100 * worst.saturated:.0f}% of its values lie where it is flat, so that it answers like a "
+        f"switch and hardly learns; draw the weights smaller, with {_scheme(d, None, worst.name)}."
     ))]  # fmt: skip
 
 
 def _frozen(d: "Diagnosis") -> list[Finding]:
-    still = [p for p in _weights(d) if p.log_grad == -math.inf and p.role.times]
-    if not still or any(r.log_grad == -math.inf and _trend(d.layers) for r in d.layers):
+    shut = _shut(d)
+    still = [
+        p for p in _weights(d)
+        if p.log_grad == -math.inf and p.role.times and p.role.path not in shut
+    ]  # fmt: skip
+    trend = _trend(d.layers)
+    faded = trend is not None and trend.backward * (trend.layers - 1) < -DECADES
+    if not still or faded:  # below what float32 holds
         return []
     return [Finding("frozen", tuple(p.label for p in still), (
         f"No gradient reaches {_named([p.label for p in still])}, which will stay as "
         f"{'it is' if len(still) == 1 else 'they are'}; look for a stop_gradient, a rounding or an "
         f"argmax between there and the loss, or a factor that is zero."
     ))]  # fmt: skip
+
+
+def _shut(d: "Diagnosis") -> frozenset[str]:
+    """Paths on residual branches that start at 0, and open with the first step."""
+    zero = {p.role.path for p in d.parameters if p.mean == p.std == 0 and p.role.role != "bias"}
+    return frozenset[str]().union(*(b.inside for b in d.branches if b.inside & zero))
 
 
 def _scale(d: "Diagnosis") -> list[Finding]:
@@ -272,6 +287,8 @@ def _growth(d: "Diagnosis") -> list[Finding]:
         return []
     steps = trend.layers - 1
     forward, backward = trend.forward * steps, trend.backward * steps
+    if any(finding.kind == "explode" for finding in _in_time(d)):
+        return []  # of which the steps, and not the layers, are the reason
     unseen = [r for r in d.layers if r.log_grad == -math.inf]
     found = []
     if max(abs(forward), abs(backward)) > DECADES:

@@ -98,6 +98,8 @@ class Residual(NamedTuple):
     """uses of parameters on the branch"""
     last: frozenset[int]
     """those of weights that no other use of a weight on the branch follows"""
+    depth: int
+    """weights in a row, at most"""
 
 
 @dataclass(frozen=True)
@@ -490,7 +492,14 @@ class _Walk:
         )  # fmt: skip
         if weights and (direct or len(last) == 1):
             branched = frozenset(self._bits(branch))
-            self.residuals.append(Residual(at, self._loops, branched, last))
+            rows: dict[int, int] = {}
+            for i in sorted(weights):
+                above = self._before[self._used_at[i]]
+                rows[i] = 1 + max(
+                    (rows[j] for j in rows if above >> self._used_at[j] & 1), default=0
+                )
+            depth = max(rows.values())
+            self.residuals.append(Residual(at, self._loops, branched, last, depth))
 
     @staticmethod
     def _bits(of: int) -> list[int]:

@@ -1,0 +1,342 @@
+"""What is measured agrees with jax's own gradients; twelve planted faults are named, and no more."""
+
+import json
+import math
+import re
+
+import equinox as eqx
+import flax.linen as nn
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.nn.initializers import constant, normal, orthogonal, variance_scaling, zeros
+
+from jinit.models import diagnose
+
+KEY = jax.random.key(0)
+HE = variance_scaling(2.0, "fan_in", "normal")
+X = jax.random.normal(jax.random.key(1), (64, 64))
+SEQUENCES = jax.random.normal(jax.random.key(2), (16, 20, 32))
+
+
+def of_linen(model, x=X, **options):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # Flax mixes
+        variables = model.init(KEY, x)
+
+        def apply(variables, x):
+            if "batch_stats" in variables:
+                return model.apply(variables, x, mutable=["batch_stats"])[0]
+            return model.apply(variables, x)
+
+        return diagnose(apply, variables, x, **options)
+
+
+class MLP(nn.Module):
+    kernel: object = HE
+    activation: object = nn.relu
+    depth: int = 12
+    width: int = 64
+    head: object = HE
+    dead: int = -1
+    odd: int = -1
+    norm: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        for i in range(self.depth):
+            kernel = (lambda *a: 10 * self.kernel(*a)) if i == self.odd else self.kernel
+            bias = constant(-30.0) if i == self.dead else zeros
+            x = nn.Dense(self.width, kernel_init=kernel, bias_init=bias)(x)
+            if self.norm:
+                x = nn.BatchNorm(use_running_average=False)(x)
+            x = self.activation(x)
+        return nn.Dense(10, kernel_init=self.head)(x)
+
+
+class Residual(nn.Module):
+    blocks: int
+    scale: float
+    stopped: int = -1
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(64, kernel_init=HE)(x)
+        for i in range(self.blocks):
+            h = nn.Dense(64, kernel_init=HE)(nn.relu(x))
+            h = nn.Dense(64, kernel_init=HE, name=f"end_{i}")(nn.relu(h))
+            if i == self.stopped:
+                h = jax.lax.stop_gradient(h)
+            x = x + self.scale * h
+        return nn.Dense(10)(x)
+
+
+# --- what is measured ---------------------------------------------------------------------------
+
+
+def plain(params, x, shifts):
+    """Two layers, with a shift by zero wherever a gradient is asked for."""
+    z1 = x @ params["w1"] + shifts[0]
+    h = jnp.tanh(z1 + params["b"][None])
+    z2 = h @ params["w2"] + shifts[1]
+    return z1, h, z2
+
+
+@pytest.mark.parametrize("nested", ["open", "jit", "remat"])
+def test_signals_and_gradients_are_those_of_jax(nested):
+    keys = jax.random.split(KEY, 3)
+    params = {
+        "w1": jax.random.normal(keys[0], (64, 32)), "w2": jax.random.normal(keys[1], (32, 5)),
+        "b": jax.random.normal(keys[2], (32,)),
+    }  # fmt: skip
+    loss = lambda out: jnp.mean(jnp.square(out - 1))  # noqa: E731
+    shifts = (jnp.zeros((64, 32)), jnp.zeros((64, 5)))
+    z1, h, z2 = plain(params, X, shifts)
+    g1, g2 = jax.grad(lambda s: loss(plain(params, X, s)[2]))(shifts)
+    wrap = {"open": lambda f: f, "jit": jax.jit, "remat": jax.checkpoint}[nested]
+    apply = wrap(lambda params, x: plain(params, x, (0.0, 0.0))[2])
+    d = diagnose(apply, params, X, loss=loss)
+    log_rms = lambda x: math.log10(np.sqrt(np.mean(np.square(np.asarray(x, np.float64)))))  # noqa: E731
+    for row, z, g in zip(d.layers, (z1, z2), (g1, g2), strict=True):
+        np.testing.assert_allclose([row.mean, row.std], [np.mean(z), np.std(z)], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose([row.log_rms, row.log_grad], [log_rms(z), log_rms(g)], atol=1e-5)
+        assert row.size == z.size
+    (activation,) = d.activations
+    assert activation.name == "tanh"
+    assert activation.std == pytest.approx(float(np.std(h)), rel=1e-4)
+    steep = 1 - np.square(np.asarray(h, np.float64))
+    assert activation.saturated == pytest.approx(np.mean(steep < 0.05), abs=2e-3)
+    assert d.layers[0].saturated == activation.saturated
+    by_leaf = jax.grad(lambda p: loss(plain(p, X, shifts)[2]))(params)
+    for p in d.parameters:
+        assert p.log_grad == pytest.approx(log_rms(by_leaf[p.role.path[2:-2]]), abs=1e-5)
+    assert d.loss == pytest.approx(float(loss(z2)), rel=1e-5)
+
+
+def test_a_loop_over_layers_is_shown_layer_by_layer_and_gives_the_same_numbers():
+    w = jax.random.normal(KEY, (6, 64, 64)) / 8
+
+    def scanned(w, x):
+        return jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, w)[0]
+
+    def backward(w, x):
+        return jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, w, reverse=True)[0]
+
+    def unrolled(w, x):
+        for own in w:
+            x = jnp.tanh(x @ own)
+        return x
+
+    expected = diagnose(unrolled, [*w], X)
+    for apply, names in (
+        (scanned, [f"[{i}]" for i in range(6)]), (backward, [f"[{i}]" for i in range(5, -1, -1)])
+    ):  # fmt: skip
+        stacked = w if apply is scanned else w[::-1]
+        d = diagnose(apply, stacked, X)
+        assert [row.layer[-3:] for row in d.layers] == names
+        for row, other in zip(d.layers, expected.layers, strict=True):
+            assert row.log_rms == pytest.approx(other.log_rms, abs=1e-4)
+            assert row.log_grad == pytest.approx(other.log_grad, abs=1e-4)
+            assert row.saturated == pytest.approx(other.saturated, abs=1e-3)
+
+
+def test_weights_shared_in_time_are_one_layer_with_a_history():
+    def apply(w, x):
+        return jax.lax.scan(lambda h, x: (jnp.tanh(h @ w["h"] + x @ w["x"]), None),
+                            jnp.zeros((16, 8)), x)[0]  # fmt: skip
+
+    w = {"h": jax.random.normal(KEY, (8, 8)) / 4, "x": jax.random.normal(KEY, (32, 8)) / 6}
+    d = diagnose(apply, w, SEQUENCES.swapaxes(0, 1))
+    assert len(d.layers) == 2
+    row = next(row for row in d.layers if row.layer == "h")
+    assert len(row.in_time) == 20
+    assert row.in_time[0] < row.in_time[-1]  # what is long ago has less influence here
+    assert row.size == 20 * 16 * 8
+    total = 0.5 * math.log10(np.mean([10 ** (2 * g) for g in row.in_time]))
+    assert row.log_grad == pytest.approx(total, abs=1e-4)
+
+
+def test_dead_units_and_custom_derivatives_at_zero():
+    w = jnp.concatenate([jnp.ones((4, 3)), -jnp.ones((4, 5))], axis=1)
+    d = diagnose(lambda w, x: jax.nn.relu(x @ w), w, jnp.ones((16, 4)))
+    assert d.activations[0].dead == pytest.approx(5 / 8)
+    d = diagnose(lambda w, x: jax.nn.relu(x @ w), 0 * w, jnp.ones((16, 4)))
+    assert d.activations[0].dead == 1  # jax.nn.relu has slope 0 at 0, and the trace keeps that
+    assert d.parameters[0].log_grad == -math.inf
+
+
+def test_branches_show_the_one_that_was_taken():
+    w = {"a": jnp.ones((64, 4)), "b": 2 * jnp.ones((64, 4))}
+
+    def apply(w, x, which):
+        return jax.lax.cond(which, lambda x: x @ w["a"], lambda x: x @ w["b"], x)
+
+    rows = {r.layer: r for r in diagnose(apply, w, X, jnp.asarray(True)).layers}
+    assert rows["a"].std == pytest.approx(float(np.std(X @ w["a"])), rel=1e-4)
+    assert math.isnan(rows["b"].std)
+
+
+def test_gradients_far_below_the_range_of_their_squares_are_numbers():
+    d = of_linen(MLP(normal(1e-4), nn.tanh))
+    assert d.layers[0].log_grad < -30
+    assert math.isfinite(d.layers[2].log_grad)
+
+
+# --- planted faults -----------------------------------------------------------------------------
+
+
+class Swapped(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        kernel = variance_scaling(2.0, "fan_out", "normal")
+        for _ in range(4):
+            x = nn.relu(nn.Dense(512, kernel_init=kernel)(x))
+            x = nn.relu(nn.Dense(64, kernel_init=kernel)(x))
+        return nn.Dense(10, kernel_init=HE)(x)
+
+
+class Recurrent(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        cell = nn.SimpleCell(64, activation_fn=lambda z: z, recurrent_kernel_init=orthogonal(1.5))
+        return nn.Dense(10)(nn.RNN(cell)(x)[:, -1])
+
+
+class Tied(nn.Module):
+    @nn.compact
+    def __call__(self, tokens):
+        embed = nn.Embed(100, 128, embedding_init=normal(1.0))
+        x = nn.LayerNorm()(embed(tokens))
+        x = x + nn.Dense(128)(nn.relu(nn.Dense(256)(x)))
+        return embed.attend(nn.LayerNorm()(x))
+
+
+TOKENS = jnp.arange(60).reshape(6, 10)
+
+PLANTED = {
+    "too small": (lambda: of_linen(MLP(normal(0.01), head=normal(0.01))), "vanish",
+                  r"vanish: x0\.05\d per layer from Dense_12 to Dense_0 .* relu with std 0.0099 .*he"),
+    "too large": (lambda: of_linen(MLP(normal(0.5), head=normal(0.5))), "explode",
+                  r"explode: x2\.\d per layer from Dense_12 to Dense_0"),
+    "zero head": (lambda: of_linen(MLP(head=zeros)), "zero",
+                  r"Dense_12: all weights are zero, so that no gradient reaches"),
+    "dead layer": (lambda: of_linen(MLP(dead=5)), "dead",
+                   r"100% of the units of the relu after Dense_5 are dead"),
+    "saturated tanh": (lambda: of_linen(MLP(normal(1.0), nn.tanh, head=normal(1.0))), "saturated",
+                       r"tanh is saturated after Dense_0.* gain=1\.59"),
+    "swapped fans": (lambda: of_linen(Swapped()), "fans",
+                     r"std is a usual one for a fan-in of 512, which is Dense_0's fan-out.* 64"),
+    "one layer off by 10": (lambda: of_linen(MLP(odd=6)), "scale",
+                            r"The weights of Dense_6 are (9\.\d|10\.\d) times as large"),
+    "batch norm at depth 50": (lambda: of_linen(MLP(depth=50, norm=True)), "explode",
+                               r"Gradients explode: x1\.2 .* a norm .* residual connections"),
+    "unscaled residuals": (lambda: of_linen(Residual(20, 1.0)), "explode",
+                           r"20 residual branches are added at full size; scale each by .* 0\.22"),
+    "recurrent weights": (lambda: of_linen(Recurrent(), SEQUENCES), "explode",
+                          r"Through time .* SimpleCell_0/h explodes: x1\.5 per step .* 20 steps"),
+    "frozen branch": (lambda: of_linen(Residual(6, 0.4, stopped=3)), "frozen",
+                      r"No gradient reaches .*end_3.* stop_gradient"),
+    "tied weights": (lambda: of_linen(Tied(), TOKENS), "output",
+                     r"Embed_0 is tied to an embedding.* std 1/sqrt\(128\) = 0\.0884"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_planted_fault_is_named_first(fault):
+    make, kind, words = PLANTED[fault]
+    d = make()
+    assert [f.kind for f in d.findings][:1] == [kind]
+    assert re.search(words, d.verdict), d.verdict
+
+
+def test_copies_and_numbers_that_are_none():
+    assert of_linen(MLP(constant(0.02))).findings[0].kind == "symmetric"
+    d = of_linen(MLP(), X.at[0, 0].set(jnp.nan))
+    assert d.findings[0].kind == "nonfinite"
+    assert "from Dense_0 on" in d.verdict
+    d = diagnose(lambda w, x: jnp.sqrt(jnp.square(x @ w)), jnp.zeros((64, 4)), X)
+    assert d.findings[0].kind == "nonfinite"
+    assert "gradient is no number" in d.verdict
+
+
+def test_branches_that_start_at_zero_are_no_fault():
+    class Opened(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for _ in range(4):
+                h = nn.relu(nn.Dense(64, kernel_init=HE)(x))
+                x = x + nn.Dense(64, kernel_init=zeros)(h)
+            return nn.Dense(10)(x)
+
+    assert of_linen(Opened()).findings == ()
+
+
+# --- other frameworks ---------------------------------------------------------------------------
+
+
+def test_equinox_nnx_and_haiku_are_read_without_an_adapter():
+    model = eqx.nn.MLP(64, 10, 64, 12, activation=jnp.tanh, key=KEY)
+    small = jax.tree.map(lambda a: 0.05 * a if eqx.is_array(a) else a, model)
+    apply = lambda model, x: jax.vmap(model)(x)  # noqa: E731
+    assert diagnose(apply, small, X).findings[0].kind == "vanish"
+
+    class Model(nnx.Module):
+        def __init__(self, rngs):
+            kernel = normal(0.5)
+            self.layers = nnx.List([nnx.Linear(64, 64, kernel_init=kernel, rngs=rngs)
+                                    for _ in range(12)])  # fmt: skip
+
+        def __call__(self, x):
+            for layer in self.layers:
+                x = nnx.relu(layer(x))
+            return x
+
+    graph, state = nnx.split(Model(nnx.Rngs(0)))
+    d = diagnose(lambda state, x: nnx.merge(graph, state)(x), state, X)
+    assert d.findings[0].kind == "explode"
+
+    def forward(x):
+        for _ in range(12):
+            x = jnp.tanh(hk.Linear(64, w_init=hk.initializers.RandomNormal(1.0))(x))
+        return x
+
+    haiku = hk.without_apply_rng(hk.transform(forward))
+    assert diagnose(haiku.apply, haiku.init(KEY, X), X).findings[0].kind == "saturated"
+
+
+# --- what is shown ------------------------------------------------------------------------------
+
+
+def test_text_data_page_and_json(tmp_path):
+    d = of_linen(MLP(normal(0.01), depth=4))
+    text = str(d)
+    assert text.splitlines()[0].split()[:2] == ["layer", "fans"]
+    assert d.verdict in text
+    frame = d.to_dataframe()
+    assert list(frame["layer"]) == [f"Dense_{i}" for i in range(5)]
+    ds = d.to_dataset()
+    np.testing.assert_array_equal(ds["log_grad"], frame["log_grad"])
+    assert ds.attrs["verdict"] == d.verdict
+    page = d.to_html(tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == page
+    assert "Dense_3" in page
+    assert "->" not in page.replace("-->", "")  # escaped
+    held = json.loads(json.dumps(d.to_json(), allow_nan=False))
+    assert held["findings"][0]["kind"] == "vanish"
+    assert len(held["layers"]) == 5
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.bad_input
+def test_outputs_and_losses_that_cannot_be_judged():
+    w = jnp.ones((64, 4))
+    with pytest.raises(TypeError, match=r"not one array; give loss="):
+        diagnose(lambda w, x: {"a": x @ w, "b": x}, w, X)
+    with pytest.raises(TypeError, match=r"loss must map .* scalar, got \(64,\)"):
+        diagnose(lambda w, x: x @ w, w, X, loss=lambda out: out.sum(1))
+    d = diagnose(lambda w, x: {"a": x @ w, "b": x}, w, X, loss=lambda out: out["a"].mean())
+    assert len(d.layers) == 1
