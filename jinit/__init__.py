@@ -9,8 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jinit import activations, batchnorm, data, plots, theory
+    from jinit import activations, batchnorm, data, models, plots, theory
     from jinit.activations import ACTIVATIONS
+    from jinit.models.audit import audit
+    from jinit.models.diagnose import diagnose
+    from jinit.models.reinit import reinit
     from jinit.networks import MLP, forward, init, init_params
     from jinit.params import Layer, NormState, Params
     from jinit.runtime import configure
@@ -43,9 +46,11 @@ __all__ = [
     "TrainResult",
     "TrainState",
     "activations",
+    "audit",
     "batchnorm",
     "configure",
     "data",
+    "diagnose",
     "evaluate",
     "forward",
     "gain",
@@ -53,7 +58,9 @@ __all__ = [
     "init_params",
     "layer_signals",
     "load",
+    "models",
     "plots",
+    "reinit",
     "scheme",
     "sweep",
     "theory",
@@ -74,7 +81,9 @@ _HOMES = {
     "Sweep": "sweeps",
     "TrainResult": "training",
     "TrainState": "training",
+    "audit": "models",
     "configure": "runtime",
+    "diagnose": "models",
     "evaluate": "training",
     "forward": "networks",
     "gain": "theory",
@@ -82,6 +91,7 @@ _HOMES = {
     "init_params": "networks",
     "layer_signals": "signals",
     "load": "sweeps",
+    "reinit": "models",
     "scheme": "schemes",
     "sweep": "sweeps",
     "train": "training",

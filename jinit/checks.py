@@ -7,6 +7,7 @@ module once, at their edge; what lies below them trusts its arguments.
 import difflib
 import math
 from collections.abc import Iterable
+from importlib import import_module
 from numbers import Integral, Real
 from typing import Any
 
@@ -19,6 +20,7 @@ __all__ = [
     "count",
     "dims",
     "finite",
+    "imported",
     "is_concrete",
     "key",
     "labels",
@@ -43,6 +45,24 @@ def choice(what: str, name: object, allowed: Iterable[Any]) -> None:
     names = [a for a in allowed if isinstance(a, str)]
     listed = ", ".join(repr(a) for a in allowed)
     raise ValueError(f"unknown {what} {name!r}{suggestion(name, names)} Allowed: {listed}.")
+
+
+def imported(what: str, name: str) -> Any:
+    """What `module:attribute` names, of a module that Python finds.
+
+    Raises:
+        ValueError: a name of another form, or of nothing that can be imported.
+    """
+    module, colon, attribute = name.partition(":")
+    try:
+        if not colon:
+            raise ValueError("there is no colon")
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{what} {name!r} cannot be imported ({error}); give module:function of a module that "
+            f"Python finds here."
+        ) from None
 
 
 def options(what: str, given: Iterable[str], allowed: Iterable[str]) -> None:

@@ -157,6 +157,81 @@ def schemes() -> None:
     Console().print(table)
 
 
+# --- models of one's own ------------------------------------------------------------------------
+
+
+@app.command("diagnose")
+def diagnose_(
+    factory: Annotated[
+        str, typer.Argument(help="module:function that returns (apply, variables, *inputs).")
+    ],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    fail_on: Annotated[
+        str, typer.Option(help="Faults that end with status 1: vanish,explode,dead, or any.")
+    ] = "",
+    plot: Annotated[
+        Path | None, typer.Option(help="Write a picture to this file (.png, .svg, .pdf).")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page to this file.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files of an earlier run.")
+    ] = False,
+) -> None:
+    """Where the signal of a model of yours dies: every layer, forward and backward, and a verdict.
+
+    Instead of a tuple the function may return a dict with apply, variables, inputs, and loss or
+    rules as in jinit.diagnose.
+    """
+    if plot is not None:
+        _check_plot(plot, overwrite)
+    if html is not None:
+        _check_file(html, overwrite, "--html")
+    from jinit import checks
+    from jinit.models import FAULTS, diagnose
+
+    wanted = [name for name in fail_on.split(",") if name]
+    sys.path.insert(0, os.getcwd())  # where the module is looked for first
+    try:
+        for name in wanted:
+            checks.choice("--fail-on", name, [*FAULTS, "any"])
+        apply, variables, inputs, options = _model(factory)
+        found = diagnose(apply, variables, *inputs, **options)
+    except (ValueError, TypeError) as error:
+        _fail(str(error))
+    if json:
+        import json as format_
+
+        print(format_.dumps(found.to_json(), indent=1, allow_nan=False))
+    else:
+        print(found)
+    if plot is not None:
+        jinit.plots.diagnosis(found).savefig(plot)
+    if html is not None:
+        found.to_html(html)
+    kinds = {finding.kind for finding in found.findings}
+    if kinds & set(wanted) or (kinds and "any" in wanted):
+        raise typer.Exit(1)
+
+
+def _model(factory: str) -> tuple[Any, Any, tuple[Any, ...], dict[str, Any]]:
+    from jinit import checks
+
+    make = checks.imported("model", factory)
+    made = make() if callable(make) else make
+    if isinstance(made, dict):
+        checks.options(factory, made, ["apply", "variables", "inputs", "loss", "rules"])
+        missing = [name for name in ("apply", "variables", "inputs") if name not in made]
+        if not missing:
+            rest = {name: made[name] for name in ("loss", "rules") if name in made}
+            return made["apply"], made["variables"], tuple(made["inputs"]), rest
+    elif isinstance(made, tuple) and len(made) >= 2 and callable(made[0]):
+        return made[0], made[1], made[2:], {}
+    raise ValueError(
+        f"{factory} must return (apply, variables, *inputs), or a dict of apply, variables and "
+        f"inputs, got {type(made).__name__}."
+    )
+
+
 # --- sweeps -------------------------------------------------------------------------------------
 
 

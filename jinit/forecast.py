@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from importlib import import_module
 from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
@@ -11,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from jinit import theory
+from jinit import checks, theory
 from jinit.activations import Activation
 
 __all__ = ["Forecast", "forecast", "load", "print_forecast"]
@@ -55,16 +54,7 @@ class Forecast(NamedTuple):
 
 def load(name: str) -> str | Activation:
     """An activation by name, or `module:function` for one of one's own."""
-    if ":" not in name:
-        return name
-    module, _, attribute = name.partition(":")
-    try:
-        return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"activation {name!r} cannot be imported ({error}); give a known name or "
-            f"module:function of a module that Python finds here."
-        ) from None
+    return checks.imported("activation", name) if ":" in name else name
 
 
 def forecast(

@@ -6,6 +6,7 @@ which stay apart for colour-blind readers.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from jinit.types import AnyArray
 __all__ = [
     "COLORS",
     "band",
+    "diagnosis",
     "figure",
     "gradient_map",
     "grid",
@@ -465,6 +467,72 @@ def _edge(ax: Axes, line: Any) -> None:
 # --- sweeps ------------------------------------------------------------------------------------
 
 _MOST_PANELS = 12
+
+
+def diagnosis(found: Any, *, title: str = "") -> Figure:
+    """A model's signal and gradient layer by layer, and what its activations do.
+
+    Args:
+        found: what `jinit.diagnose` returns.
+        title: of the picture; without one, the verdict.
+
+    Returns:
+        The figure: root mean squares of pre-activations and of the gradients by them, and the
+        fractions of dead units and saturated entries, if there are any.
+    """
+    rows = found.layers
+    x = np.arange(len(rows))
+    odd = {layer for finding in found.findings for layer in finding.layers}
+    shares = [(row.dead, row.saturated) for row in rows]
+    drawn = np.nansum(shares) > 0
+    with style():
+        fig, axes = figure(
+            1, rows=3 if drawn else 2, width=min(16.0, 4.5 + 0.3 * len(rows)),
+            height=8.0 if drawn else 5.6, sharex=True,
+        )  # fmt: skip
+        for ax, field, color, words in (
+            (axes[0][0], "log_rms", COLORS["xavier"], "Forward: root mean square of the signal"),
+            (axes[1][0], "log_grad", COLORS["10 randn"], "Backward: that of the gradient"),
+        ):  # fmt: skip
+            values = np.array([getattr(row, field) for row in rows])
+            ax.plot(x, np.where(np.isfinite(values), values, np.nan), "o-", color=color)
+            lost = ~np.isfinite(values)
+            if lost.any():
+                floor = ax.get_ylim()[0]
+                ax.plot(x[lost], np.full(lost.sum(), floor), "x", color="black",
+                        label="none, or no number")  # fmt: skip
+                ax.legend(loc="best")
+            ax.set_title(words)
+            ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+            ax.yaxis.set_major_formatter(lambda v, _: f"$10^{{{v:.0f}}}$")
+            if (~lost).any() and np.ptp(values[~lost]) < 2:
+                middle = float(np.round(np.median(values[~lost])))
+                ax.set_ylim(middle - 1.5, middle + 1.5)
+        if drawn:
+            ax = axes[2][0]
+            dead, saturated = np.transpose(shares)
+            ax.bar(x - 0.2, 100 * np.nan_to_num(saturated), 0.4, color=COLORS["batch norm"],
+                   label="saturated entries")  # fmt: skip
+            ax.bar(x + 0.2, 100 * np.nan_to_num(dead), 0.4, color="0.2", label="dead units")
+            ax.set_title("Activations")
+            ax.set_ylim(0, 118)
+            ax.set_yticks([0, 50, 100], ["0%", "50%", "100%"])
+            ax.legend(loc="upper right", ncols=2)
+        bottom = axes[-1][0]
+        every = -(-len(rows) // 48)
+        bottom.set_xticks(x[::every], [_short(row.layer) for row in rows][::every], rotation=60,
+                          ha="right", rotation_mode="anchor", fontsize=8)  # fmt: skip
+        for row, label in zip(rows[::every], bottom.get_xticklabels(), strict=True):
+            if row.layer in odd and len(odd) < len(rows):
+                label.set_color(COLORS["10 randn"])
+                label.set_fontweight("bold")
+        fig.suptitle(fill(title or found.verdict, 30 + 5 * len(rows) if len(rows) < 16 else 110),
+                     fontweight="bold", fontsize=11)  # fmt: skip
+    return fig
+
+
+def _short(layer: str) -> str:
+    return layer if len(layer) <= 26 else f"...{layer[-24:]}"
 
 
 def grid(dataset: Any, variable: str | None = None, *, title: str = "") -> Figure:

@@ -1,5 +1,6 @@
 """The command line, as a person calls it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -145,3 +146,60 @@ def test_theory_refuses_in_one_sentence(arguments, sentence):
     assert sentence in done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
+
+
+MODELS = """
+import jax, jax.numpy as jnp
+KEY = jax.random.key(0)
+
+def apply(w, x):
+    for own in w:
+        x = jnp.tanh(x @ own)
+    return x
+
+def small():
+    return apply, [0.01 * jax.random.normal(KEY, (16, 16))] * 1 + [0.01 * jax.random.normal(
+        jax.random.fold_in(KEY, i), (16, 16)) for i in range(8)], jax.random.normal(KEY, (4, 16))
+
+def fine():
+    _, w, x = small()
+    return {"apply": apply, "variables": [40 * own for own in w], "inputs": (x,),
+            "loss": lambda out: jnp.mean(jnp.square(out))}
+
+def wrong():
+    return 3
+"""
+
+
+@pytest.mark.script
+def test_diagnose_prints_writes_and_fails_where_it_is_told_to(tmp_path):
+    (tmp_path / "models.py").write_text(MODELS)
+    done = call(
+        "diagnose", "models:small", "--json", "--fail-on", "explode,vanish", "--plot", "a.png",
+        "--html", "a.html", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout)["findings"][0]["kind"] == "vanish"
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+    assert "vanish" in (tmp_path / "a.html").read_text(encoding="utf-8")
+    done = call("diagnose", "models:small", "--fail-on", "dead", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "vanish: x0.0" in done.stdout
+    done = call("diagnose", "models:fine", "--fail-on", "any", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Healthy: over 9 layers" in done.stdout
+
+
+@pytest.mark.bad_input
+@pytest.mark.script
+def test_diagnose_of_nothing_is_one_sentence(tmp_path):
+    (tmp_path / "models.py").write_text(MODELS)
+    for arguments, words in (
+        (("models:wrong",), "must return (apply, variables, *inputs)"),
+        (("models:none",), "cannot be imported"),
+        (("models:small", "--fail-on", "vanich"), "did you mean 'vanish'"),
+    ):
+        done = call("diagnose", *arguments, cwd=tmp_path)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert words in done.stderr

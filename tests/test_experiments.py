@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import jax
 import numpy as np
@@ -51,6 +51,7 @@ def names(scripts):
 
 def test_every_published_result_is_there():
     assert names(SCRIPTS) == [
+        "audit_frameworks",
         "cs231n_activations",
         "deeplearning_ai_initialization",
         "hanin2018_finite_width",
@@ -249,6 +250,107 @@ def missed(checks):
 def same_tolerances(checks, others):
     # What is allowed knows nothing of the theory that is compared.
     return [c.tolerance for c in checks] == pytest.approx([c.tolerance for c in others], rel=1e-6)
+
+
+# --- audit_frameworks
+
+
+def followed(script, rule, *, output_error=1e-7):
+    """Networks that are as predicted, but for noise."""
+    expected = script.predict(rule)
+    noise = 0.01 * np.random.default_rng(0).normal(size=(16, script.DEPTH))
+    width = 0 if rule.bias_var else expected.signal_width
+    signal = expected.signal + width + noise
+    gradient = expected.gradient + expected.gradient_width + noise
+    return script.Deep(signal, gradient, output_error)
+
+
+def test_audit_frameworks_says_which_extra_it_needs(load, monkeypatch, capsys):
+    script = load("audit_frameworks")
+    monkeypatch.setattr(script.importlib.util, "find_spec", lambda name: None)
+    assert script.main() == 2
+    assert capsys.readouterr().err == (
+        "audit_frameworks needs flax, equinox, haiku: install the extra with "
+        "pip install 'jinit[models]'.\n"
+    )
+
+
+def test_audit_frameworks_wrong_gains_miss_after_thirty_layers(load, monkeypatch):
+    script = load("audit_frameworks")
+    measured = {name: followed(script, rule) for name, rule in script.RULES.items()}
+    right = script.compare_signals(measured)
+    assert missed(right) == []
+    for factor in (1.02, 0.98):
+        wrong = {name: r._replace(gain=factor * r.gain) for name, r in script.RULES.items()}
+        monkeypatch.setattr(script, "RULES", wrong)
+        checks = script.compare_signals(measured)
+        # Biases hold the signal of Equinox, whatever the gain.
+        assert missed(checks) == [
+            what
+            for rule in wrong.values()
+            for what in (["gradient"] if rule.bias_var else ["signal", "gradient"])
+        ]
+        assert same_tolerances(checks, right)
+        monkeypatch.undo()
+    # As if Haiku corrected for the cut, and as if Equinox had no biases.
+    rules = script.RULES
+    others = {"Haiku": rules["Haiku"]._replace(gain=1.0)}
+    others["Equinox"] = rules["Equinox"]._replace(bias_var=0.0)
+    monkeypatch.setattr(script, "RULES", rules | others)
+    names = {
+        check.group.split(":")[0] for check in script.compare_signals(measured) if not check.ok
+    }
+    assert names == {"Haiku", "Equinox"}
+
+
+def test_audit_frameworks_layers_of_another_model_miss(load):
+    script = load("audit_frameworks")
+    measured = {"Equinox": followed(script, script.RULES["Equinox"], output_error=1e-3)}
+    assert missed(script.compare_signals(measured)) == ["Equinox"]
+
+
+def test_audit_frameworks_wrong_defaults_miss(load):
+    script = load("audit_frameworks")
+
+    def audits(*, weight=1.0, embedding=1.0, convention=None):
+        def rows(model, rule):
+            made = []
+            for role, layers in script.LAYERS[model].items():
+                std = {"embedding": embedding * rule.embedding, "scale": 0.0}.get(
+                    role, weight * rule.gain / 8
+                )
+                matches = (convention or rule.convention,)
+                made += [
+                    SimpleNamespace(
+                        role=role, order=i, shape=(64, 100), fan_in=64, std=std, matches=matches
+                    )
+                    for i in range(len(layers))
+                ]
+            return SimpleNamespace(rows=made)
+
+        return {
+            name: {model: rows(model, rule) for model in script.LAYERS}
+            for name, rule in script.RULES.items()
+        }
+
+    def groups(checks):
+        missed(checks)
+        return {check.group.split(",")[0] for check in checks if not check.ok}
+
+    every = len(script.RULES)
+    right = script.compare_audits(audits())
+    assert missed(right) == []
+    assert len(right) == (2 * len(script.LAYERS) + 1) * every
+    heavy = script.compare_audits(audits(weight=1.1))
+    assert groups(heavy) == {"gain of the weights"}
+    assert len(missed(heavy)) == len(script.LAYERS) * every
+    assert same_tolerances(heavy, right)
+    assert groups(script.compare_audits(audits(embedding=1.1))) == {"std of the embedding"}
+    other = script.compare_audits(audits(convention="keras"))
+    assert groups(other) == {"share of weights that are their convention's"}
+
+
+# --- cs231n2016 and deeplearning.ai
 
 
 def test_cs231n_a_wrong_digit_misses(load):

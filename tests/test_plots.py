@@ -1,8 +1,10 @@
 """Pictures hold what they were given."""
 
+import jax
 import numpy as np
 import pytest
 
+import jinit
 from jinit import plots, theory
 
 
@@ -209,3 +211,36 @@ def test_sweeps_without_a_picture_say_why():
     many = sweep_like(scheme=[f"s{i}" for i in range(13)], lr=[0.1, 0.2], seed=[0])
     with pytest.raises(ValueError, match="room for 12 panels, got 13 combinations of 'scheme'"):
         plots.grid(many)
+
+
+def test_a_diagnosis_shows_every_layer_and_marks_what_is_odd():
+    keys = jax.random.split(jax.random.key(0), 8)
+    w = [jax.random.normal(k, (32, 32)) * np.sqrt(2 / 32).astype(np.float32) for k in keys]
+    w[3] = 10 * w[3]
+
+    def apply(w, x):
+        for own in w:
+            x = jax.nn.relu(x @ own)
+        return x
+
+    found = jinit.diagnose(apply, w, jax.random.normal(keys[0], (16, 32)))
+    fig = plots.diagnosis(found)
+    forward, backward, shares = fig.axes
+    np.testing.assert_allclose(
+        forward.lines[0].get_ydata(), [row.log_rms for row in found.layers], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        backward.lines[0].get_ydata(), [row.log_grad for row in found.layers], rtol=1e-6
+    )
+    labels = shares.get_xticklabels()
+    assert [label.get_text() for label in labels] == [row.layer for row in found.layers]
+    bold = [label.get_text() for label in labels if label.get_fontweight() == "bold"]
+    assert bold == ["[3]"]
+    assert fig.get_suptitle().replace("\n", " ") == found.verdict
+
+
+def test_a_diagnosis_without_gradient_says_so():
+    found = jinit.diagnose(lambda w, x: jax.lax.stop_gradient(x @ w), np.ones((4, 4), np.float32),
+                           np.ones((2, 4), np.float32))  # fmt: skip
+    _, backward = plots.diagnosis(found).axes
+    assert [text.get_text() for text in backward.get_legend().get_texts()] == ["none, or no number"]

@@ -21,6 +21,7 @@ def test_programs_run_as_written(tmp_path):
     program = tmp_path / "readme.py"
     # What the programs promise: a network that trains, and one's own Flax model that does.
     promised = "assert float(result.accuracy) > 0.9\nassert mine.accuracy.max() > 0.9\n"
+    promised += "assert before < 0.2 and after > 0.8, (before, after)\n"
     promised += "assert ds.sizes['gain'] == 9 and mine.loss.dims[-1] == 'step'\n"
     program.write_text("\n".join((*blocks, promised)))
     done = subprocess.run(

@@ -31,7 +31,7 @@ from jinit.models.probe import (
 from jinit.models.roles import Role, judge
 from jinit.models.show import label, page, table
 from jinit.models.trace import Activation, Kind, Trace, Use, trace
-from jinit.models.values import Loop
+from jinit.models.values import Loop, Path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,9 +150,9 @@ class Diagnosis:
         seen = [row for row in self.layers if math.isfinite(row.log_rms + row.log_grad)]
         first, last = (seen or self.layers)[0], (seen or self.layers)[-1]
         return (
-            f"Healthy: over {len(self.layers)} layers the signal changes by "
-            f"10^{last.log_rms - first.log_rms:+.1f}, and the gradient on its way back by "
-            f"10^{first.log_grad_norm - last.log_grad_norm:+.1f}."
+            f"Healthy: over {len(self.layers)} layers the signal changes "
+            f"x{10 ** (last.log_rms - first.log_rms):.2g}, and the gradient on its way back "
+            f"x{10 ** (first.log_grad_norm - last.log_grad_norm):.2g}."
         )
 
     def to_dataframe(self) -> "pd.DataFrame":
@@ -283,8 +283,8 @@ def _objective(traced: Trace, loss: Callable[[Any], Any] | None) -> Callable[[li
                 f"{getattr(out, 'shape', type(out).__name__)}; take the mean over the batch."
             )
         return lambda arrays: loss(traced.outputs(arrays))
-    tree = jax.tree.structure(traced.outputs(shapes))
-    if len(shapes) != 1 or tree.num_nodes != 1:
+    tree: Any = jax.tree.structure(traced.outputs(shapes))
+    if len(shapes) != 1 or tree != jax.tree.structure(0):
         raise TypeError(
             f"the model's output is {tree} and not one array; give loss=lambda output: a scalar of "
             f"it, or let apply return the array alone."
@@ -517,7 +517,7 @@ def _activation(traced: Trace, sites: _Sites, row: _Row) -> ActivationSignal:
     )  # fmt: skip
 
 
-def _aval(traced: Trace, path: Sequence[int]) -> Any:
+def _aval(traced: Trace, path: Path) -> Any:
     return traced.equation(path).outvars[0].aval
 
 

@@ -65,7 +65,9 @@ def lsuv(
     leaves, structure = jax.tree.flatten(variables)
     floats = [leaves[i] for i in traced.chosen]
 
-    def once(floats: list[Any], factors: list[jax.Array], _: None) -> tuple[list[jax.Array], None]:
+    def once(
+        floats: list[Any], factors: list[jax.Array], step: None
+    ) -> tuple[list[jax.Array], None]:
         given = {i: site.spread(factors[i]) for i, site in enumerate(sites)}
 
         def visit(i: int, value: jax.Array, factor: jax.Array) -> tuple[jax.Array, Any]:
@@ -78,7 +80,7 @@ def lsuv(
             out = held if sites[i].shared else held * change.astype(value.dtype)
             return out, jnp.log(change)
 
-        _, changes = interpret(traced, floats, inputs, [s.place for s in sites], visit, given)
+        changes = interpret(traced, floats, inputs, [s.place for s in sites], visit, given)[1]
         new = [
             f * jnp.exp(site.collect(changes[i])) if i in changes else f
             for i, (site, f) in enumerate(zip(sites, factors, strict=True))
@@ -89,7 +91,7 @@ def lsuv(
     def scale(floats: list[Any]) -> list[jax.Array]:
         factors = [jnp.ones(site.layers, jnp.float32) for site in sites]
         if any(site.shared for site in sites):
-            factors, _ = jax.lax.scan(partial(once, floats), factors, None, length=passes)
+            factors = jax.lax.scan(partial(once, floats), factors, None, length=passes)[0]
         else:
             factors, _ = once(floats, factors, None)
         return _scaled(traced, sites, floats, factors)

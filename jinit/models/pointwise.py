@@ -36,7 +36,8 @@ def apply(equation: Any, values: list[np.ndarray]) -> np.ndarray:
     params = dict(equation.params)
     if equation.primitive.name in ("convert_element_type", "reduce_precision", "copy"):
         dtype = params.get("new_dtype", np.float32)
-        return arguments[0] if jnp.issubdtype(dtype, np.floating) else arguments[0].astype(dtype)
+        floating = jnp.issubdtype(dtype, np.floating)
+        return np.asarray(arguments[0] if floating else arguments[0].astype(dtype))
     return np.asarray(_single(np.asarray(equation.primitive.bind(*arguments, **params))))
 
 
@@ -56,7 +57,7 @@ def curve_of(name: str) -> np.ndarray:
 
 
 def name_of(curve: np.ndarray) -> str | None:
-    """The nearest of jinit's activations, up to a factor; "identity" for any line; None if none is near."""
+    """The nearest of jinit's activations, up to a factor; "identity" for lines; None if far."""
     if curve.dtype != np.float32 or not np.all(np.isfinite(curve)):
         return None
     line = np.interp(GRID, GRID[[0, -1]], curve[[0, -1]])

@@ -104,7 +104,7 @@ def judge(
     traced: Trace, rules: Mapping[str, Kind] | None = None, *, strict: bool = True
 ) -> tuple[Role, ...]:
     """`roles` of a model that has been traced; not strict, what is uncertain is "other"."""
-    given = dict(rules or {})
+    given: dict[str, Kind | None] = dict(rules or {})
     for path, rule in given.items():
         checks.choice(f"rules[{path!r}]", rule, get_args(Kind))
     found = []

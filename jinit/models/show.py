@@ -6,9 +6,7 @@ from collections.abc import Sequence
 __all__ = ["label", "page", "table"]
 
 _PART = re.compile(r"\['([^']*)'\]|\.([A-Za-z_]\w*)|\[(\d+)\]|\[<flat index (\d+)>\]")
-_SAID_ANYWAY = {
-    "params", "kernel", "weight", "w", "embedding", "embeddings", "value", "raw_value", "bias", "b",
-}  # fmt: skip
+_ARRAYS = {"kernel", "weight", "w", "embedding", "embeddings", "bias", "b"}
 
 
 def label(path: str) -> str:
@@ -17,11 +15,13 @@ def label(path: str) -> str:
     >>> label("['params']['blocks_3']['Dense_0']['kernel']"), label(".layers[2].weight")
     ('blocks_3/Dense_0', 'layers[2]')
     """
-    parts = [
-        f"[{number or flat}]" if number or flat else key or attribute
-        for key, attribute, number, flat in _PART.findall(path)
-    ]
-    kept = [part for part in parts if part not in _SAID_ANYWAY] or parts
+    parts = []
+    for key, attribute, number, flat in _PART.findall(path):
+        if attribute not in ("value", "raw_value"):  # of an NNX variable
+            parts.append(f"[{number or flat}]" if number or flat else key or attribute)
+    kept = parts[1:] if parts[:1] == ["params"] else parts
+    if len(kept) > 1 and kept[-1] in _ARRAYS:
+        kept = kept[:-1]
     return "/".join(kept).replace("/[", "[") or path or "(the only array)"
 
 

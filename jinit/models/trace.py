@@ -262,7 +262,8 @@ class _Walk:
         ends = self._run(jaxpr, held, ())
         self._end(ends)
         self.activations = _merged(self.activations)
-        outputs = [(e.node, v.aval.shape) for e, v in zip(ends, jaxpr.outvars, strict=True)]
+        ends_of: list[Any] = jaxpr.outvars
+        outputs = [(e.node, v.aval.shape) for e, v in zip(ends, ends_of, strict=True)]
         shapes = [view.shape for view in leaves]
         for i, use in enumerate(self.uses):
             if use.kind in ("bias", "scale") and self._only_kept(i, shapes, outputs):

@@ -89,7 +89,7 @@ class Constant(NamedTuple):
 
 
 class Pointwise(NamedTuple):
-    """A function of single entries that a signal has gone through since its last other operation."""
+    """A function of single entries, which a signal has gone through since it was made."""
 
     curve: np.ndarray
     """its values on the grid"""

@@ -100,7 +100,9 @@ def test_signals_and_gradients_are_those_of_jax(nested):
     d = diagnose(apply, params, X, loss=loss)
     log_rms = lambda x: math.log10(np.sqrt(np.mean(np.square(np.asarray(x, np.float64)))))  # noqa: E731
     for row, z, g in zip(d.layers, (z1, z2), (g1, g2), strict=True):
-        np.testing.assert_allclose([row.mean, row.std], [np.mean(z), np.std(z)], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            [row.mean, row.std], [np.mean(z), np.std(z)], rtol=1e-4, atol=1e-6
+        )
         np.testing.assert_allclose([row.log_rms, row.log_grad], [log_rms(z), log_rms(g)], atol=1e-5)
         assert row.size == z.size
     (activation,) = d.activations
