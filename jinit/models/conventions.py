@@ -137,14 +137,13 @@ _ONE = (Law("constant", 0.0, 1.0),)
 
 
 def _torch_bias(fan_in: float | None) -> tuple[Law, ...]:
-    """U(±1/sqrt(fan_in)) of its weight; 0 in norms and in attention."""
-    drawn = () if fan_in is None else (Law("uniform", 1 / math.sqrt(3 * fan_in)),)
-    return drawn + _zero(fan_in)
+    """U(±1/sqrt(fan_in)) of its weight; 0 in norms."""
+    return _zero(None) if fan_in is None else (Law("uniform", 1 / math.sqrt(3 * fan_in)),)
 
 
 def _torch_cell(leaf: Leaf) -> tuple[Law, ...]:
     """RNN, LSTM, GRU: U(±1/sqrt(hidden)), both matrices; attention's fused projections: Glorot."""
-    found = ()
+    found: tuple[Law, ...] = ()
     if leaf.hidden is not None and leaf.fan_out != leaf.hidden:
         found += (Law("uniform", 1 / math.sqrt(3 * leaf.hidden)),)
     if leaf.fan_in is not None and leaf.fan_out == 3 * leaf.fan_in:

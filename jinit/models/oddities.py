@@ -49,7 +49,7 @@ def sample(values: np.ndarray, matrix: np.ndarray | None, *, eps: float) -> Samp
     if low == high:
         return Sample(flat.size, finite, low, 0.0, True, frozenset({"constant"}), eps)
     std = math.sqrt(_mean_square(flat, mean))
-    forms = {"orthogonal"} if _orthogonal(matrix, eps) else _forms(flat, mean, std, low, high, eps)
+    forms = {"orthogonal"} if _orthogonal(matrix, eps) else _forms(flat, math.hypot(mean, std), eps)
     return Sample(flat.size, finite, mean, std, False, frozenset(forms), eps)  # type: ignore[arg-type]
 
 
@@ -63,16 +63,15 @@ def _mean_square(flat: np.ndarray, mean: float) -> float:
     return total / flat.size
 
 
-def _forms(
-    flat: np.ndarray, mean: float, std: float, low: float, high: float, eps: float
-) -> set[FormName]:
+def _forms(flat: np.ndarray, scale: float, eps: float) -> set[FormName]:
     """By the largest entry and by Kolmogorov's distance, each at the chance of 4 standard errors.
 
-    Low precision draws fewer different values than there are entries: so many count at most.
+    All are centred on 0, and taken relative to the root mean square, `scale`. Low precision draws
+    fewer different values than there are entries: so many count at most.
     """
-    largest = max(high - mean, mean - low) / std
+    largest = float(max(flat.max(), -flat.min())) / scale
     drawn = flat[:: -(-flat.size // _DRAWN)].astype(np.float64)
-    z = np.sort((drawn - mean) / std)
+    z = np.sort(drawn / scale)
     step = np.arange(len(z) + 1) / len(z)
     allowed = math.sqrt(-math.log(_CHANCE) / (2 * len(z))) + 2 * eps
     found: set[FormName] = set()
@@ -208,7 +207,7 @@ def _different(columns: np.ndarray) -> int:
     return len({column.tobytes() for column in whole})
 
 
-# --- fans that somebody counted wrong -------------------------------------------------------------
+# --- fans that somebody counted wrong -----------------------------------------------------------
 
 
 class Misreading(NamedTuple):
@@ -250,6 +249,11 @@ def _misreadings(role: Role, fan_in: int, fan_out: int) -> Iterator[Misreading]:
         for size, words in _counted(role):
             if wrong_in == fan_in * size:
                 yield Misreading(wrong_in, wrong_out, f"{words} counted into fan_in")
+    for (wrong_in, wrong_out), axes in zip(
+        readings, ("[..., in, out]", "[out, in, ...]"), strict=False
+    ):
+        words = f"the shape {shape} was read as {axes}"
+        yield Misreading(wrong_in, wrong_out, words)
     for size, words in _counted(role):
         yield Misreading(fan_in * size, fan_out, f"{words} counted into fan_in")
         yield Misreading(fan_in, fan_out * size, f"{words} counted into fan_out")
@@ -264,11 +268,6 @@ def _misreadings(role: Role, fan_in: int, fan_out: int) -> Iterator[Misreading]:
         if fan_out % gates == 0:
             words = f"only one of {gates} gates was counted into fan_out"
             yield Misreading(fan_in, fan_out / gates, words)
-    for (wrong_in, wrong_out), axes in zip(
-        readings, ("[..., in, out]", "[out, in, ...]"), strict=False
-    ):
-        words = f"the shape {shape} was read as {axes}"
-        yield Misreading(wrong_in, wrong_out, words)
 
 
 def _layout(shape: tuple[int, ...], fan_in: int, fan_out: int) -> str:
@@ -353,6 +352,6 @@ def _far(leaf: Leaf, found: Sample, table: Mapping[str, Convention]) -> Iterator
     if factor >= FAR:
         digits = 10.0 ** (math.floor(math.log10(factor)) - 1)
         yield (
-            f"no convention within a factor of {math.floor(factor / digits) * digits:g}: its std is "
-            f"{found.std:.3g}, and the nearest, {convention.whose}, is {law.std:.3g}."
+            f"no convention within a factor of {math.floor(factor / digits) * digits:g}: the std "
+            f"is {found.std:.3g}, and the nearest, {convention.whose}, is {law.std:.3g}."
         )

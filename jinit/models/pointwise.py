@@ -37,7 +37,7 @@ def apply(equation: Any, values: list[np.ndarray]) -> np.ndarray:
     if equation.primitive.name in ("convert_element_type", "reduce_precision", "copy"):
         dtype = params.get("new_dtype", np.float32)
         floating = jnp.issubdtype(dtype, np.floating)
-        return np.asarray(arguments[0] if floating else arguments[0].astype(dtype))
+        return np.asarray(arguments[0].astype(np.float32 if floating else dtype))
     return np.asarray(_single(np.asarray(equation.primitive.bind(*arguments, **params))))
 
 
