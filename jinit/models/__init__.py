@@ -4,6 +4,7 @@ from jinit.models.audit import Audit, audit
 from jinit.models.diagnose import Diagnosis, diagnose
 from jinit.models.driven import lsuv
 from jinit.models.findings import FAULTS, Finding
+from jinit.models.learned import Learned, gradient_quotient, gradinit, metainit
 from jinit.models.reinit import reinit
 from jinit.models.residuals import fixup, skipinit
 from jinit.models.roles import Role, roles
@@ -15,13 +16,17 @@ __all__ = [
     "Audit",
     "Diagnosis",
     "Finding",
+    "Learned",
     "Role",
     "RoleError",
     "Use",
     "audit",
     "diagnose",
     "fixup",
+    "gradient_quotient",
+    "gradinit",
     "lsuv",
+    "metainit",
     "reinit",
     "roles",
     "skipinit",

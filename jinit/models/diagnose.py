@@ -7,7 +7,7 @@ goes through every activation (`jinit.models.probe`).
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,9 +22,9 @@ from jinit.models.probe import (
     Moments,
     Place,
     interpret,
-    log_gradient,
     log_rms,
     moments,
+    size,
     tap,
     tap_zeros,
 )
@@ -246,22 +246,25 @@ def diagnose(
     """
     traced = trace(apply, variables, *inputs)
     roles = judge(traced, rules, strict=False)
+    sites = _sites(traced)
+    measured = _measurement(traced, sites, variables, inputs, loss)
+    value, output, records, gradients, by_leaf = jax.device_get(measured())
+    records = {
+        i: _seen(record, gradients[i]) if i in gradients else record
+        for i, record in records.items()
+    }
     leaves = jax.tree.leaves(variables)
     floats = [leaves[i] for i in traced.chosen]
-    objective = _objective(traced, loss)
-    sites = _sites(traced)
-    measured = jax.jit(lambda floats, inputs: _measure(traced, sites, objective, floats, inputs))
-    value, output, records, gradients = jax.device_get(measured(floats, inputs))
     rows = _expand(traced, sites, records)
     return Diagnosis(
         tuple(_layer(traced, roles, sites, row) for row in rows),
         tuple(_activation(traced, sites, row) for row in _expand_activations(sites, records)),
         tuple(
-            _parameter(role, np.asarray(leaf), float(g) / math.log(10))
-            for role, leaf, g in zip(roles, floats, gradients, strict=True)
+            _parameter(role, np.asarray(leaf), float(log_rms(*g)) / math.log(10))
+            for role, leaf, g in zip(roles, floats, by_leaf, strict=True)
         ),
         float(value),
-        float(output) / math.log(10),
+        float(log_rms(*output)) / math.log(10),
         sum(math.prod(loop.length for loop in r.loops) for r in traced.residuals),
         tuple(
             Branch(*(
@@ -271,6 +274,30 @@ def diagnose(
             for r in traced.residuals
         ),
     )  # fmt: skip
+
+
+def prepared(
+    apply: Callable[..., Any],
+    variables: Any,
+    *inputs: Any,
+    loss: Callable[[Any], Any] | None = None,
+) -> Callable[[], Any]:
+    """The compiled measurement of `diagnose`, to time it."""
+    traced = trace(apply, variables, *inputs)
+    return _measurement(traced, _sites(traced), variables, inputs, loss)
+
+
+def _measurement(
+    traced: Trace,
+    sites: "_Sites",
+    variables: Any,
+    inputs: Sequence[Any],
+    loss: Callable[[Any], Any] | None,
+) -> Callable[[], Any]:
+    leaves = jax.tree.leaves(variables)
+    floats = [leaves[i] for i in traced.chosen]
+    measure = jax.jit(partial(_measure, traced, sites, _objective(traced, loss)))
+    return lambda: measure(floats, inputs)
 
 
 def _objective(traced: Trace, loss: Callable[[Any], Any] | None) -> Callable[[list[Any]], Any]:
@@ -335,13 +362,6 @@ def _sites(traced: Trace) -> _Sites:
     return _Sites(weights, activations, places, loops)
 
 
-class _Seen(NamedTuple):
-    moments: Moments
-    dead: Any = jnp.nan
-    saturated: Any = jnp.nan
-    log_grad: Any = jnp.nan
-
-
 def _measure(
     traced: Trace,
     sites: _Sites,
@@ -352,8 +372,8 @@ def _measure(
     def visit(i: int, value: jax.Array, zeros: Any) -> tuple[jax.Array, Any]:
         kind, own = sites.kind(i)
         if kind == "argument":
-            return value, _slopes(sites.activations[own], value)
-        return tap(value, zeros), moments(value)
+            return value, _slopes(sites.activations[own], jax.lax.stop_gradient(value))
+        return tap(value, zeros), moments(jax.lax.stop_gradient(value))
 
     taps = {
         i: tap_zeros([loop.length for loop in loops])
@@ -363,16 +383,30 @@ def _measure(
 
     def run(floats: list[Any], taps: Any) -> Any:
         out, records = interpret(traced, floats, inputs, sites.places, visit, taps)
-        return objective(out), (log_rms(jax.lax.stop_gradient(out[0])), records)
+        return objective(out), (size(jax.lax.stop_gradient(out[0])), records)
 
     (value, (output, records)), (by_leaf, by_tap) = jax.value_and_grad(
         run, argnums=(0, 1), has_aux=True
     )(floats, taps)
-    found = {
-        i: (record, log_gradient(by_tap[i]) if i in by_tap else None)
-        for i, record in records.items()
-    }
-    return value, output, found, [log_rms(g) for g in by_leaf]
+    return value, output, records, by_tap, [size(g) for g in by_leaf]
+
+
+class _Seen(NamedTuple):
+    """What was seen at a place, in each pass of the loops around it; logarithms are natural."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    log_rms: np.ndarray
+    log_grad: np.ndarray
+
+
+def _seen(found: Moments, gradient: np.ndarray) -> _Seen:
+    scale, mean, square = (np.asarray(a, np.float64) for a in found)
+    std = np.sqrt(np.maximum(square - mean**2, 0))
+    return _Seen(
+        scale * mean, scale * std, log_rms(scale, square),
+        log_rms(gradient[..., 0], gradient[..., 1]),
+    )  # fmt: skip
 
 
 def _slopes(activation: Activation, u: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -393,7 +427,7 @@ def _slopes(activation: Activation, u: jax.Array) -> tuple[jax.Array, jax.Array]
     others = tuple(a for a in range(u.ndim) if a != units)
     dead = jnp.mean(jnp.all(slope == 0, axis=others).astype(jnp.float32))
     saturated = jnp.mean((jnp.abs(slope) < SATURATION * steepest).astype(jnp.float32))
-    return jax.lax.stop_gradient((dead, saturated))
+    return dead, saturated
 
 
 # --- from loops to rows -------------------------------------------------------------------------
@@ -436,7 +470,7 @@ def _expand(traced: Trace, sites: _Sites, records: Any) -> list[_Row]:
                 at = len(sites.weights) + i
                 follows = any(use.order in activation.uses for use in uses)
                 if follows and activation.loops == uses[0].loops and at in records:
-                    (dead, saturated), _ = records[at]
+                    dead, saturated = records[at]
                     break
             seen = (*records[place], dead, saturated)
             rows += _rows(sites, place, seen, uses[0].view.stacked)
@@ -449,7 +483,7 @@ def _expand_activations(sites: _Sites, records: Any) -> list[_Row]:
     for i, activation in enumerate(sites.activations):
         if n + i in records:
             stacked = _stacked(sites, activation)
-            seen = (*records[n + m + i], *records[n + i][0])
+            seen = (*records[n + m + i], *records[n + i])
             rows += _rows(sites, n + m + i, seen, stacked)
     return sorted(rows, key=lambda row: row.key)
 
@@ -480,8 +514,7 @@ def _steps(logs: np.ndarray, reverse: bool) -> tuple[float, ...]:
 
 def _layer(traced: Trace, roles: Sequence[Role], sites: _Sites, row: _Row) -> LayerSignal:
     uses = sites.weights[row.place]
-    found, gradient, dead, saturated = row.seen
-    here = [np.asarray(a)[row.passes] for a in (*found, gradient, dead, saturated)]
+    here = (np.asarray(a)[row.passes] for a in row.seen)
     mean, std, log_forward, log_back, dead, saturated = here
     paths = list(dict.fromkeys(traced.paths[use.view.leaf] for use in uses))
     own = [roles[use.view.leaf] for use in uses]
@@ -504,8 +537,7 @@ def _layer(traced: Trace, roles: Sequence[Role], sites: _Sites, row: _Row) -> La
 def _activation(traced: Trace, sites: _Sites, row: _Row) -> ActivationSignal:
     _, own = sites.kind(row.place)
     activation = sites.activations[own]
-    found, gradient, dead, saturated = row.seen
-    here = [np.asarray(a)[row.passes] for a in (*found, gradient, dead, saturated)]
+    here = (np.asarray(a)[row.passes] for a in row.seen)
     mean, std, log_forward, log_back, dead, saturated = here
     last = max(activation.uses)
     leaf = next(use.view.leaf for use in traced.uses if use.order == last)

@@ -158,7 +158,8 @@ def _saturated(d: "Diagnosis") -> list[Finding]:
     return [Finding("saturated", tuple(a.after for a in flat), (
         f"{worst.name} is saturated after {_named([a.after for a in flat])}: "
         f"{100 * worst.saturated:.0f}% of its values lie where it is flat, so that it answers like "
-        f"a switch and hardly learns; draw the weights smaller, with {_scheme(d, None, worst.name)}."
+        f"a switch and hardly learns; draw the weights smaller, with "
+        f"{_scheme(d, None, worst.name)}."
     ))]  # fmt: skip
 
 

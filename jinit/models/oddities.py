@@ -12,7 +12,7 @@ from jinit.models.roles import Role
 __all__ = ["Sample", "fits", "odd", "sample"]
 
 STANDARD_ERRORS = 4
-FAR = 10.0
+FAR = 5.0
 SURE = 0.125  # a wrong fan is offered only where 4 standard errors of the std are below this
 _CHANCE = 3.2e-5  # of a normal variable beyond STANDARD_ERRORS, on one side
 _DRAWN = 2**16  # entries that the empirical distribution is taken from

@@ -47,8 +47,10 @@ def _single(values: np.ndarray) -> np.ndarray:
 
 @cache
 def _known() -> dict[str, np.ndarray]:
+    # Under vmap functions with a derivative of their own are mapped here too, unless compiled.
     with jax.ensure_compile_time_eval():
-        return {name: np.asarray(phi(jnp.asarray(GRID))) for name, phi in ACTIVATIONS.items()}
+        grid = jnp.asarray(GRID)
+        return {name: np.asarray(jax.jit(phi)(grid)) for name, phi in ACTIVATIONS.items()}
 
 
 def curve_of(name: str) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.extend.core import Literal as JaxprLiteral
 from jaxtyping import Array, Float
@@ -17,7 +18,7 @@ from jinit.models.trace import Trace, inner_jaxprs, split_scan
 from jinit.models.values import Path
 
 __all__ = [
-    "Moments", "Place", "interpret", "log_gradient", "log_rms", "moments", "tap", "tap_zeros",
+    "Moments", "Place", "interpret", "log_rms", "moments", "size", "tap", "tap_zeros",
 ]  # fmt: skip
 
 Visit = Callable[[int, jax.Array, Any], tuple[jax.Array, Any]]
@@ -186,35 +187,49 @@ def _nan(tree: Any) -> Any:
 
 
 class Moments(NamedTuple):
-    """Of all entries of a value, in float32."""
+    """Of all entries of a value, over a scale that keeps squares from underflow.
 
+    Few operations and no logarithm, as a deep model has hundreds of places to look at, and all have
+    to be compiled.
+    """
+
+    scale: Float[Array, "*loops"]
+    """the largest entry"""
     mean: Float[Array, "*loops"]
-    std: Float[Array, "*loops"]
-    log_rms: Float[Array, "*loops"]
-    """natural logarithm of the root of the mean square; minus infinity for zeros"""
+    """of the entries over the scale"""
+    square: Float[Array, "*loops"]
+    """mean square of the entries over the scale"""
 
 
 def moments(value: jax.Array) -> Moments:
-    """Mean, standard deviation and log root mean square."""
-    wide = value.astype(jnp.float32) if value.dtype != jnp.float64 else value
-    largest, mean_square = _size(wide)
-    return Moments(jnp.mean(wide), jnp.std(wide), _log(largest, mean_square))
+    """Scale, and mean and mean square over it, in float32."""
+    scale, units = _scaled(value)
+    return Moments(scale, jnp.mean(units), jnp.mean(jnp.square(units)))
 
 
-def _size(value: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Largest entry, and the mean square of the entries over it, which does not underflow."""
-    largest = jnp.max(jnp.abs(value))
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    return largest, jnp.mean(jnp.square(value / scale))
+def _scaled(value: jax.Array) -> tuple[jax.Array, jax.Array]:
+    wide = value.astype(jnp.float32)
+    scale = jax.lax.clamp(jnp.float32(1e-36), jnp.max(jnp.abs(wide)), jnp.float32(3e38))
+    return scale, wide / scale
 
 
-def _log(largest: jax.Array, mean_square: jax.Array) -> jax.Array:
-    scale = jnp.where(jnp.isfinite(largest), largest, 1)
-    return jnp.log(scale) + 0.5 * jnp.log(mean_square)
+def size(value: jax.Array) -> Float[Array, "2"]:
+    """Scale and mean square over it, which `log_rms` reads."""
+    scale, units = _scaled(value)
+    return jnp.stack([scale, jnp.mean(jnp.square(units))])
+
+
+def log_rms(scale: np.ndarray, square: np.ndarray) -> np.ndarray:
+    """Natural logarithm of the root mean square; minus infinity for zeros."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(np.asarray(scale) == 0, -np.inf, np.log(scale) + 0.5 * np.log(square))
+
+
+# --- the gradient -------------------------------------------------------------------------------
 
 
 def tap_zeros(loops: Sequence[int]) -> jax.Array:
-    """What a `tap` takes, [*loops, 2]; `log_gradient` reads its gradient."""
+    """What a `tap` takes, [*loops, 2]; its gradient is the `size` of the gradient there."""
     return jnp.zeros((*loops, 2), jnp.float32)
 
 
@@ -222,7 +237,7 @@ def tap_zeros(loops: Sequence[int]) -> jax.Array:
 def tap(value: jax.Array, zeros: jax.Array) -> jax.Array:
     """The value; backward, the "derivative" by `zeros` tells the size of the gradient there.
 
-    So every gradient is seen, and none is kept.
+    So every gradient is seen, and none is kept. It stays 0 where no gradient arrives.
     """
     return value
 
@@ -232,17 +247,7 @@ def _tap_forward(value: jax.Array, zeros: jax.Array) -> tuple[jax.Array, None]:
 
 
 def _tap_backward(_: None, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return g, jnp.stack(_size(g.astype(jnp.float32)))
+    return g, size(g)
 
 
 tap.defvjp(_tap_forward, _tap_backward)
-
-
-def log_gradient(seen: Float[Array, "*loops 2"]) -> Float[Array, "*loops"]:
-    """Log root mean square of the gradient at a tap; minus infinity where none arrived."""
-    return _log(seen[..., 0], seen[..., 1])
-
-
-def log_rms(value: jax.Array) -> Float[Array, ""]:
-    """Log root mean square, of numbers of any size; minus infinity for zeros."""
-    return _log(*_size(value.astype(jnp.float32)))

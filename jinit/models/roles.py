@@ -72,7 +72,10 @@ class Role:
         batched, summed, free = use.axes
         found = []
         for layer in product(*(range(n) for n in use.view.layers)):
-            indices = use.view.indices(self.shape, layer)
+            try:
+                indices = use.view.indices(self.shape, layer)
+            except RoleError as error:
+                raise RoleError(f"{self.path}: {error}") from None
             sizes = [math.prod(indices.shape[a] for a in axes) for axes in (summed, free)]
             found.append(indices.transpose(*batched, *summed, *free).reshape(-1, *sizes))
         return np.concatenate(found)

@@ -1,4 +1,4 @@
-"""What is measured agrees with jax's own gradients; twelve planted faults are named, and no more."""
+"""Measured signals are those of jax's own gradients; twelve planted faults are named."""
 
 import json
 import math
@@ -219,7 +219,7 @@ TOKENS = jnp.arange(60).reshape(6, 10)
 
 PLANTED = {
     "too small": (lambda: of_linen(MLP(normal(0.01), head=normal(0.01))), "vanish",
-                  r"vanish: x0\.05\d per layer from Dense_12 to Dense_0 .* relu with std 0.0099 .*he"),
+                  r"vanish: x0\.05\d per layer from Dense_12 to Dense_0.*relu with std 0.0099.*he"),
     "too large": (lambda: of_linen(MLP(normal(0.5), head=normal(0.5))), "explode",
                   r"explode: x2\.\d per layer from Dense_12 to Dense_0"),
     "zero head": (lambda: of_linen(MLP(head=zeros)), "zero",

@@ -1,4 +1,4 @@
-"""LSUV on models of every kind: unit variance out of every layer, by one pass where that is exact."""
+"""LSUV on models of every kind: unit variance out of every layer."""
 
 import chex
 import equinox as eqx

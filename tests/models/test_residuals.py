@@ -61,7 +61,7 @@ def test_one_fixup_step_changes_the_output_by_as_much_at_any_depth():
             params = {"params": initialised(fixup, model)}
             y = jax.random.normal(jax.random.key(2), (32, 10))
             loss = lambda p: jnp.mean(jnp.sum(jnp.square(model.apply(p, X) - y), -1))  # noqa: E731
-            # The head is 0 at first, so that the second step is the first that reaches the branches.
+            # The head is 0 at first: the second step is the first that reaches the branches.
             for _ in range(2):
                 before = model.apply(params, X)
                 gradient = jax.grad(loss)(params)
