@@ -224,11 +224,12 @@ def _parts(role: Role) -> list[_Part]:
         if read[index].all():
             continue
         read[index] = True
-        _, summed, _ = use.axes
+        batched, summed, _ = use.axes
+        beside = [use.view.shape[axis] for axis in batched]
         sizes = [use.view.shape[axis] for axis in summed]
         # A convolution sums over its field and, last, over its channels.
         inputs = sizes if use.receptive_field > 1 else [1, math.prod(sizes)]
-        shape = (*use.view.layers, use.groups, *inputs, index.shape[-1])
+        shape = (*use.view.layers, *beside, *inputs, index.shape[-1])
         parts.append(_Part(index.reshape(shape), len(inputs) + 1))
     if not parts:
         raise RoleError(

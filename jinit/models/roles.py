@@ -29,7 +29,8 @@ class Role:
         dtype: of the leaf.
         role: "weight", "bias", "scale" (of a norm), "embedding", "tied" (an embedding that is a
             weight too), "statistic" (a running mean or variance), "other" or "unused".
-        fan_in: numbers summed over for one output; None if it is no weight.
+        fan_in: numbers summed over for one output; None if it is no weight. Of a transposed
+            convolution of stride s only every s-th tap along an axis meets a number.
         fan_out: outputs that one number contributes to.
         receptive_field: positions of a convolution's kernel.
         groups: independent products side by side.
@@ -56,6 +57,9 @@ class Role:
 
     def matrix(self) -> np.ndarray:
         """Flat indices into the leaf, `[layers * groups, fan_in, fan_out]`: what is really applied.
+
+        For a convolution the last axis counts channels out, without the receptive field; a
+        transposed one has as many matrices as its strides multiply to, side by side.
 
         Raises:
             RoleError: a parameter that is no weight, or of which a part is chosen while the model

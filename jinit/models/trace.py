@@ -771,14 +771,31 @@ class _Walk:
         numbers = params["dimension_numbers"]
         out, into, *space = numbers.rhs_spec
         groups = params["feature_group_count"] * params["batch_group_count"]
+        # Zeros between the inputs, as a transposed convolution of stride s puts them, leave every
+        # s-th tap to an output: s kernels lie interleaved. The output axis holds groups side by
+        # side. Both are split, each at its place.
+        strides = dict(zip(space, params["lhs_dilation"], strict=True))
+        shape: list[int] = []
+        at_new: dict[int, int] = {}  # of what stays, by its old axis
+        batched: list[int] = []
+        for axis, n in enumerate(view.shape):
+            stride = strides.get(axis, 1)
+            parts = (groups, n // groups) if axis == out else (n,)
+            if stride > 1 and n % stride == 0:
+                parts = (n // stride, stride)
+                batched.append(len(shape) + 1)
+            elif axis == out:
+                batched.insert(0, len(shape))
+            at_new[axis] = len(shape) + (axis == out)
+            shape += parts
+        split = tuple(shape)
+        taps = math.prod(split[at_new[a]] for a in space)
         field_ = math.prod(view.shape[a] for a in space)
-        # The output axis holds the groups side by side: split it, at its place.
-        split = (*view.shape[:out], groups, view.shape[out] // groups, *view.shape[out + 1 :])
-        into, *space = (a + (a > out) for a in (into, *space))
+        summed = (*(at_new[a] for a in space), at_new[into])
         return self._add(
             view.then(lambda indices: indices.reshape(split), split), "weight", rest, at,
-            fan_in=split[into] * field_, fan_out=split[out + 1] * field_, receptive_field=field_,
-            groups=groups, axes=((out,), (*space, into), (out + 1,)),
+            fan_in=split[at_new[into]] * taps, fan_out=split[at_new[out]] * field_,
+            receptive_field=field_, groups=groups, axes=(tuple(batched), summed, (at_new[out],)),
             features=numbers.out_spec[1],
         )  # fmt: skip
 

@@ -57,7 +57,7 @@ def test_linen_mlp_in_call_order_with_its_activations():
         (lambda: nn.Conv(16, (3, 3), feature_group_count=4), 8, ("weight", 18, 36, 9, 4)),
         (lambda: nn.Conv(8, (5, 5), feature_group_count=8), 8, ("weight", 25, 25, 25, 8)),
         (lambda: nn.Conv(16, (3, 3), kernel_dilation=2), 8, ("weight", 72, 144, 9, 1)),
-        (lambda: nn.ConvTranspose(16, (2, 2), strides=(2, 2)), 8, ("weight", 32, 64, 4, 1)),
+        (lambda: nn.ConvTranspose(16, (2, 2), strides=(2, 2)), 8, ("weight", 8, 64, 4, 1)),
     ],
     ids=["plain", "grouped", "depthwise", "dilated", "transposed"],
 )
@@ -65,7 +65,8 @@ def test_linen_convolutions(layer, channels, expected):
     model = layer()
     got = of_linen(model, jnp.ones((2, 8, 8, channels)))["['params']['kernel']"]
     assert (*fans(got), got.receptive_field, got.groups) == expected
-    assert got.matrix().shape == (expected[4], expected[1], expected[2] // expected[3])
+    kernels = 4 if isinstance(model, nn.ConvTranspose) else 1  # interleaved
+    assert got.matrix().shape == (kernels * expected[4], expected[1], expected[2] // expected[3])
     assert sorted(got.matrix().ravel()) == list(range(np.prod(got.shape)))
 
 
