@@ -46,7 +46,8 @@ class Is(NamedTuple):
     strides: int = 1
     """of a transposed convolution, multiplied: so many kernels lie interleaved in one"""
     times: int | None = None
-    activation: str | None = None
+    activation: str | tuple[str | None, ...] | None = None
+    """the one that follows, or several answers that are all right"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +87,8 @@ def weight(fan_in, fan_out, activation=None, **more):
 
 BIAS, SCALE, EMBEDDING = Is("bias"), Is("scale"), Is("embedding")
 STATISTIC, UNUSED = Is("statistic"), Is("unused")
+NONE_ALONE = (None,)
+"""Of gates in one array, some of which go through a sigmoid and some through a tanh."""
 
 
 # --- paths --------------------------------------------------------------------------------------
@@ -1323,8 +1326,8 @@ def jax_scanned_transformer(key):
 
 def cell_is(into, within, biases, head, gates):
     return {
-        into: weight(5, gates * 7, times=TIME),
-        within: weight(7, gates * 7, times=TIME),
+        into: weight(5, gates * 7, NONE_ALONE, times=TIME),
+        within: weight(7, gates * 7, NONE_ALONE, times=TIME),
         **dict.fromkeys(biases, BIAS),
         head[0]: weight(7, 3, times=1),
         head[1]: BIAS,
@@ -1333,6 +1336,11 @@ def cell_is(into, within, biases, head, gates):
 
 def sequences(key):
     return normal(key, BATCH, TIME, 5)
+
+
+ALONE = {"r": "sigmoid", "z": "sigmoid", "n": "tanh"}
+FUSED = {**dict.fromkeys("ifo", ("sigmoid", None)), "g": ("tanh", None)}
+"""Leaves of their own that the cell puts side by side: a name may be missing, but not be wrong."""
 
 
 class LinenRecurrent(nn.Module):
@@ -1346,8 +1354,8 @@ class LinenRecurrent(nn.Module):
 @entry(
     "linen", "lstm",
     {
-        **{f"OptimizedLSTMCell_0/i{g}/kernel": weight(5, 7, times=TIME) for g in "ifgo"},
-        **{f"OptimizedLSTMCell_0/h{g}/kernel": weight(7, 7, times=TIME) for g in "ifgo"},
+        **{f"OptimizedLSTMCell_0/i{g}/kernel": weight(5, 7, FUSED[g], times=TIME) for g in "ifgo"},
+        **{f"OptimizedLSTMCell_0/h{g}/kernel": weight(7, 7, FUSED[g], times=TIME) for g in "ifgo"},
         **{f"OptimizedLSTMCell_0/h{g}/bias": BIAS for g in "ifgo"},
         "Dense_0/kernel": weight(7, 3),
         "Dense_0/bias": BIAS,
@@ -1357,8 +1365,8 @@ class LinenRecurrent(nn.Module):
 @entry(
     "linen", "gru",
     {
-        **{f"GRUCell_0/i{g}/kernel": weight(5, 7, times=TIME) for g in "rzn"},
-        **{f"GRUCell_0/h{g}/kernel": weight(7, 7, times=TIME) for g in "rzn"},
+        **{f"GRUCell_0/i{g}/kernel": weight(5, 7, ALONE[g], times=TIME) for g in "rzn"},
+        **{f"GRUCell_0/h{g}/kernel": weight(7, 7, ALONE[g], times=TIME) for g in "rzn"},
         **{f"GRUCell_0/{g}/bias": BIAS for g in ("ir", "iz", "in", "hn")},
         "Dense_0/kernel": weight(7, 3),
         "Dense_0/bias": BIAS,
@@ -1435,7 +1443,7 @@ def haiku_recurrent_layers(x, core):
 @entry(
     "haiku", "lstm",
     {  # input and state side by side go into one product
-        "lstm/linear/w": weight(5 + 7, 4 * 7, times=TIME), "lstm/linear/b": BIAS,
+        "lstm/linear/w": weight(5 + 7, 4 * 7, NONE_ALONE, times=TIME), "lstm/linear/b": BIAS,
         "linear/w": weight(7, 3), "linear/b": BIAS,
     },
     core=hk.LSTM,
@@ -1443,7 +1451,9 @@ def haiku_recurrent_layers(x, core):
 @entry(
     "haiku", "gru",
     {
-        "gru/w_i": weight(5, 3 * 7, times=TIME), "gru/w_h": weight(7, 3 * 7), "gru/b": BIAS,
+        "gru/w_i": weight(5, 3 * 7, NONE_ALONE, times=TIME),
+        "gru/w_h": weight(7, 3 * 7, NONE_ALONE, times=TIME),  # two products, of 14 and of 7 units
+        "gru/b": BIAS,
         "linear/w": weight(7, 3), "linear/b": BIAS,
     },
     core=hk.GRU,
@@ -1473,7 +1483,9 @@ def jax_lstm(key):
 @entry(
     "jax", "gru",
     {  # gates along an axis of their own, (3, in, out), which the product does not sum over
-        "w": weight(5, 3 * 7, times=TIME), "u": weight(7, 3 * 7, times=TIME), "b": BIAS,
+        "w": weight(5, 3 * 7, NONE_ALONE, times=TIME),
+        "u": weight(7, 3 * 7, NONE_ALONE, times=TIME),
+        "b": BIAS,
         "v": weight(7, 3), "c": BIAS,
     },
 )  # fmt: skip
@@ -1643,16 +1655,19 @@ def haiku_stack(key):
     return of_haiku(model, key, normal(key, ROWS, 11))
 
 
-@entry(
-    "jax", "scan",
-    {
-        "layers/gamma": SCALE, "layers/beta": BIAS,
-        "layers/up": weight(11, 13, "relu", layers=5, times=1), "layers/b": BIAS,
-        "layers/down": weight(13, 11, layers=5, times=1), "layers/c": BIAS,
-        "head": weight(11, 3),
-    },
-)  # fmt: skip
-def jax_stack(key):
+PLAIN_STACK = {
+    "layers/gamma": SCALE, "layers/beta": BIAS,
+    "layers/up": weight(11, 13, "relu", layers=5, times=1), "layers/b": BIAS,
+    "layers/down": weight(13, 11, layers=5, times=1), "layers/c": BIAS,
+    "head": weight(11, 3),
+}  # fmt: skip
+
+
+@entry("jax", "scan", PLAIN_STACK)
+@entry("jax", "indexed-stack", PLAIN_STACK, scanned=False)
+def jax_stack(key, *, scanned=True):
+    """The same layers by a scan, or one by one in a loop of Python."""
+
     def run(params, x):
         @jax.checkpoint
         def step(x, p):
@@ -1660,7 +1675,11 @@ def jax_stack(key):
             h = centred / jnp.sqrt(jnp.var(x, -1, keepdims=True) + 1e-5) * p["gamma"] + p["beta"]
             return x + jax.nn.relu(h @ p["up"] + p["b"]) @ p["down"] + p["c"], None
 
-        return jax.lax.scan(step, x, params["layers"])[0] @ params["head"]
+        if scanned:
+            return jax.lax.scan(step, x, params["layers"])[0] @ params["head"]
+        for i in range(5):
+            x, _ = step(x, {name: leaf[i] for name, leaf in params["layers"].items()})
+        return x @ params["head"]
 
     def layer(key):
         own = drawn(key, up=(11, 13), down=(13, 11), b=(13,), c=(11,))
