@@ -69,6 +69,8 @@ class Role:
         if not weights:
             raise RoleError(f"{self.path} is no weight but {self.role!r}: it has no matrix.")
         whole = math.prod(self.shape) // weights[0].layers
+        if _picked(weights):
+            return np.concatenate([self._part(use) for use in weights])
         parts = weights if _in_parts(weights, whole) else weights[:1]
         return np.concatenate([self._part(use) for use in parts], axis=-1)
 
@@ -124,9 +126,11 @@ def judge(
             if strict:
                 raise
             role = _role(path, leaf, uses, "other")
-        following = {traced.following(use.order) for use in uses} - {None}
+        weights = [use for use in uses if use.kind == "weight"]
+        following = {traced.following(use.order) for use in weights}
         if role.role in ("weight", "tied") and len(following) == 1:
-            role = replace(role, activation=following.pop())
+            (name,) = following
+            role = replace(role, activation=name)
         found.append(role)
     if given:
         raise RoleError(
@@ -142,9 +146,9 @@ def judge(
 def _role(path: str, leaf: Any, uses: tuple[Use, ...], rule: Kind | None) -> Role:
     role = Role(path, tuple(leaf.shape), leaf.dtype, rule or "unused", uses=uses)
     if uses:
-        role = replace(
-            role, order=min(use.order for use in uses), times=sum(use.times for use in uses)
-        )
+        whole = math.prod(leaf.shape)
+        read = sum(use.times * min(use.part * use.layers, whole) for use in uses)
+        role = replace(role, order=min(u.order for u in uses), times=round(read / max(whole, 1)))
     kinds = {use.kind for use in uses}
     if "statistic" in kinds and kinds <= {"statistic", "bias", "scale"}:
         kinds = {"statistic"}
@@ -179,16 +183,27 @@ def _role(path: str, leaf: Any, uses: tuple[Use, ...], rule: Kind | None) -> Rol
             f"as it is with rules={{{path!r}: 'other'}}."
         )
     first = weights[0]
-    fan_out = sum(u.fan_out or 0 for u in weights) if _in_parts(weights, whole) else first.fan_out
+    fan_out, layers = first.fan_out, first.layers
+    if _picked(weights):
+        layers *= first.view.picked
+    elif _in_parts(weights, whole):
+        fan_out = sum(use.fan_out or 0 for use in weights)
     return replace(
         role, fan_in=first.fan_in, fan_out=fan_out, receptive_field=first.receptive_field,
-        groups=first.groups, layers=first.layers,
+        groups=first.groups, layers=layers,
     )  # fmt: skip
 
 
 def _weights(uses: Sequence[Use]) -> list[Use]:
     """Uses in products, but for those of a branch that repeat another branch's."""
     return [use for use in uses if use.kind == "weight" and use.times]
+
+
+def _picked(weights: Sequence[Use]) -> bool:
+    """Whether the uses are of all layers of a stack, picked one by one."""
+    first = weights[0].view
+    alike = {(use.fan_in, use.fan_out, use.groups, use.view.picked) for use in weights}
+    return first.picked > 1 and len(alike) == 1 and len(weights) == first.picked
 
 
 def _in_parts(weights: Sequence[Use], whole: int) -> bool:

@@ -60,6 +60,8 @@ class Use(NamedTuple):
     """of the view: batched, summed over, free"""
     features: int | None = None
     """axis of the units in what comes out"""
+    size: int = 0
+    """entries of what comes out"""
 
     @property
     def part(self) -> int:
@@ -87,6 +89,8 @@ class Activation(NamedTuple):
     """the equation that its value comes out of"""
     loops: tuple[Loop, ...]
     features: int | None
+    size: int
+    """entries that it is applied to"""
 
 
 class Residual(NamedTuple):
@@ -120,8 +124,16 @@ class Trace:
     """places of the floating leaves among all leaves of the variables"""
 
     def following(self, order: int) -> str | None:
-        """Name of the activation that follows a use of a weight."""
-        return next((a.name for a in self.activations if order in a.uses and a.name), None)
+        """Name of the activation that follows a use of a weight.
+
+        None if there is none of a name, or if parts of what comes out go through different ones, as
+        fused gates do.
+        """
+        found = [a for a in self.activations if order in a.uses and a.name]
+        if not found or found[0].size >= self.uses[order].size:
+            return found[0].name if found else None
+        names = {a.name for a in found if a.size < self.uses[order].size}
+        return names.pop() if len(names) == 1 else None
 
     def equation(self, path: Path) -> Any:
         """The equation that stands there."""
@@ -254,6 +266,7 @@ class _Walk:
         self._loops: tuple[Loop, ...] = ()
         self._sources = 0
         self._size = 0  # of what the present equation makes
+        self._floating = True  # whether that is
 
     def program(self, jaxpr: Jaxpr, leaves: Sequence[View]) -> None:
         """The whole model: its parameters first, then its inputs."""
@@ -314,7 +327,9 @@ class _Walk:
     def _equation(self, equation: Any, held: list[_Held], at: Path) -> list[_Held]:
         name, count = equation.primitive.name, len(equation.outvars)
         values = [h.value for h in held]
-        self._size = math.prod(equation.outvars[0].aval.shape) if count else 0
+        out = equation.outvars[0].aval if count else None
+        self._size = math.prod(out.shape) if out is not None else 0
+        self._floating = out is not None and jax.numpy.issubdtype(out.dtype, np.floating)
         if not any(isinstance(v, Signal | View | Joined | Factors) for v in values):
             return [self._constant(equation, values)] * count
         known = equation.params.get("name")
@@ -357,6 +372,8 @@ class _Walk:
         for signal in signals:
             self._left(signal, summed=summed)
         uses = frozenset[int]().union(*(s.uses for s in signals if not self._bent(s)))
+        if not self._floating:  # a choice, as an argmax makes: nothing flows on from there
+            uses = frozenset()
         return _Held(self._fresh(uses=uses, made=at, features=features), self._node(held))
 
     def _bent(self, signal: Signal) -> bool:
@@ -379,7 +396,7 @@ class _Walk:
             return
         self.activations.append(Activation(
             name, signal.pointwise.curve, signal.uses,
-            signal.pointwise.entry, signal.made, self._loops, signal.features,
+            signal.pointwise.entry, signal.made, self._loops, signal.features, signal.size,
         ))  # fmt: skip
 
     def _end(self, ends: Sequence[_Held]) -> None:
@@ -391,14 +408,15 @@ class _Walk:
         for i, h in enumerate(held):
             if isinstance(h.value, Signal) and h.value.uses:
                 self.activations.append(Activation(
-                    name, None, h.value.uses, (at, i), at, self._loops, h.value.features
+                    name, None, h.value.uses, (at, i), at, self._loops, h.value.features,
+                    h.value.size,
                 ))  # fmt: skip
 
     def _signals(self, equation: Any, held: list[_Held], at: Path) -> list[_Held]:
         name, count = equation.primitive.name, len(equation.outvars)
         shape = equation.outvars[0].aval.shape if count else ()
-        if name in pointwise.OPERATIONS and count == 1:
-            # Of what no weight has made nobody asks how it is bent.
+        integral = any(jax.numpy.issubdtype(v.aval.dtype, np.integer) for v in equation.outvars)
+        if name in pointwise.OPERATIONS and count == 1 and not integral:
             together = self._together(equation, held, at)
             if together is not None:
                 return [together]
@@ -424,7 +442,7 @@ class _Walk:
         fitting = all(isinstance(h.value, Signal | Constant) for h in held)
         waiting = any(isinstance(h.value, Signal) and h.value.uses for h in held)
         if len(sources) > 1 or not fitting or not waiting:
-            return None
+            return None  # and of what no weight has made nobody asks how it is bent
         curves, entry, signal = [], None, None
         for i, h in enumerate(held):
             if isinstance(h.value, Constant):
@@ -624,7 +642,7 @@ class _Walk:
         order = len(self.uses)
         # Loops that go through its layers use each of them once.
         times = math.prod(loop.length for loop in self._loops) // math.prod(view.layers)
-        self.uses.append(Use(kind, order, times, view, at, self._loops, **more))
+        self.uses.append(Use(kind, order, times, view, at, self._loops, size=self._size, **more))
         node = self._node(held, 1 << order)
         self._used_at.append(node)
         self._sizes.append(self._size)
@@ -638,6 +656,11 @@ class _Walk:
         views = [v for v in values if isinstance(v, View)]
         if name == "concatenate" and len(views) == len(values) > 1:
             return [_Held(Joined(tuple(views), equation.params["dimension"]), None)]
+        if name == "concatenate" and views:  # beside signals, as a class token is
+            out = [h for h in held if not isinstance(h.value, View)]
+            for view in views:
+                out = [self._add(view, "embedding", out, at, fan_out=view.shape[-1])]
+            return out
         if name == "split" and isinstance(first, View):
             return [_Held(view, None) for view in _split(equation, first)]
         if name in _SHAPE_ONLY and isinstance(first, View):
@@ -819,14 +842,23 @@ def _parts(value: Value) -> list[tuple[View, str]]:
 def _reshaped(equation: Any, view: View) -> View:
     """The view after an operation that moves or repeats entries, and changes none."""
     shape = equation.outvars[0].aval.shape
-    if equation.primitive.name == "dynamic_slice":
+    name, params = equation.primitive.name, dict(equation.params)
+    if name == "dynamic_slice":
         return view.then(_unknown_place, shape)
-    primitive, params = equation.primitive, dict(equation.params)
+    primitive = equation.primitive
 
     def again(indices: Any) -> Any:
         return primitive.bind(jax.numpy.asarray(indices), **params)
 
-    return view.then(again, shape)
+    new = view.then(again, shape)
+    if name == "slice":
+        cut = zip(view.shape, shape, strict=True)
+        return new._replace(narrowed=tuple((a, n) for a, (n, m) in enumerate(cut) if n > m == 1))
+    if name == "squeeze":
+        gone = {a % len(view.shape) for a in params["dimensions"]}
+        picked = math.prod(n for a, n in view.narrowed if a in gone)
+        return new._replace(picked=view.picked * picked)
+    return new
 
 
 def _unknown_place(indices: Any) -> Any:

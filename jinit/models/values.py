@@ -53,10 +53,14 @@ class View(NamedTuple):
     """how many, of every loop that goes through them"""
     stacked: tuple[int, ...] = ()
     """which of the loops around, from outside, these are"""
+    narrowed: tuple[tuple[int, int], ...] = ()
+    """axes that the last step has cut down to one entry, and how many there were"""
+    picked: int = 1
+    """how many there are of which this is one, picked by its number, as `w[3]` is"""
 
     def then(self, step: Callable[[Any], Any] | None, shape: Sequence[int]) -> "View":
         """The view after one more step."""
-        return self._replace(shape=tuple(shape), steps=(*self.steps, step))
+        return self._replace(shape=tuple(shape), steps=(*self.steps, step), narrowed=())
 
     def indices(self, shape: tuple[int, ...], layer: tuple[int, ...]) -> np.ndarray:
         """Where in the flat leaf every entry of the view of one layer lies."""

@@ -15,6 +15,7 @@ from flax import nnx
 from jax.nn.initializers import constant, normal, orthogonal, variance_scaling, zeros
 
 from jinit.models import diagnose
+from tests.models import zoo
 
 KEY = jax.random.key(0)
 HE = variance_scaling(2.0, "fan_in", "normal")
@@ -251,6 +252,14 @@ def test_a_planted_fault_is_named_first(fault):
     d = make()
     assert [f.kind for f in d.findings][:1] == [kind]
     assert re.search(words, d.verdict), d.verdict
+
+
+@pytest.mark.parametrize("name", sorted(zoo.healthy()))
+def test_a_healthy_model_is_called_healthy(name):
+    apply, variables, inputs = zoo.healthy()[name](KEY)
+    d = diagnose(apply, variables, *inputs)
+    assert d.findings == (), d.verdict
+    assert d.verdict.startswith("Healthy: over ")
 
 
 def test_copies_and_numbers_that_are_none():

@@ -269,6 +269,23 @@ def test_a_rule_for_nothing_and_variables_without_arrays():
         roles(lambda p, x: x, {"n": 3}, jnp.ones((2, 8)))
 
 
+def test_layers_picked_one_by_one_a_class_token_and_a_choice():
+    def apply(p, x):
+        h = jnp.concatenate([jnp.broadcast_to(p["token"], (2, 1, 8)), x], axis=1)
+        for i in range(3):
+            h = jnp.tanh(h @ p["layers"][i])
+        gate = jnp.argmax(h @ p["gate"], -1)
+        return h * jnp.where(gate < 2, 1.0, 2.0)[..., None]
+
+    params = {"layers": jnp.ones((3, 8, 8)), "token": jnp.ones(8), "gate": jnp.ones((8, 5))}
+    got = found(apply, params, jnp.ones((2, 4, 8)))
+    layers = got["['layers']"]
+    assert (*fans(layers), layers.layers, layers.times) == ("weight", 8, 8, 3, 1)
+    np.testing.assert_array_equal(layers.matrix(), np.arange(192).reshape(3, 8, 8))
+    assert got["['token']"].role == "embedding"
+    assert (got["['gate']"].fan_in, got["['gate']"].activation) == (8, None)
+
+
 def test_layers_chosen_by_a_counter_have_fans_but_no_fixed_matrix():
     def apply(w, x):
         return jax.lax.fori_loop(0, 5, lambda i, h: jnp.tanh(h @ w[i]), x)
