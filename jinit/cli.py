@@ -197,7 +197,8 @@ def diagnose_(
         apply, variables, inputs, options = _model(factory)
         found = diagnose(apply, variables, *inputs, **options)
     except (ValueError, TypeError) as error:
-        _fail(str(error))
+        notes = [n for n in getattr(error, "__notes__", ()) if n.startswith("jinit ")]
+        _fail(" ".join([str(error).splitlines()[0], *notes]))
     if json:
         import json as format_
 

@@ -10,7 +10,7 @@ from textwrap import fill
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
@@ -20,6 +20,7 @@ from jinit.types import AnyArray
 __all__ = [
     "COLORS",
     "band",
+    "coordinate_check",
     "diagnosis",
     "figure",
     "gradient_map",
@@ -529,6 +530,79 @@ def diagnosis(found: Any, *, title: str = "") -> Figure:
         fig.suptitle(fill(title or found.verdict, 30 + 5 * len(rows) if len(rows) < 16 else 110),
                      fontweight="bold", fontsize=11)  # fmt: skip
     return fig
+
+
+def coordinate_check(
+    dataset: Any,
+    axes: Sequence[Axes] | None = None,
+    *,
+    variable: str = "size",
+    title: str = "",
+) -> Figure:
+    """Size of the coordinates against width, a line for each layer and a panel for each step.
+
+    Level lines are what the maximal update parametrisation promises.
+
+    Args:
+        dataset: what `jinit.models.coordinate_check` returns; choose steps with
+            `dataset.sel(step=[1, 4])`.
+        axes: where, one for each step; None makes a figure.
+        variable: "size" or "change". The change has no panel for step 0, where it is 0.
+        title: of the figure that is made.
+
+    Returns:
+        The figure. Points are means over seeds that are finite; where none is, there is no point.
+
+    Raises:
+        ValueError: a variable that is not there, or another number of axes than of steps.
+    """
+    if variable not in ("size", "change") or variable not in dataset:
+        raise ValueError(f"variable must be 'size' or 'change' of the Dataset, got {variable!r}.")
+    steps = [int(s) for s in dataset["step"].values if variable == "size" or s > 0]
+    if not steps or (axes is not None and len(axes) != len(steps)):
+        given = "none" if axes is None else len(axes)
+        raise ValueError(
+            f"axes must be one for each of the {len(steps)} steps with a {variable}, got {given}; "
+            f"choose steps with dataset.sel(step=[...])."
+        )
+    values = dataset[variable].transpose("step", "layer", "width", "seed")
+    finite = values.where(np.isfinite(values) & (values > 0)).mean("seed")
+    layers = [str(layer) for layer in dataset["layer"].values]
+    with style():
+        panels: list[Axes]
+        if axes is None:
+            fig, made = figure(
+                len(steps), width=1.5 + 3.2 * len(steps), height=4.4, sharex=True, sharey=True
+            )
+            panels = list(made[0])
+        else:
+            panels = list(axes)
+            fig = panels[0].get_figure()  # type: ignore[assignment]
+        for ax, step in zip(panels, steps, strict=True):
+            for i, layer in enumerate(layers):
+                ax.plot(
+                    dataset["width"].values, finite.sel(step=step).values[i], "o-", markersize=4,
+                    color=_ramp(i, len(layers)), label=_short(layer),
+                )  # fmt: skip
+            ax.set_xscale("log", base=2)
+            ax.set_yscale("log")
+            ax.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
+            ax.xaxis.set_minor_locator(NullLocator())
+            ax.set_xticks(dataset["width"].values)
+            ax.set_xlabel("width")
+            ax.set_title("before training" if step == 0 else f"after {step} step{'s'[: step > 1]}")
+        panels[0].set_ylabel(f"mean |{'change' if variable == 'change' else 'coordinate'}|")
+        if axes is None:
+            handles, labels = panels[0].get_legend_handles_labels()
+            if len(layers) <= 24:
+                fig.legend(handles, labels, loc="outside lower center", ncols=min(len(layers), 6))
+            fig.suptitle(title, fontweight="bold")
+    return fig
+
+
+def _ramp(i: int, count: int) -> Any:
+    """From the first layer, dark, to the last, light."""
+    return colormaps["viridis"](0.9 * i / max(count - 1, 1))
 
 
 def _short(layer: str) -> str:

@@ -168,6 +168,9 @@ def fine():
 
 def wrong():
     return 3
+
+def swapped():
+    return apply, [jnp.ones((16, 16))], jnp.ones((4, 8))
 """
 
 
@@ -197,6 +200,7 @@ def test_diagnose_of_nothing_is_one_sentence(tmp_path):
     for arguments, words in (
         (("models:wrong",), "must return (apply, variables, *inputs)"),
         (("models:none",), "cannot be imported"),
+        (("models:swapped",), "Do variables and inputs fit the model?"),
         (("models:small", "--fail-on", "vanich"), "did you mean 'vanish'"),
     ):
         done = call("diagnose", *arguments, cwd=tmp_path)

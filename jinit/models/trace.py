@@ -151,7 +151,7 @@ def trace(apply: Callable[..., Any], variables: Any, *inputs: Any) -> Trace:
     """Follow every floating-point leaf of `variables` through `apply(variables, *inputs)`.
 
     Raises:
-        TypeError: variables without a floating-point array.
+        TypeError: variables without a floating-point array. What `apply` raises comes with a note.
     """
     flat, structure = jax.tree_util.tree_flatten_with_path(variables)
     chosen = tuple(i for i, (_, leaf) in enumerate(flat) if _is_float(leaf))
@@ -171,7 +171,16 @@ def trace(apply: Callable[..., Any], variables: Any, *inputs: Any) -> Trace:
         return [leaf for leaf in made[-1][0] if _is_array(leaf)]
 
     floats = tuple(jax.ShapeDtypeStruct(flat[i][1].shape, flat[i][1].dtype) for i in chosen)
-    traced = jax.make_jaxpr(of_leaves)(floats, *inputs)
+    try:
+        traced = jax.make_jaxpr(of_leaves)(floats, *inputs)
+    except Exception as error:
+        error.add_note(
+            "jinit traces apply(variables, *inputs) on arrays without values, as jax.jit does. "
+            "Options such as train=True belong into the function: "
+            "lambda variables, x: model.apply(variables, x, train=True); Python's if and "
+            "numpy's functions do not work on values. Do variables and inputs fit the model?"
+        )
+        raise
     held, out_structure = made[-1]
     kept = [None if _is_array(leaf) else leaf for leaf in held]
 

@@ -269,6 +269,22 @@ def test_a_rule_for_nothing_and_variables_without_arrays():
         roles(lambda p, x: x, {"n": 3}, jnp.ones((2, 8)))
 
 
+@pytest.mark.parametrize(
+    ("apply", "kind"),
+    [
+        (lambda w, x: x @ w if x.sum() > 0 else x, jax.errors.TracerBoolConversionError),
+        (lambda w, x: np.asarray(x) @ w, jax.errors.TracerArrayConversionError),
+        (lambda w, x: x @ w["kernel"], TypeError),
+        (lambda w, x: x.T @ w, TypeError),
+    ],
+    ids=["if", "numpy", "another structure", "another shape"],
+)
+def test_what_apply_raises_is_its_own_error_with_a_note(apply, kind):
+    with pytest.raises(kind) as caught:
+        roles(apply, jnp.ones((8, 3)), jnp.ones((2, 8)))
+    assert "jinit traces apply(variables, *inputs)" in caught.value.__notes__[-1]
+
+
 def test_layers_picked_one_by_one_a_class_token_and_a_choice():
     def apply(p, x):
         h = jnp.concatenate([jnp.broadcast_to(p["token"], (2, 1, 8)), x], axis=1)
