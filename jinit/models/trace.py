@@ -452,28 +452,22 @@ class _Walk:
         waiting = any(isinstance(h.value, Signal) and h.value.uses for h in held)
         if len(sources) > 1 or not fitting or not waiting:
             return None  # and of what no weight has made nobody asks how it is bent
-        curves, entry, signal = [], None, None
+        curves, entries = [], []
         for i, h in enumerate(held):
-            if isinstance(h.value, Constant):
-                curves.append(h.value.number)
-                continue
-            assert isinstance(h.value, Signal)
-            signal = h.value
-            if signal.pointwise is None:
-                curves.append(pointwise.GRID)
-                entry = entry or (at, i)
-            else:
-                curves.append(signal.pointwise.curve)
-                entry = entry or signal.pointwise.entry
-        assert signal is not None
-        assert entry is not None
-        known = next(
-            (h.value.pointwise.entry for h in held
-             if isinstance(h.value, Signal) and h.value.pointwise), entry,
-        )  # fmt: skip
+            value = h.value
+            if isinstance(value, Constant):
+                curves.append(value.number)
+            elif isinstance(value, Signal):
+                signal, bent = value, value.pointwise
+                curves.append(pointwise.GRID if bent is None else bent.curve)
+                entries.append((at, i) if bent is None else bent.entry)
         with np.errstate(all="ignore"):
             curve = pointwise.apply(equation, curves)
-        out = replace(signal, pointwise=Pointwise(curve, signal.source, min(known, entry)), made=at)
+        # The argument is where the first operation finds it.
+        out = replace(
+            signal, pointwise=Pointwise(curve, signal.source, min(entries)), made=at,
+            size=self._size,
+        )  # fmt: skip
         return _Held(out, self._node(held))
 
     def _as_one(self, end: _Held, held: Sequence[_Held], at: Path) -> _Held:
