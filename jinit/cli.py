@@ -196,9 +196,15 @@ def diagnose_(
             checks.choice("--fail-on", name, [*FAULTS, "any"])
         apply, variables, inputs, options = _model(factory)
         found = diagnose(apply, variables, *inputs, **options)
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # also whatever the model raises
         notes = [n for n in getattr(error, "__notes__", ()) if n.startswith("jinit ")]
-        _fail(" ".join([str(error).splitlines()[0], *notes]))
+        first = (str(error).splitlines() or [""])[0]
+        said = (
+            first
+            if isinstance(error, ValueError | TypeError)
+            else f"{type(error).__name__}: {first}"
+        )
+        _fail(" ".join([said, *notes]))
     if json:
         import json as format_
 
@@ -222,14 +228,14 @@ def _model(factory: str) -> tuple[Any, Any, tuple[Any, ...], dict[str, Any]]:
     if isinstance(made, dict):
         checks.options(factory, made, ["apply", "variables", "inputs", "loss", "rules"])
         missing = [name for name in ("apply", "variables", "inputs") if name not in made]
-        if not missing:
+        if not missing and isinstance(made["inputs"], tuple | list):
             rest = {name: made[name] for name in ("loss", "rules") if name in made}
             return made["apply"], made["variables"], tuple(made["inputs"]), rest
     elif isinstance(made, tuple) and len(made) >= 2 and callable(made[0]):
         return made[0], made[1], made[2:], {}
     raise ValueError(
         f"{factory} must return (apply, variables, *inputs), or a dict of apply, variables and "
-        f"inputs, got {type(made).__name__}."
+        f"inputs (a tuple), got {type(made).__name__}."
     )
 
 

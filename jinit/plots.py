@@ -480,8 +480,13 @@ def diagnosis(found: Any, *, title: str = "") -> Figure:
     Returns:
         The figure: root mean squares of pre-activations and of the gradients by them, and the
         fractions of dead units and saturated entries, if there are any.
+
+    Raises:
+        ValueError: a diagnosis without layers.
     """
     rows = found.layers
+    if not rows:
+        raise ValueError("a picture needs a layer, got a diagnosis in which no weight is applied.")
     x = np.arange(len(rows))
     odd = {layer for finding in found.findings for layer in finding.layers}
     shares = [(row.dead, row.saturated) for row in rows]

@@ -101,6 +101,8 @@ class ParameterSignal(NamedTuple):
     log_grad: float
     constant: bool
     """whether all outputs of a weight are copies of one"""
+    orthogonal: bool
+    """whether the first of its matrices is, up to a factor"""
 
     @property
     def gain(self) -> float:
@@ -142,9 +144,16 @@ class Diagnosis:
 
     @property
     def verdict(self) -> str:
-        """One sentence, with a cure if one is needed."""
+        """One sentence, with a cure if one is needed, and what could not be looked at."""
         if self.findings:
             return self.findings[0].sentence
+        unread = [p.role.path for p in self.parameters if p.role.role == "other" and p.role.uses]
+        if unread:
+            return (
+                f"Nothing wrong in what can be seen, but {unread[0]}"
+                f"{f' and {len(unread) - 1} more' if len(unread) > 1 else ''} could not be read "
+                f"off the trace."
+            )
         if not self.layers:
             return "No weight is applied to a signal."
         seen = [row for row in self.layers if math.isfinite(row.log_rms + row.log_grad)]
@@ -346,14 +355,21 @@ class _Sites(NamedTuple):
 
 
 def _sites(traced: Trace) -> _Sites:
-    by_path: dict[Any, list[Use]] = {}
+    by_path: dict[Path, list[Use]] = {}
     for use in traced.uses:
         if use.kind == "weight":
-            by_path.setdefault(use.path, []).append(use)
+            path = traced.visible(use.path)
+            if all(
+                len(loop.path) < len(path) for loop in use.loops
+            ):  # a loop hidden inside cannot be looked into
+                by_path.setdefault(path, []).append(use)
     weights = tuple(tuple(uses) for uses in by_path.values())
-    activations = traced.activations
+    activations = tuple(
+        a for a in traced.activations
+        if traced.visible(a.path) == a.path and traced.visible(a.entry[0]) == a.entry[0]
+    )  # fmt: skip
     places = (
-        *(Place(uses[0].path) for uses in weights),
+        *(Place(path) for path in by_path),
         *(Place(*a.entry) for a in activations),
         *(Place(a.path) for a in activations),
     )
@@ -383,7 +399,8 @@ def _measure(
 
     def run(floats: list[Any], taps: Any) -> Any:
         out, records = interpret(traced, floats, inputs, sites.places, visit, taps)
-        return objective(out), (size(jax.lax.stop_gradient(out[0])), records)
+        first = next((leaf for leaf in out if jnp.issubdtype(leaf.dtype, np.inexact)), jnp.zeros(1))
+        return objective(out), (size(jax.lax.stop_gradient(first)), records)
 
     (value, (output, records)), (by_leaf, by_tap) = jax.value_and_grad(
         run, argnums=(0, 1), has_aux=True
@@ -402,7 +419,8 @@ class _Seen(NamedTuple):
 
 def _seen(found: Moments, gradient: np.ndarray) -> _Seen:
     scale, mean, square = (np.asarray(a, np.float64) for a in found)
-    std = np.sqrt(np.maximum(square - mean**2, 0))
+    with np.errstate(invalid="ignore"):  # what is inf or NaN stays so
+        std = np.sqrt(np.maximum(square - mean**2, 0))
     return _Seen(
         scale * mean, scale * std, log_rms(scale, square),
         log_rms(gradient[..., 0], gradient[..., 1]),
@@ -521,7 +539,7 @@ def _layer(traced: Trace, roles: Sequence[Role], sites: _Sites, row: _Row) -> La
     shared = [loop for i, loop in enumerate(uses[0].loops) if i not in uses[0].view.stacked]
     reverse = any(loop.reverse for loop in shared)
     number = "".join(f"[{n}]" for n in row.layer)
-    aval = _aval(traced, uses[0].path)
+    aval = _aval(traced, sites.places[row.place].path)
     return LayerSignal(
         " + ".join(paths), " + ".join(label(path) for path in paths) + number, own[0].role,
         uses[0].fan_in or 0, sum(use.fan_out or 0 for use in uses),
@@ -555,13 +573,27 @@ def _aval(traced: Trace, path: Path) -> Any:
 
 def _parameter(role: Role, leaf: np.ndarray, log_grad: float) -> ParameterSignal:
     values = leaf.astype(np.float64)
-    constant = False
+    constant = orthogonal = False
+    if not np.isfinite(values).all():
+        return ParameterSignal(role, label(role.path), math.nan, math.nan, log_grad, False, False)
     if role.role in ("weight", "tied") and role.fan_out and role.fan_out > 1:
         try:
-            matrix = values.ravel()[role.matrix()]
-            constant = bool(matrix.shape[-1] > 1 and np.all(matrix == matrix[..., :1]))
+            matrices = values.ravel()[role.matrix()]
         except ValueError:  # chosen while the model runs
             constant = bool(np.ptp(values) == 0)
+        else:
+            constant = bool(matrices.shape[-1] > 1 and np.all(matrices == matrices[..., :1]))
+            orthogonal = _orthogonal(matrices[0])
     return ParameterSignal(
-        role, label(role.path), float(values.mean()), float(values.std()), log_grad, constant
+        role, label(role.path), float(values.mean()), float(values.std()), log_grad, constant,
+        orthogonal,
+    )  # fmt: skip
+
+
+def _orthogonal(matrix: np.ndarray) -> bool:
+    """Up to a factor, judged by 32 rows or columns of the shorter side."""
+    short = matrix if len(matrix) <= matrix.shape[1] else matrix.T
+    products = short[:32] @ short[:32].T
+    return bool(
+        np.allclose(products, products[0, 0] * np.eye(len(products)), atol=1e-3 * products[0, 0])
     )

@@ -94,14 +94,24 @@ def _named(labels: Sequence[str]) -> str:
 
 
 def _nonfinite(d: "Diagnosis") -> list[Finding]:
-    bad = [row.layer for row in d.layers if math.isnan(row.log_rms) or row.log_rms == math.inf]
+    weights = [p.label for p in d.parameters if not math.isfinite(p.mean)]
+    if weights:
+        said = f"{_named(weights)} holds numbers that are none (inf or NaN); draw it anew."
+        return [Finding("nonfinite", tuple(weights), said)]
+    bad = [row.layer for row in d.layers if not row.log_rms < math.inf]
     if bad:
         said = (
             f"The signal is no number from {bad[0]} on (inf or NaN); look at the inputs, then at "
             f"weights and norms before it."
         )
         return [Finding("nonfinite", tuple(bad), said)]
-    back = [r.layer for r in d.layers if math.isnan(r.log_grad) or r.log_grad == math.inf]
+    if not (d.log_output < math.inf and math.isfinite(d.loss)):
+        said = (
+            "All layers give numbers, but the output or the loss is none (inf or NaN); look at "
+            "what comes after the last weights: a logarithm, root or division."
+        )
+        return [Finding("nonfinite", (), said)]
+    back = [row.layer for row in d.layers if not row.log_grad < math.inf]
     if back:
         said = (
             f"The gradient is no number from {back[-1]} to the input (inf or NaN), though the "
@@ -115,7 +125,10 @@ def _zero(d: "Diagnosis") -> list[Finding]:
     zeros = [p for p in _weights(d) if p.std == 0 and p.mean == 0]
     ends = frozenset[str]().union(*(branch.last for branch in d.branches))
     zeros = [p for p in zeros if p.role.path not in ends]  # Fixup and SkipInit mean it
-    if not zeros:
+    # Some start at 0 and let gradients pass beside them, as a modulation does.
+    before = [row for row in d.layers if row.log_grad == -math.inf and row.log_rms > -math.inf]
+    shut = len(zeros) == len(d.layers) or before
+    if not zeros or not shut:
         return []
     first = zeros[-1]
     later = " that lies before it" if len(zeros) == 1 else ""
@@ -164,19 +177,19 @@ def _saturated(d: "Diagnosis") -> list[Finding]:
 
 
 def _frozen(d: "Diagnosis") -> list[Finding]:
-    shut = _shut(d)
+    shut = _shut(d) | {row.path for row in d.layers if row.log_rms == -math.inf}
     still = [
         p for p in _weights(d)
         if p.log_grad == -math.inf and p.role.times and p.role.path not in shut
     ]  # fmt: skip
-    trend = _trend(d.layers)
-    faded = trend is not None and trend.backward * (trend.layers - 1) < -DECADES
+    trend = _trend(d)
+    faded = trend is not None and trend.backward < -DECADES
     if not still or faded:  # below what float32 holds
         return []
     return [Finding("frozen", tuple(p.label for p in still), (
-        f"No gradient reaches {_named([p.label for p in still])}, which will stay as "
-        f"{'it is' if len(still) == 1 else 'they are'}; look for a stop_gradient, a rounding or an "
-        f"argmax between there and the loss, or a factor that is zero."
+        f"No gradient reaches {_named([p.label for p in still])} in this batch; look for a "
+        f"stop_gradient, a rounding or an argmax between there and the loss, or a factor that is "
+        f"zero."
     ))]  # fmt: skip
 
 
@@ -212,7 +225,8 @@ def _fans(d: "Diagnosis") -> list[Finding]:
         p for p in drawn
         if max(p.role.fan_in, p.role.fan_out) >= 1.5 * min(p.role.fan_in, p.role.fan_out)  # type: ignore[type-var, operator]
     ]  # fmt: skip
-    if len(uneven) < 2:
+    stds = [p.std for p in drawn]
+    if len(uneven) < 2 or max(stds) < 1.05 * min(stds):  # one std for all looks at no fan
         return []
     swapped = []
     for p in uneven:
@@ -224,7 +238,7 @@ def _fans(d: "Diagnosis") -> list[Finding]:
             return any(abs(gain / c - 1) < max(error, 0.01) for c in _CONSTANTS)
 
         glorot = usual((fan_in + fan_out) / 2)
-        if usual(fan_out) and not usual(fan_in) and not glorot:
+        if usual(fan_out) and not usual(fan_in) and not glorot and not p.orthogonal:
             swapped.append(p)
     if len(swapped) < 2 or len(swapped) * 2 < len(uneven):
         return []
@@ -243,19 +257,22 @@ _CONSTANTS = (1.0, math.sqrt(2), 1 / math.sqrt(3), 0.8796256610342398)
 
 def _output(d: "Diagnosis") -> list[Finding]:
     size = 10**d.log_output
-    if not size > LARGE_OUTPUT or not d.layers:
+    if not size > LARGE_OUTPUT:
         return []
-    last = d.layers[-1]
+    last = d.layers[-1] if d.layers else None
     tied = ""
-    if last.role == "tied":
+    if last is not None and last.role == "tied":
         tied = (
             f": {last.layer} is tied to an embedding, and each output sums {last.fan_in} numbers; "
             f"draw it with std 1/sqrt({last.fan_in}) = {last.fan_in**-0.5:.3g}, or scale the output"
         )
-    return [Finding("output", (last.layer,), (
+    return [Finding("output", (last.layer,) if last else (), (
         f"The output starts at a root mean square of {size:.3g} where about 1 is usual, so that "
-        f"the first loss is far too large{tied or '; draw the last weights smaller'}."
+        f"the first loss is far too large{tied or _SMALLER}."
     ))]  # fmt: skip
+
+
+_SMALLER = "; scale the inputs to about 1, or draw the last weights smaller"
 
 
 # --- over depth and time ------------------------------------------------------------------------
@@ -263,53 +280,58 @@ def _output(d: "Diagnosis") -> list[Finding]:
 
 class _Trend(NamedTuple):
     forward: float
-    """decades a layer, toward the output"""
+    """decades over all layers, toward the output"""
     backward: float
-    """decades a layer, toward the input"""
-    layers: int
+    """decades over all layers, toward the input"""
+    layers: tuple["LayerSignal", ...]
 
 
-def _trend(layers: Sequence["LayerSignal"]) -> _Trend | None:
+def _trend(d: "Diagnosis") -> _Trend | None:
+    """Over layers that write to the model's main path: what stands inside branches is left out."""
+    inside = frozenset[str]().union(*(b.inside - b.last for b in d.branches))
+    layers = tuple(row for row in d.layers if row.path not in inside) or d.layers
     ahead = [(i, r.log_rms) for i, r in enumerate(layers) if math.isfinite(r.log_rms)]
     back = [(-i, r.log_grad_norm) for i, r in enumerate(layers) if math.isfinite(r.log_grad)]
     if min(len(ahead), len(back)) < 3:
         return None
-    return _Trend(_slope(ahead), _slope(back), len(layers))
+    steps = len(layers) - 1
+    return _Trend(_slope(ahead) * steps, _slope(back) * steps, layers)
 
 
 def _slope(points: Sequence[tuple[int, float]]) -> float:
+    """The median slope; of a few points, the median step, of two the smaller one."""
     x, y = np.transpose(points)
-    return float(scipy.stats.theilslopes(y, x).slope)
+    if len(points) >= 6:
+        return float(scipy.stats.theilslopes(y, x).slope)
+    steps = np.sort(np.diff(y) / np.diff(x))
+    low, high = float(steps[(len(steps) - 1) // 2]), float(steps[len(steps) // 2])
+    return min(low, high, key=abs) if low * high > 0 else 0.0
 
 
 def _growth(d: "Diagnosis") -> list[Finding]:
-    trend = _trend(d.layers)
-    if trend is None:
+    trend = _trend(d)
+    if trend is None or any(finding.kind == "explode" for finding in _in_time(d)):
+        return []  # in time the steps, and not the layers, are the reason
+    forward, backward, layers = trend
+    if max(abs(forward), abs(backward)) <= DECADES:
         return []
-    steps = trend.layers - 1
-    forward, backward = trend.forward * steps, trend.backward * steps
-    if any(finding.kind == "explode" for finding in _in_time(d)):
-        return []  # of which the steps, and not the layers, are the reason
-    unseen = [r for r in d.layers if r.log_grad == -math.inf]
-    found = []
-    if max(abs(forward), abs(backward)) > DECADES:
-        # Gradients are what stops training; a growing signal is named where it is all there is.
-        by_gradient = abs(backward) > DECADES
-        total = backward if by_gradient else forward
-        rate = 10 ** (total / steps)
-        kind: Fault = "explode" if total > 0 else "vanish"
-        what = "Gradients" if by_gradient else "Activations"
-        if by_gradient and forward * backward > 0 and abs(forward) > DECADES:
-            what = "Signal and gradients"
-        first, last = d.layers[0].layer, d.layers[-1].layer
-        way = f"from {last} to {first}" if by_gradient else f"from {first} to {last}"
-        lost = ", below what float32 holds before that" if unseen and kind == "vanish" else ""
-        said = (
-            f"{what} {kind}: x{rate:.2g} per layer {way} (10^{total:+.1f} in all{lost}). "
-            f"{_reason(d, kind, forward)}"
-        )
-        found.append(Finding(kind, tuple(r.layer for r in d.layers), said))
-    return found
+    # Gradients are what stops training; a growing signal is named where it is all there is.
+    by_gradient = abs(backward) > DECADES
+    total = backward if by_gradient else forward
+    rate = 10 ** (total / (len(layers) - 1))
+    kind: Fault = "explode" if total > 0 else "vanish"
+    what = "Gradients" if by_gradient else "Activations"
+    if by_gradient and forward * backward > 0 and abs(forward) > DECADES:
+        what = "Signal and gradients"
+    first, last = layers[0].layer, layers[-1].layer
+    way = f"from {last} to {first}" if by_gradient else f"from {first} to {last}"
+    unseen = any(row.log_grad == -math.inf for row in layers)
+    lost = ", below what float32 holds before that" if unseen and kind == "vanish" else ""
+    said = (
+        f"{what} {kind}: x{rate:.2g} per layer {way} (10^{total:+.1f} in all{lost}). "
+        f"{_reason(d, kind, forward)}"
+    )
+    return [Finding(kind, tuple(row.layer for row in layers), said)]
 
 
 def _reason(d: "Diagnosis", kind: Fault, forward: float) -> str:
@@ -329,6 +351,11 @@ def _reason(d: "Diagnosis", kind: Fault, forward: float) -> str:
         return (
             f"{d.residuals} residual branches are added at full size; scale each by {scheme}, or "
             f"start them at 0 (jinit.models.fixup), or put a norm into each."
+        )
+    if kind == "vanish" and name in ("sigmoid", "hard_sigmoid"):
+        return (
+            f"The slope of {name} is 1/4 at most, and no weights make up for that over many "
+            f"layers; use tanh or relu, a norm, or residual connections."
         )
     what = f"{name} with" if name else "Weights of"
     cure = _scheme(d, None, name)
@@ -354,31 +381,34 @@ def _scheme(d: "Diagnosis", p: "ParameterSignal | None", name: str | None = None
 
 def _in_time(d: "Diagnosis") -> list[Finding]:
     """Loops whose passes share weights: recurrent networks."""
-    found = []
-    worst: dict[Fault, tuple[float, LayerSignal]] = {}
+    worst: dict[Fault, tuple[float, str, LayerSignal]] = {}
     for row in d.layers:
         back = [(-t, g) for t, g in enumerate(row.in_time) if math.isfinite(g)]
         ahead = [(t, f) for t, f in enumerate(row.forward_in_time) if math.isfinite(f)]
         if len(back) < 4 or len(ahead) < 4:
             continue
         steps = len(row.in_time) - 1
-        backward, forward = _slope(back) * steps, _slope(ahead) * steps
-        grown = backward if abs(backward) > abs(forward) else forward
-        if grown > DECADES and grown > worst.get("explode", (0.0, row))[0]:
-            worst["explode"] = (grown, row)
-        if backward < -DECADES_IN_TIME and -backward > worst.get("vanish", (0.0, row))[0]:
-            worst["vanish"] = (-backward, row)
-    for kind, (total, row) in worst.items():
-        steps = len(row.in_time) - 1
-        sign = 1 if kind == "explode" else -1
-        cure = (
-            "draw the recurrent weights orthogonal with gain 1 and clip gradients"
-            if kind == "explode"
-            else "draw the recurrent weights orthogonal with gain 1, and set forget biases to 1"
-        )
-        found.append(Finding(kind, (row.layer,), (
-            f"Through time the {'gradient' if len(row.in_time) else 'signal'} of {row.layer} "
-            f"{kind}s: x{10 ** (sign * total / steps):.2g} per step (10^{sign * total:+.1f} over "
-            f"{steps + 1} steps); {cure}."
-        )))  # fmt: skip
-    return found
+        for what, total in (("gradient", _slope(back) * steps), ("signal", _slope(ahead) * steps)):
+            if total > DECADES:
+                kind: Fault = "explode"
+            elif what == "gradient" and total < -DECADES_IN_TIME:
+                kind = "vanish"
+            else:
+                continue
+            if kind not in worst or abs(total) > abs(worst[kind][0]):
+                worst[kind] = (total, what, row)
+    return [
+        Finding(kind, (row.layer,), (
+            f"Through time the {what} of {row.layer} {kind}{'es' if kind == 'vanish' else 's'}: "
+            f"x{10 ** (total / (len(row.in_time) - 1)):.2g} per step (10^{total:+.1f} over "
+            f"{len(row.in_time)} steps); {_CURES_IN_TIME[kind]}."
+        ))
+        for kind, (total, what, row) in worst.items()
+    ]  # fmt: skip
+
+
+_CURES_IN_TIME = {
+    "explode": "draw the recurrent weights orthogonal with gain 1 and clip gradients",
+    "vanish": "recurrent weights that are orthogonal with gain 1 and forget biases of 1 keep more "
+    "of it; if they are, shorten the sequences or let the loss look at every step",
+}

@@ -53,7 +53,8 @@ def interpret(
 
     Returns:
         (arrays, records): `records[i]` has one leading axis for every loop around place i. Places
-        in a branch that was not taken hold NaN.
+        in a branch that was not taken hold zeros. A function with a derivative of its own loses it
+        if there is a place inside.
     """
     run = _Run(places, visit)
     arguments = [*floats, *jax.tree.leaves(tuple(inputs))]
@@ -111,8 +112,9 @@ class _Run:
             return self._scan(equation, values, path, given)
         if name == "cond":
             return self._cond(params["branches"], values, path, given)
-        (inner,) = inner_jaxprs(equation) or []
-        return self.program(inner, _consts(params), values, (*path, 0), given)
+        inner = inner_jaxprs(equation)
+        assert inner is not None  # there is a place in it
+        return self.program(inner[0], _consts(params), values, (*path, 0), given)
 
     def _scan(
         self, equation: Any, values: list[Any], path: Path, given: Records
@@ -153,7 +155,7 @@ class _Run:
         def filled(k: int) -> Callable[[list[Any]], tuple[list[Any], Records]]:
             def branch(operands: list[Any]) -> tuple[list[Any], Records]:
                 out, records = run(k, operands)
-                missing = {i: _nan(s) for i, s in everywhere.items() if i not in records}
+                missing = {i: _zeros(s) for i, s in everywhere.items() if i not in records}
                 return out, records | missing
 
             return branch
@@ -179,8 +181,8 @@ def _consts(params: dict[str, Any]) -> Sequence[Any]:
     return inner.consts if isinstance(inner, ClosedJaxpr) else ()
 
 
-def _nan(tree: Any) -> Any:
-    return jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), tree)
+def _zeros(tree: Any) -> Any:
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), tree)
 
 
 # --- what is seen -------------------------------------------------------------------------------
@@ -208,7 +210,8 @@ def moments(value: jax.Array) -> Moments:
 
 
 def _scaled(value: jax.Array) -> tuple[jax.Array, jax.Array]:
-    wide = value.astype(jnp.float32)
+    real = jnp.abs(value) if jnp.issubdtype(value.dtype, jnp.complexfloating) else value
+    wide = real.astype(jnp.float32)
     scale = jax.lax.clamp(jnp.float32(1e-36), jnp.max(jnp.abs(wide)), jnp.float32(3e38))
     return scale, wide / scale
 

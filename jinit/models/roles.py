@@ -69,7 +69,7 @@ class Role:
         if not weights:
             raise RoleError(f"{self.path} is no weight but {self.role!r}: it has no matrix.")
         whole = math.prod(self.shape) // weights[0].layers
-        if _picked(weights):
+        if _stacked(weights, self.shape):
             return np.concatenate([self._part(use) for use in weights])
         parts = weights if _in_parts(weights, whole) else weights[:1]
         return np.concatenate([self._part(use) for use in parts], axis=-1)
@@ -125,12 +125,11 @@ def judge(
         except RoleError:
             if strict:
                 raise
-            role = _role(path, leaf, uses, "other")
+            role = _likely(path, leaf, uses)
         weights = [use for use in uses if use.kind == "weight"]
-        following = {traced.following(use.order) for use in weights}
+        following = {traced.following(use.order) for use in weights} - {None}
         if role.role in ("weight", "tied") and len(following) == 1:
-            (name,) = following
-            role = replace(role, activation=name)
+            role = replace(role, activation=following.pop())
         found.append(role)
     if given:
         raise RoleError(
@@ -138,6 +137,16 @@ def judge(
             f"{', '.join(traced.paths[:8])}{' ...' if len(traced.paths) > 8 else ''}."
         )
     return tuple(found)
+
+
+def _likely(path: str, leaf: Any, uses: tuple[Use, ...]) -> Role:
+    """The role of a parameter with uses that say different things: a product's, if there is one."""
+    for rule in ("weight", "other") if _weights(uses) else ("other",):
+        try:
+            return _role(path, leaf, uses, rule)  # type: ignore[arg-type]
+        except RoleError:
+            continue
+    raise AssertionError("what is called other raises nothing")
 
 
 # --- from uses to a role ------------------------------------------------------------------------
@@ -160,7 +169,7 @@ def _role(path: str, leaf: Any, uses: tuple[Use, ...], rule: Kind | None) -> Rol
             role = replace(role, role="tied")
         elif len(kinds) > 1 or "other" in kinds:
             raise RoleError(
-                f"the trace says nothing certain of {path}, which is used as "
+                f"the trace says nothing certain of {path or 'the only array'}, which is used as "
                 f"{' and as '.join(sorted(kinds))}; say what it is with "
                 f"rules={{{path!r}: 'weight'}} (or bias, scale, embedding, other)."
             )
@@ -184,8 +193,9 @@ def _role(path: str, leaf: Any, uses: tuple[Use, ...], rule: Kind | None) -> Rol
         )
     first = weights[0]
     fan_out, layers = first.fan_out, first.layers
-    if _picked(weights):
-        layers *= first.view.picked
+    if _stacked(weights, leaf.shape):
+        picked = first.view.picked
+        layers = first.layers * picked if picked > 1 else sum(use.layers for use in weights)
     elif _in_parts(weights, whole):
         fan_out = sum(use.fan_out or 0 for use in weights)
     return replace(
@@ -199,11 +209,18 @@ def _weights(uses: Sequence[Use]) -> list[Use]:
     return [use for use in uses if use.kind == "weight" and use.times]
 
 
-def _picked(weights: Sequence[Use]) -> bool:
-    """Whether the uses are of all layers of a stack, picked one by one."""
-    first = weights[0].view
+def _stacked(weights: Sequence[Use], shape: Sequence[int]) -> bool:
+    """Whether the uses are of layers of a stack: picked one by one, or in several loops."""
     alike = {(use.fan_in, use.fan_out, use.groups, use.view.picked) for use in weights}
-    return first.picked > 1 and len(alike) == 1 and len(weights) == first.picked
+    if len(alike) > 1:
+        return False
+    picked = weights[0].view.picked
+    if picked > 1:
+        return len(weights) == picked
+    layers = [use.layers for use in weights]
+    return bool(shape) and max(layers) < shape[0] == sum(layers) and all(
+        use.view.layers for use in weights
+    )  # fmt: skip
 
 
 def _in_parts(weights: Sequence[Use], whole: int) -> bool:

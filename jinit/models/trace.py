@@ -7,6 +7,7 @@ here, and nothing is guessed from names or shapes.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -104,6 +105,8 @@ class Residual(NamedTuple):
     """those of weights that no other use of a weight on the branch follows"""
     depth: int
     """weights in a row, at most"""
+    shortcut: frozenset[int] = frozenset()
+    """uses beside the branch, where the skip is a projection"""
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,17 @@ class Trace:
             assert inner is not None
             found = inner[branch].eqns[number]
         return found
+
+    def visible(self, path: Path) -> Path:
+        """The path, cut at a function with a derivative of its own.
+
+        Inside it jax never looks when it differentiates, and so must nobody who wants the model's
+        own gradient.
+        """
+        for n in range(1, len(path), 2):
+            if self.equation(path[:n]).primitive.name.startswith(("custom_jvp", "custom_vjp")):
+                return path[:n]
+        return path
 
 
 def trace(apply: Callable[..., Any], variables: Any, *inputs: Any) -> Trace:
@@ -273,6 +287,7 @@ class _Walk:
         self._before: list[int] = []  # of each node, it and those that lead to it: a set of bits
         self._seen: list[int] = []  # of each node, the uses that lead to it: a set of bits
         self._loops: tuple[Loop, ...] = ()
+        self._subtracted: dict[int, int] = {}  # node of a difference to the use in it
         self._sources = 0
         self._size = 0  # of what the present equation makes
         self._floating = True  # whether that is
@@ -284,12 +299,19 @@ class _Walk:
         ends = self._run(jaxpr, held, ())
         self._end(ends)
         self.activations = _merged(self.activations)
+        self.residuals = [r for r in self.residuals if not self._recurs(r)]
         ends_of: list[Any] = jaxpr.outvars
         outputs = [(e.node, v.aval.shape) for e, v in zip(ends, ends_of, strict=True)]
         shapes = [view.shape for view in leaves]
         for i, use in enumerate(self.uses):
             if use.kind in ("bias", "scale") and self._only_kept(i, shapes, outputs):
                 self.uses[i] = use._replace(kind="statistic")
+
+    def _recurs(self, residual: Residual) -> bool:
+        """Whether what looks like a projected skip is a step of a network unrolled in time."""
+        counts = Counter(use.view.leaf for use in self.uses if use.kind == "weight")
+        ends = residual.shortcut | residual.last
+        return bool(residual.shortcut) and any(counts[self.uses[i].view.leaf] > 1 for i in ends)
 
     def _only_kept(self, use: int, shapes: list[Any], outputs: list[tuple[Any, Any]]) -> bool:
         """Whether a use leads to nothing but a new value of its parameter, as running means do."""
@@ -342,7 +364,8 @@ class _Walk:
         if not any(isinstance(v, Signal | View | Joined | Factors) for v in values):
             return [self._constant(equation, values)] * count
         known = equation.params.get("name")
-        if known in _WHOLE:
+        signals_alone = not any(isinstance(v, View | Joined | Factors) for v in values)
+        if known in _WHOLE and signals_alone:
             self._activated_whole(known, held, at)
             return [self._out(held, at)] * count
         if name == "scan":
@@ -397,6 +420,8 @@ class _Walk:
         """
         if not signal.uses or signal.pointwise is None or not self._bent(signal):
             return
+        if signal.pointwise.curve.dtype != np.float32:
+            return  # a mask
         name = pointwise.name_of(signal.pointwise.curve)
         smaller = signal.size < max(self._sizes[i] for i in signal.uses)
         if name is None and (summed or smaller):
@@ -521,7 +546,8 @@ class _Walk:
                     (rows[j] for j in rows if above >> self._used_at[j] & 1), default=0
                 )
             depth = max(rows.values())
-            self.residuals.append(Residual(at, self._loops, branched, last, depth))
+            beside = frozenset() if direct else frozenset(short)
+            self.residuals.append(Residual(at, self._loops, branched, last, depth, beside))
 
     @staticmethod
     def _bits(of: int) -> list[int]:
@@ -554,15 +580,28 @@ class _Walk:
                 else:
                     own[i] = self._out([h], at)
         around = self._loops
-        self._loops = (*around, Loop(len(at), params["length"], params["reverse"]))
+        self._loops = (*around, Loop(at, params["length"], params["reverse"]))
         found = self._run(jaxpr, own, (*at, 0))
         again = [self._again(v, f) for v, f in zip(own[consts:], found[:carried], strict=False)]
         if any(new is not old for new, old in zip(again, own[consts:], strict=False)):
             self._second_pass(jaxpr, [*own[:consts], *again, *own[consts + carried :]], at)
         self._end(found)
         self._loops = around
-        return [self._passed(f, at) if i < carried else self._out([f], at)
-                for i, f in enumerate(found)]  # fmt: skip
+        return [
+            self._passed(f, at) if i < carried else self._collected(f, own, held, at)
+            for i, f in enumerate(found)
+        ]
+
+    def _collected(
+        self, out: _Held, own: Sequence[_Held], outside: Sequence[_Held], at: Path
+    ) -> _Held:
+        """What the passes of a loop return, side by side."""
+        if isinstance(out.value, View):
+            for inner, stacked in zip(own, outside, strict=True):
+                if inner.value == out.value and isinstance(stacked.value, View):
+                    return stacked  # as it came
+            return self._others(out, at)
+        return self._out([out], at)
 
     def _passed(self, held: _Held, at: Path) -> _Held:
         return held if isinstance(held.value, View) else self._out([held], at)
@@ -719,6 +758,7 @@ class _Walk:
             return self._use_joined(equation, rest, i, value, at)
         if isinstance(value, Factors):
             if name == "mul" or (name == "div" and i == 1):
+                self._centred(value, rest[0].node)
                 for view, kind in value.parts:
                     rest = [self._through(view, kind, rest, at)]  # type: ignore[arg-type]
                 return rest[0]
@@ -731,16 +771,28 @@ class _Walk:
         if name == "gather" and i == 0:
             sizes = equation.params["slice_sizes"]
             return self._add(value, "embedding", rest, at, fan_out=math.prod(sizes))
+        if name in ("add", "add_any", "sub", "mul", "div") and rest[0].node is None:
+            # Numbers that the trace does not know: a factor is one more number, but a mask or
+            # noise makes another parameter.
+            single = math.prod(equation.invars[1 - i].aval.shape) == 1
+            same = name == "mul" or (name == "div" and i == 0)
+            return held[i] if single and same else _Held(Factors(((value, "other"),)), None)
         if name in ("add", "add_any"):
             return self._through(value, "bias", rest, at)
         if name == "sub":
-            return self._through(value, "statistic" if i == 1 else "bias", rest, at)
-        if name in ("mul", "div"):
-            if math.prod(equation.invars[1 - i].aval.shape) == 1 and held[1 - i].node is None:
-                return held[i]  # a constant that the trace does not know
-            if name == "mul" or i == 1:
-                return self._through(value, "scale", rest, at)
+            shifted = self._through(value, "bias", rest, at)
+            if i == 1 and shifted.node is not None:
+                self._subtracted[shifted.node] = len(self.uses) - 1
+            return shifted
+        if name == "mul" or (name == "div" and i == 1):
+            return self._through(value, "scale", rest, at)
         return None
+
+    def _centred(self, factors: Factors, node: int | None) -> None:
+        """What was subtracted before a running deviation divides is a running mean."""
+        if any(kind == "statistic" for _, kind in factors.parts) and node in self._subtracted:
+            order = self._subtracted[node]
+            self.uses[order] = self.uses[order]._replace(kind="statistic")
 
     def _through(self, view: View, kind: Kind, rest: Sequence[_Held], at: Path) -> _Held:
         """A shift or a factor: the weights before it still wait for their activation."""

@@ -32,10 +32,15 @@ Path = tuple[int, ...]
 class Loop(NamedTuple):
     """A scan around an equation."""
 
-    depth: int
-    """length of its own path"""
+    path: Path
+    """its own"""
     length: int
     reverse: bool
+
+    @property
+    def depth(self) -> int:
+        """Where in the path of an equation inside the pass of this loop belongs."""
+        return len(self.path)
 
 
 class RoleError(ValueError):

@@ -178,7 +178,48 @@ def test_branches_show_the_one_that_was_taken():
 
     rows = {r.layer: r for r in diagnose(apply, w, X, jnp.asarray(True)).layers}
     assert rows["a"].std == pytest.approx(float(np.std(X @ w["a"])), rel=1e-4)
-    assert math.isnan(rows["b"].std)
+    assert rows["b"].log_rms == -math.inf
+
+
+@jax.custom_vjp
+def clipped(x, w):
+    """A product with gradients of its own."""
+    return x @ w
+
+
+clipped.defvjp(
+    lambda x, w: (x @ w, (x, w)), lambda kept, g: (10 * g @ kept[1].T, 0.1 * kept[0].T @ g)
+)
+
+
+def test_functions_keep_their_own_derivative():
+    w = [jax.random.normal(key, (64, 64)) / 8 for key in jax.random.split(KEY)]
+    apply = lambda w, x: jax.nn.relu(clipped(x, w[0])) @ w[1]  # noqa: E731
+    loss = lambda out: jnp.sum(jnp.sin(out))  # noqa: E731
+    d = diagnose(apply, w, X, loss=loss)
+    expected = jax.grad(lambda w: loss(apply(w, X)))(w)
+    for p, g in zip(d.parameters, expected, strict=True):
+        assert p.log_grad == pytest.approx(float(0.5 * jnp.log10(jnp.mean(g**2))), abs=1e-4)
+    assert [row.layer for row in d.layers] == ["[0]", "[1]"]
+
+
+def test_a_loop_in_time_and_one_over_layers_of_the_same_length_are_told_apart():
+    def apply(p, x):
+        h = jax.lax.scan(lambda h, x: (jnp.tanh(h @ p["u"] + x), None), jnp.zeros((16, 8)), x)[0]
+
+        def layer(h, own):
+            return jax.nn.relu(h @ own[0] + own[1][None]), None
+
+        return jax.lax.scan(layer, h, (p["w"], p["b"]))[0]
+
+    keys = jax.random.split(KEY, 3)
+    p = {
+        "u": jax.random.normal(keys[0], (8, 8)) / 3, "w": jax.random.normal(keys[1], (5, 8, 8)) / 2,
+        "b": jnp.zeros((5, 8)).at[2].set(-99.0),
+    }  # fmt: skip
+    d = diagnose(apply, p, jax.random.normal(keys[2], (5, 16, 8)))
+    assert d.findings[0].kind == "dead"
+    assert d.findings[0].layers == ("w[2]",)
 
 
 def test_gradients_far_below_the_range_of_their_squares_are_numbers():
@@ -270,6 +311,82 @@ def test_copies_and_numbers_that_are_none():
     d = diagnose(lambda w, x: jnp.sqrt(jnp.square(x @ w)), jnp.zeros((64, 4)), X)
     assert d.findings[0].kind == "nonfinite"
     assert "gradient is no number" in d.verdict
+
+
+def net(w, x):
+    for own in w:
+        x = jnp.tanh(x @ own)
+    return x
+
+
+def orthogonals(*dims):
+    keys = jax.random.split(KEY, len(dims))
+    pairs = zip(keys, dims, dims[1:], strict=False)
+    return [orthogonal()(key, (a, b)) for key, a, b in pairs]
+
+
+def modulated(p, x):
+    return jnp.tanh((1 + x @ p["gamma"]) * (x @ p["w"]) + x @ p["beta"]) @ p["out"]
+
+
+def unrolled(p, x):
+    h = jnp.zeros((16, 64))
+    for t in range(20):
+        h = jnp.tanh(h @ p["u"] + x[:, t] @ p["w"])
+    return h
+
+
+SQUARE = jax.random.normal(KEY, (64, 64)) / 8
+FALSE_ALARMS = {
+    "a branch that was not taken": lambda: diagnose(
+        lambda w, x: jax.lax.cond(x.sum() > 1e9, lambda h: h @ w[0], lambda h: h @ w[1], x),
+        [SQUARE, SQUARE], X,
+    ),
+    "PReLU on one sample": lambda: diagnose(
+        lambda p, x: jnp.where(x @ p["w"] >= 0, x @ p["w"], p["a"] * (x @ p["w"])) @ p["w"],
+        {"w": SQUARE, "a": jnp.float32(0.25)}, X[:1],
+    ),
+    "unrolled in time": lambda: diagnose(
+        unrolled, {"u": orthogonals(64, 64)[0], "w": SQUARE[:32] / 4}, SEQUENCES
+    ),
+    "a modulation that starts at zero": lambda: diagnose(
+        modulated, {"gamma": 0 * SQUARE, "beta": 0 * SQUARE, "w": SQUARE, "out": SQUARE}, X
+    ),
+    "a small head on few layers": lambda: diagnose(
+        net, [*orthogonals(64, 64, 64), 0.01 * SQUARE], X
+    ),
+    "orthogonal of changing width": lambda: diagnose(net, orthogonals(64, 256, 64, 256, 64), X),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FALSE_ALARMS)
+def test_no_false_alarm(name):
+    d = FALSE_ALARMS[name]()
+    assert d.findings == (), d.verdict
+
+
+def test_what_cannot_be_read_is_not_called_healthy():
+    made = lambda w, x: x @ jnp.exp(w)  # noqa: E731
+    d = diagnose(made, jnp.full((64, 4), -4.0), X)
+    assert "could not be read" in d.verdict
+    d = diagnose(made, jnp.full((64, 4), 9.0), X)
+    assert d.findings[0].kind == "output"
+    d = diagnose(net, [SQUARE], X, loss=lambda out: jnp.sum(out) + jnp.log(jnp.float32(-1)))
+    assert d.findings[0].kind == "nonfinite"
+    assert "the output or the loss" in d.verdict
+    d = diagnose(net, [SQUARE.at[0, 0].set(jnp.inf)], X)
+    assert "[0] holds numbers that are none" in d.verdict
+
+
+def test_sigmoid_is_not_promised_a_cure_by_scale():
+    layers = [jax.random.normal(key, (64, 64)) / 8 for key in jax.random.split(KEY, 20)]
+
+    def apply(w, x):
+        for own in w:
+            x = jax.nn.sigmoid(x @ own)
+        return x
+
+    assert "no weights make up for that" in diagnose(apply, layers, X).verdict
 
 
 def test_branches_that_start_at_zero_are_no_fault():

@@ -269,6 +269,42 @@ def test_a_rule_for_nothing_and_variables_without_arrays():
         roles(lambda p, x: x, {"n": 3}, jnp.ones((2, 8)))
 
 
+@jax.jit
+def glu(w, x):
+    """Of a name that jax uses for something else."""
+    return jax.nn.sigmoid(x @ w)
+
+
+def through(w, x):
+    return jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, w)[0]
+
+
+@pytest.mark.parametrize(
+    ("apply", "shape", "expected"),
+    [
+        (glu, (8, 3), ("weight", 8, 3, 1, 1)),
+        (lambda w, x: x @ jax.lax.map(lambda w: 2.0 * w, w)[0], (3, 8, 8), ("weight", 8, 8, 1, 0)),
+        (lambda w, x: through(w[2:], through(w[:2], x)), (6, 8, 8), ("weight", 8, 8, 6, 1)),
+        (lambda w, x: x[:, :3] - w[None], (3,), ("bias", None, None, 1, 1)),
+    ],
+    ids=["a function called glu", "mapped", "stacks in two loops", "subtracted"],
+)
+def test_less_usual_ways_to_use_a_parameter(apply, shape, expected):
+    (role,) = roles(apply, jnp.ones(shape), jnp.ones((2, 8)))
+    assert (*fans(role), role.layers, role.times) == expected
+
+
+@pytest.mark.parametrize("apply", [
+    lambda w, x: x @ (w * jnp.tri(8)),
+    lambda w, x: x @ (w + jax.random.normal(KEY, (8, 8))),
+    lambda w, x: x @ jax.nn.log_softmax(w),
+    lambda w, x: x @ (20 * w / jnp.linalg.norm(w)),
+], ids=["mask", "noise", "softmax", "norm"])  # fmt: skip
+def test_a_weight_made_of_a_parameter_is_no_guess(apply):
+    with pytest.raises(RoleError, match="nothing certain"):
+        roles(apply, jnp.ones((8, 8)), jnp.ones((2, 8)))
+
+
 @pytest.mark.parametrize(
     ("apply", "kind"),
     [
