@@ -55,6 +55,7 @@ def test_every_published_result_is_there():
         "cs231n_activations",
         "deeplearning_ai_initialization",
         "hanin2018_finite_width",
+        "mup_coordinate_check",
         "pennington2017_jacobian_spectra",
         "poole2016_order_to_chaos",
         "saxe2014_linear_dynamics",
@@ -565,6 +566,79 @@ def test_pennington_a_wrong_digit_misses(load, monkeypatch):
         lambda *args, **options: exact(*args, **options)._replace(largest=4.0),
     )
     assert len(missed(script.compare_with_print())) == 9
+
+
+# --- mup_coordinate_check
+
+
+def slopes_of(script, which, step_1):
+    """A Dataset of 16 networks whose slopes are theory's and `step_1`, but for noise."""
+    import xarray as xr
+
+    steps, seeds = range(script.COORDINATE_STEPS + 1), 16
+    noise = 0.02 * np.random.default_rng(0).normal(size=(seeds, len(steps), 3))
+    dims = ("seed", "step", "layer")
+    size = np.array([script.START[which], *[(0.0, 0.5, 0.8)] * (len(steps) - 1)])
+    return xr.Dataset(
+        {"size_slope": (dims, size + noise), "change_slope": (dims, np.array(step_1) + noise)},
+        {"seed": range(seeds), "step": steps, "layer": list(script.LAYERS)},
+    )
+
+
+def test_mup_wrong_powers_miss(load, monkeypatch):
+    script = load("mup_coordinate_check")
+
+    def compare(sp=(0.0, 0.9, 1.3), mup=(0.0, 0.0, 0.0)):
+        return script.compare_coordinates({
+            script.SP: slopes_of(script, script.SP, sp),
+            script.MUP: slopes_of(script, script.MUP, mup),
+        })  # fmt: skip
+
+    right = compare()
+    assert missed(right) == []
+    assert missed(compare(mup=(0.0, 0.1, 0.0))) == ["layer 2", "layer 2"]
+    assert missed(compare(mup=(0.0, 0.0, -0.1))) == ["logits", "logits"]
+    assert missed(compare(sp=(0.1, 0.9, 1.3))) == ["layer 1"]
+    flat = compare(sp=(0.0, 0.0, 0.0))
+    assert missed(flat) == [
+        "logits: 1 to 1.5", "change of layer 2, 1 step", "change of the logits, 1 step",
+    ]  # fmt: skip
+    assert same_tolerances(flat, right)
+    measured = {which: slopes_of(script, which, (0.0, 0.9, 1.3)) for which in (script.SP,)}
+    measured[script.MUP] = slopes_of(script, script.MUP, (0.0, 0.0, 0.0))
+    # As if the readout of muP started like that of SP.
+    monkeypatch.setattr(script, "START", dict.fromkeys(script.START, (0.0, 0.0, 0.0)))
+    assert missed(script.compare_coordinates(measured)) == ["before training, logits"]
+
+
+def test_mup_a_rate_that_moves_misses(load):
+    script = load("mup_coordinate_check")
+    setting = script.QUICK
+
+    def losses(best):
+        """Parabolas around the best exponents, lower where wider; `[width, rate, seed]`."""
+        exponents = np.array(setting.exponents)
+        rows = [0.1 * (exponents - at) ** 2 - i for i, at in enumerate(best)]
+        return np.exp(np.stack(rows))[..., None] * np.array([1.0, 1.01])
+
+    def compare(sp, mup):
+        return missed(
+            script.compare_rates(setting, {script.SP: losses(sp), script.MUP: losses(mup)})
+        )
+
+    assert compare((-5, -8), (-5, -5)) == []
+    assert compare((-5, -8), (-5, -6)) == []
+    assert compare((-5, -8), (-5, -7)) == ["muP: largest move in powers of 2"]
+    assert compare((-5, -6), (-5, -5)) == ["SP: moves by more than one"]
+    assert compare((-5, -8), (-5, -9)) == [
+        "muP: largest move in powers of 2", "muP: better at 512 than at 32",
+        "at 512: muP better than SP",
+    ]  # fmt: skip
+    diverged = losses((-5, -5))
+    diverged[-1] = np.nan
+    assert "muP: better at 512 than at 32" in missed(
+        script.compare_rates(setting, {script.SP: losses((-5, -8)), script.MUP: diverged})
+    )
 
 
 # --- where results go -------------------------------------------------------------------------

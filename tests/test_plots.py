@@ -244,3 +244,62 @@ def test_a_diagnosis_without_gradient_says_so():
                            np.ones((2, 4), np.float32))  # fmt: skip
     _, backward = plots.diagnosis(found).axes
     assert [text.get_text() for text in backward.get_legend().get_texts()] == ["none, or no number"]
+
+
+# --- the coordinate check ---------------------------------------------------------------------
+
+
+def checked():
+    import xarray as xr
+
+    widths, seeds, steps, layers = [64, 128, 256], 2, [0, 1], ["in", "hidden", "out"]
+    sizes = np.random.default_rng(0).uniform(1, 2, (3, 2, 2, 3))
+    dims = ("width", "seed", "step", "layer")
+    return xr.Dataset(
+        {"size": (dims, sizes), "change": (dims, sizes * np.array([0, 1])[:, None])},
+        {"width": widths, "seed": range(seeds), "step": steps, "layer": layers},
+    )
+
+
+def test_a_coordinate_check_has_a_panel_a_step_and_a_line_a_layer():
+    ds = checked()
+    fig = plots.coordinate_check(ds, title="muP")
+    assert [ax.get_title(loc="left") for ax in fig.axes] == ["before training", "after 1 step"]
+    for step, ax in enumerate(fig.axes):
+        assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+        for line, layer in zip(ax.lines, ds.layer.values, strict=True):
+            assert line.get_label() == layer
+            np.testing.assert_array_equal(line.get_xdata(), ds.width)
+            seen = ds["size"].sel(step=step, layer=layer).mean("seed")
+            np.testing.assert_allclose(line.get_ydata(), seen)
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == list(ds.layer.values)
+    assert fig.get_suptitle() == "muP"
+
+
+def test_a_coordinate_check_goes_where_it_is_told(ax):
+    ds = checked()
+    assert plots.coordinate_check(ds.sel(step=[1]), [ax], variable="change") is ax.figure
+    assert len(ax.lines) == 3
+    np.testing.assert_allclose(
+        ax.lines[2].get_ydata(), ds.change.sel(step=1, layer="out").mean("seed")
+    )
+
+
+def test_what_diverged_is_left_out_of_a_coordinate_check(ax):
+    ds = checked()
+    ds["size"][1, :, 1, 0] = np.inf
+    ds["size"][2, 0, 1, 0] = np.nan
+    plots.coordinate_check(ds.sel(step=[1]), [ax])
+    drawn = ax.lines[0].get_ydata()
+    assert np.isnan(drawn[1])
+    assert drawn[2] == pytest.approx(float(ds["size"][2, 1, 1, 0]))
+
+
+@pytest.mark.bad_input
+def test_a_coordinate_check_without_a_picture_says_why(ax):
+    with pytest.raises(ValueError, match=r"variable must be 'size' or 'change'.*got 'sizes'"):
+        plots.coordinate_check(checked(), variable="sizes")
+    with pytest.raises(ValueError, match=r"one for each of the 2 steps with a size, got 1; choose"):
+        plots.coordinate_check(checked(), [ax])
+    with pytest.raises(ValueError, match="each of the 0 steps with a change, got none"):
+        plots.coordinate_check(checked().sel(step=[0]), variable="change")

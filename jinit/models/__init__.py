@@ -5,6 +5,7 @@ from jinit.models.diagnose import Diagnosis, diagnose
 from jinit.models.driven import lsuv
 from jinit.models.findings import FAULTS, Finding
 from jinit.models.learned import Learned, gradient_quotient, gradinit, metainit
+from jinit.models.mup import MuP, MuPRow, Setup, coordinate_check, mup
 from jinit.models.reinit import reinit
 from jinit.models.residuals import fixup, skipinit
 from jinit.models.roles import Role, roles
@@ -17,16 +18,21 @@ __all__ = [
     "Diagnosis",
     "Finding",
     "Learned",
+    "MuP",
+    "MuPRow",
     "Role",
     "RoleError",
+    "Setup",
     "Use",
     "audit",
+    "coordinate_check",
     "diagnose",
     "fixup",
     "gradient_quotient",
     "gradinit",
     "lsuv",
     "metainit",
+    "mup",
     "reinit",
     "roles",
     "skipinit",

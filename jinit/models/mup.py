@@ -295,7 +295,7 @@ def _row(target: Role, base: Role, embeddings: str | None) -> MuPRow:
     if target.role == "tied" and grown != 1:
         raise RoleError(
             f"{path} is an embedding and a readout, which muP starts at different sizes. Divide "
-            f"the logits by {r_out:.4g}, the width over that of the base, in apply, and treat it "
+            f"the logits by {r_in:.4g}, the width over that of the base, in apply, and treat it "
             f"as an embedding with rules={{{path!r}: 'embedding'}}."
         )
     if target.role == "other" and grown != 1:
@@ -404,7 +404,8 @@ def coordinate_check(
         - "size_slope" and "change_slope", [seed, step, layer]: the least-squares slope of their
           logarithm against that of the width. The spread over seeds gives the standard error.
 
-        Products that read no parameter, as of queries with keys, are not seen.
+        Products that read no parameter, as of queries with keys, are not seen, nor what happens in
+        a `while`.
 
     Raises:
         TypeError, ValueError: what `make` gives is no `Setup`; widths whose models differ in their
@@ -455,34 +456,37 @@ def _coordinates(
 ) -> tuple[list[str], Float[np.ndarray, "seeds 2 steps layers"]]:
     first = setup.init(keys[0])
     traced = trace(setup.apply, first, *setup.inputs)
-    sites = _sites(traced)
     drawn, structure = jax.tree.flatten(first)
-    places = [Place(uses[0].path) for uses in sites]
 
-    def tree(floats: Sequence[Any]) -> Any:
-        leaves: list[Any] = [None] * len(drawn)
+    def tree(floats: Sequence[Any], others: Sequence[Any]) -> Any:
+        leaves = list(others)
         for i, leaf in zip(traced.chosen, floats, strict=True):
             leaves[i] = leaf
         return jax.tree.unflatten(structure, leaves)
 
-    def objective(floats: list[Any]) -> tuple[jax.Array, Any]:
-        out, records = interpret(
+    def objective(floats: list[Any]) -> jax.Array:
+        return setup.loss(setup.apply(tree(floats, drawn), *setup.inputs))
+
+    def seen(floats: list[Any]) -> dict[int, jax.Array]:
+        return interpret(
             traced, floats, setup.inputs, places,
-            lambda i, value, _: (value, jax.lax.stop_gradient(value).astype(jnp.float32)),
-        )  # fmt: skip
-        return setup.loss(traced.outputs(out)), records
+            lambda i, value, _: (value, value.astype(jnp.float32)),
+        )[1]  # fmt: skip
+
+    nothing: list[Any] = [None] * len(drawn)
 
     def step(carry: Any, _: None) -> Any:
         floats, state = carry
-        (_, records), gradient = jax.value_and_grad(objective, has_aux=True)(floats)
+        gradient = jax.grad(objective)(floats)
         with jax.numpy_dtype_promotion("standard"):
-            updates, state = setup.optimizer.update(tree(gradient), state, tree(floats))
-            new = optax.apply_updates(tree(floats), updates)
-        return (jax.tree.leaves(new), state), records
+            params = tree(floats, nothing)
+            updates, state = setup.optimizer.update(tree(gradient, nothing), state, params)
+            new = optax.apply_updates(params, updates)
+        return (jax.tree.leaves(new), state), seen(floats)
 
     @jax.jit
     def run(floats: list[Any]) -> Float[Array, "2 steps layers"]:
-        start = (floats, setup.optimizer.init(tree(floats)))
+        start = (floats, setup.optimizer.init(tree(floats, nothing)))
         records = jax.lax.scan(step, start, None, length=steps + 1)[1]
         values = [records[i] for i in range(len(sites))]
         return jnp.stack([
@@ -491,6 +495,11 @@ def _coordinates(
             for changed in (False, True)
         ])  # fmt: skip
 
+    sites = _sites(traced)
+    places = [Place(uses[0].path) for uses in sites]
+    visible = jax.eval_shape(seen, [drawn[i] for i in traced.chosen])
+    sites = [uses for i, uses in enumerate(sites) if i in visible]  # those of a while loop are not
+    places = [Place(uses[0].path) for uses in sites]
     results = []
     for own in keys:
         leaves = jax.tree.leaves(setup.init(own))
