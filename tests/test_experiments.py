@@ -55,6 +55,7 @@ def test_every_published_result_is_there():
         "cs231n_activations",
         "deeplearning_ai_initialization",
         "hanin2018_finite_width",
+        "lsuv",
         "mup_coordinate_check",
         "pennington2017_jacobian_spectra",
         "poole2016_order_to_chaos",
@@ -233,7 +234,7 @@ def test_extrapolation_leaves_out_what_goes_as_one_over_width(ratio):
 
 
 # --- planted errors ---------------------------------------------------------------------------
-# Those of hanin2018, saxe2014 and yang2019 are in test_experiment_checks.py.
+# Those of hanin2018, lsuv, saxe2014 and yang2019 are in test_experiment_checks.py.
 
 
 @pytest.fixture
