@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import ArrayLike
 
 from jinit.activations import ACTIVATIONS, SLOPES
 from jinit.models import pointwise
@@ -514,7 +515,7 @@ def _stacked(sites: _Sites, activation: Activation) -> tuple[int, ...]:
     return ()
 
 
-def _over_time(logs: np.ndarray) -> float:
+def _over_time(logs: ArrayLike) -> float:
     """Log10 root mean square over the passes of a loop, from natural logarithms."""
     flat = np.ravel(np.asarray(logs, np.float64))
     largest = np.max(flat)
@@ -523,10 +524,10 @@ def _over_time(logs: np.ndarray) -> float:
     return float((largest + 0.5 * np.log(np.mean(np.exp(2 * (flat - largest))))) / math.log(10))
 
 
-def _steps(logs: np.ndarray, reverse: bool) -> tuple[float, ...]:
+def _steps(logs: ArrayLike, reverse: bool) -> tuple[float, ...]:
     if np.ndim(logs) != 1:
         return ()
-    ordered = logs[::-1] if reverse else logs
+    ordered = np.asarray(logs)[:: -1 if reverse else 1]
     return tuple(float(x) / math.log(10) for x in ordered)
 
 

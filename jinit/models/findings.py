@@ -230,15 +230,9 @@ def _fans(d: "Diagnosis") -> list[Finding]:
         return []
     swapped = []
     for p in uneven:
-        fan_in, fan_out = (p.role.fan_in or 1), (p.role.fan_out or 1)
-        error = 4 * math.sqrt(1 / (2 * math.prod(p.role.shape)))
-
-        def usual(fan: float, p: "ParameterSignal" = p, error: float = error) -> bool:
-            gain = p.std * math.sqrt(fan)
-            return any(abs(gain / c - 1) < max(error, 0.01) for c in _CONSTANTS)
-
-        glorot = usual((fan_in + fan_out) / 2)
-        if usual(fan_out) and not usual(fan_in) and not glorot and not p.orthogonal:
+        fan_in, fan_out = float(p.role.fan_in or 1), float(p.role.fan_out or 1)
+        other = not (_is_usual(p, fan_in) or _is_usual(p, (fan_in + fan_out) / 2) or p.orthogonal)
+        if other and _is_usual(p, fan_out):
             swapped.append(p)
     if len(swapped) < 2 or len(swapped) * 2 < len(uneven):
         return []
@@ -249,6 +243,13 @@ def _fans(d: "Diagnosis") -> list[Finding]:
         f"not for its {p.role.fan_in} inputs; swap the axes of the initializer, or redraw with "
         f"{_scheme(d, p)}."
     ))]  # fmt: skip
+
+
+def _is_usual(p: "ParameterSignal", fan: float) -> bool:
+    """Whether the std is one that a known convention draws for such a fan."""
+    gain = p.std * math.sqrt(fan)
+    error = max(4 * math.sqrt(1 / (2 * math.prod(p.role.shape))), 0.01)
+    return any(abs(gain / constant - 1) < error for constant in _CONSTANTS)
 
 
 _CONSTANTS = (1.0, math.sqrt(2), 1 / math.sqrt(3), 0.8796256610342398)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.extend.core import Literal as JaxprLiteral
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from jinit.models.trace import Trace, inner_jaxprs, split_scan
 from jinit.models.values import Path
@@ -222,7 +222,7 @@ def size(value: jax.Array) -> Float[Array, "2"]:
     return jnp.stack([scale, jnp.mean(jnp.square(units))])
 
 
-def log_rms(scale: np.ndarray, square: np.ndarray) -> np.ndarray:
+def log_rms(scale: ArrayLike, square: ArrayLike) -> np.ndarray:
     """Natural logarithm of the root mean square; minus infinity for zeros."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(np.asarray(scale) == 0, -np.inf, np.log(scale) + 0.5 * np.log(square))
