@@ -56,7 +56,7 @@ def test_every_experiment_is_listed():
 @pytest.mark.parametrize("module", [
     "schemes", "networks", "theory.criticality", "theory.correlations", "theory.depths",
     "theory.gains", "theory.gaussian", "theory.gradients", "theory.lengths", "theory.spectrum",
-    "theory.width",
+    "theory.width", "models.audit", "models.mup", "models.reinit", "models.show",
 ])  # fmt: skip
 def test_examples_in_docstrings(module):
     file = ROOT / "jinit" / (module.replace(".", os.sep) + ".py")
