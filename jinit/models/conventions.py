@@ -64,9 +64,9 @@ class Leaf(NamedTuple):
     """What of a parameter the conventions look at."""
 
     role: str
-    fan_in: float | None = None
+    fan_in: int | float | None = None
     """of a bias: that of the weight it is added to"""
-    fan_out: float | None = None
+    fan_out: int | float | None = None
     """of one group"""
     groups: int = 1
     """of a grouped convolution"""
@@ -88,7 +88,7 @@ class Convention(NamedTuple):
     formula: str
     source: str
     weight: Callable[[Leaf], tuple[Law, ...]]
-    bias: Callable[[float | None], tuple[Law, ...]]
+    bias: Callable[[int | float | None], tuple[Law, ...]]
     scale: tuple[Law, ...]
     embedding: Callable[[int], tuple[Law, ...]]
     cell: Callable[[Leaf], tuple[Law, ...]] = lambda leaf: ()
@@ -125,7 +125,7 @@ def _of_both_fans(
     return laws
 
 
-def _zero(fan_in: float | None) -> tuple[Law, ...]:
+def _zero(fan_in: int | float | None) -> tuple[Law, ...]:
     return (Law("constant", 0.0, 0.0),)
 
 
@@ -136,7 +136,7 @@ def _nothing(features: int) -> tuple[Law, ...]:
 _ONE = (Law("constant", 0.0, 1.0),)
 
 
-def _torch_bias(fan_in: float | None) -> tuple[Law, ...]:
+def _torch_bias(fan_in: int | float | None) -> tuple[Law, ...]:
     """U(±1/sqrt(fan_in)) of its weight; 0 in norms."""
     return _zero(None) if fan_in is None else (Law("uniform", 1 / math.sqrt(3 * fan_in)),)
 
