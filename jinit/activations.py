@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jinit import checks
 
-__all__ = ["ACTIVATIONS", "KINKS", "SLOPES", "Activation", "activation"]
+__all__ = ["ACTIVATIONS", "KINKS", "SATURATION", "SLOPES", "Activation", "activation"]
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -65,6 +65,9 @@ def _sigmoid_slope(x: jax.Array) -> jax.Array:
 
 SLOPES: dict[str, Activation] = {"tanh": _tanh_slope, "sigmoid": _sigmoid_slope}
 """Derivatives that automatic differentiation rounds to zero in the tails."""
+
+SATURATION = 0.05
+"""A unit counts as saturated where its slope is below this fraction of the steepest slope."""
 
 KINKS: dict[str, tuple[float, ...]] = {
     "relu": (0.0,),

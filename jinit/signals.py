@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jinit import checks
-from jinit.activations import SLOPES, Activation, activation
+from jinit.activations import SATURATION, SLOPES, Activation, activation
 from jinit.batchnorm import BatchStats
 from jinit.losses import LOSSES, Loss, as_targets, loss_function
 from jinit.networks import MLP, Run, as_input, as_stacked
@@ -24,9 +24,6 @@ from jinit.params import Layer, NormState, Params
 from jinit.scaled import Scaled, add, log_rms, normalise, pow2, to_array
 
 __all__ = ["SATURATION", "LayerSignals", "layer_signals"]
-
-SATURATION = 0.05
-"""A unit counts as saturated where its slope is below this fraction of the steepest slope."""
 
 
 class LayerSignals(NamedTuple):

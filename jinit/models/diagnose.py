@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
-from jinit.activations import ACTIVATIONS, SLOPES
+from jinit.activations import ACTIVATIONS, SATURATION, SLOPES
 from jinit.models import pointwise
 from jinit.models.findings import Finding, find
+from jinit.models.oddities import orthogonal
 from jinit.models.probe import (
     Moments,
     Place,
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["ActivationSignal", "Branch", "Diagnosis", "LayerSignal", "ParameterSignal", "diagnose"]
-
-SATURATION = 0.05
-"""A unit counts as saturated where its slope is below this fraction of the steepest slope."""
 
 
 class LayerSignal(NamedTuple):
@@ -265,7 +263,7 @@ def diagnose(
     }
     leaves = jax.tree.leaves(variables)
     floats = [leaves[i] for i in traced.chosen]
-    rows = _expand(traced, sites, records)
+    rows = _expand(sites, records)
     return Diagnosis(
         tuple(_layer(traced, roles, sites, row) for row in rows),
         tuple(_activation(traced, sites, row) for row in _expand_activations(sites, records)),
@@ -480,7 +478,7 @@ def _rows(sites: _Sites, place: int, own: Any, stacked: Sequence[int]) -> list[_
     return found
 
 
-def _expand(traced: Trace, sites: _Sites, records: Any) -> list[_Row]:
+def _expand(sites: _Sites, records: Any) -> list[_Row]:
     rows = []
     for place, uses in enumerate(sites.weights):
         if place in records:  # a while loop's are not
@@ -574,7 +572,7 @@ def _aval(traced: Trace, path: Path) -> Any:
 
 def _parameter(role: Role, leaf: np.ndarray, log_grad: float) -> ParameterSignal:
     values = leaf.astype(np.float64)
-    constant = orthogonal = False
+    constant = semi_orthogonal = False
     if not np.isfinite(values).all():
         return ParameterSignal(role, label(role.path), math.nan, math.nan, log_grad, False, False)
     if role.role in ("weight", "tied") and role.fan_out and role.fan_out > 1:
@@ -584,17 +582,8 @@ def _parameter(role: Role, leaf: np.ndarray, log_grad: float) -> ParameterSignal
             constant = bool(np.ptp(values) == 0)
         else:
             constant = bool(matrices.shape[-1] > 1 and np.all(matrices == matrices[..., :1]))
-            orthogonal = _orthogonal(matrices[0])
+            semi_orthogonal = orthogonal(matrices, float(jnp.finfo(leaf.dtype).eps))
     return ParameterSignal(
         role, label(role.path), float(values.mean()), float(values.std()), log_grad, constant,
-        orthogonal,
+        semi_orthogonal,
     )  # fmt: skip
-
-
-def _orthogonal(matrix: np.ndarray) -> bool:
-    """Up to a factor, judged by 32 rows or columns of the shorter side."""
-    short = matrix if len(matrix) <= matrix.shape[1] else matrix.T
-    products = short[:32] @ short[:32].T
-    return bool(
-        np.allclose(products, products[0, 0] * np.eye(len(products)), atol=1e-3 * products[0, 0])
-    )

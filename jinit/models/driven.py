@@ -1,6 +1,7 @@
 """Initialisation by data: every layer scaled until what comes out of it has unit variance."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -132,14 +133,13 @@ def _sites(traced: Trace, roles: Sequence[Role]) -> list[_Site]:
     for use in traced.uses:
         if use.kind == "weight" and roles[use.view.leaf].role in ("weight", "tied"):
             by_path.setdefault(use.path, []).append(use)
-    entries: dict[int, list[tuple[Any, int]]] = {}
-    for path, uses in by_path.items():
-        for use in uses:
-            entries.setdefault(use.view.leaf, []).append((path, use.part * use.layers))
+    read = Counter[int]()  # entries of a leaf, each as often as it is read
+    for use in (use for uses in by_path.values() for use in uses):
+        read[use.view.leaf] += use.part * use.layers
     found = []
     for path, uses in by_path.items():
         elsewhere = any(
-            sum(n for _, n in entries[u.view.leaf]) > math.prod(traced.leaves[u.view.leaf].shape)
+            read[u.view.leaf] > math.prod(traced.leaves[u.view.leaf].shape)
             or roles[u.view.leaf].role == "tied"
             for u in uses
         )

@@ -9,7 +9,7 @@ import numpy as np
 from jinit.models.conventions import FORMS, Convention, FormName, Law, Leaf
 from jinit.models.roles import Role
 
-__all__ = ["Sample", "fits", "odd", "sample"]
+__all__ = ["Sample", "fits", "odd", "orthogonal", "sample"]
 
 STANDARD_ERRORS = 4
 FAR = 5.0
@@ -49,7 +49,7 @@ def sample(values: np.ndarray, matrix: np.ndarray | None, *, eps: float) -> Samp
     if low == high:
         return Sample(flat.size, finite, low, 0.0, True, frozenset({"constant"}), eps)
     std = math.sqrt(_mean_square(flat, mean))
-    forms = {"orthogonal"} if _orthogonal(matrix, eps) else _forms(flat, math.hypot(mean, std), eps)
+    forms = {"orthogonal"} if orthogonal(matrix, eps) else _forms(flat, math.hypot(mean, std), eps)
     return Sample(flat.size, finite, mean, std, False, frozenset(forms), eps)  # type: ignore[arg-type]
 
 
@@ -88,7 +88,7 @@ def _forms(flat: np.ndarray, scale: float, eps: float) -> set[FormName]:
     return found
 
 
-def _orthogonal(matrix: np.ndarray | None, eps: float) -> bool:
+def orthogonal(matrix: np.ndarray | None, eps: float) -> bool:
     """Whether the first matrix has orthogonal rows (columns, if they are fewer) of one length."""
     if matrix is None or min(matrix.shape[1:]) < 2:
         return False

@@ -295,7 +295,7 @@ class _Walk:
     def program(self, jaxpr: Jaxpr, leaves: Sequence[View]) -> None:
         """The whole model: its parameters first, then its inputs."""
         held = [_Held(view, None) for view in leaves]
-        held += [self._input() for _ in jaxpr.invars[len(leaves) :]]
+        held += [_Held(self._fresh(), self._node(())) for _ in jaxpr.invars[len(leaves) :]]
         ends = self._run(jaxpr, held, ())
         self._end(ends)
         self.activations = _merged(self.activations)
@@ -330,9 +330,6 @@ class _Walk:
             self._before[-1] |= self._before[node]
             self._seen[-1] |= self._seen[node]
         return len(self._before) - 1
-
-    def _input(self, held: Sequence[_Held] = ()) -> _Held:
-        return _Held(self._fresh(), self._node(held))
 
     def _fresh(self, **known: Any) -> Signal:
         self._sources += 1
