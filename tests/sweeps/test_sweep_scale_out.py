@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from swept import BUSY, NOISY, busy, noisy
@@ -47,6 +48,7 @@ def test_an_error_of_the_function_comes_back_before_any_worker_starts():
 
 @pytest.mark.script
 @pytest.mark.filterwarnings("ignore")  # dask's own, about a worker that is gone
+@mock.patch.dict(os.environ)  # where Dask leaves settings of malloc and BLAS behind
 def test_a_dask_worker_that_is_killed_loses_nothing(tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
     monkeypatch.setenv("PYTHONPATH", PATH)
