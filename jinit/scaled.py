@@ -53,7 +53,7 @@ def normalise(array: jax.Array, exponent: jax.Array | int = 0) -> Scaled:
 
 
 def add(x: Scaled, y: Scaled) -> Scaled:
-    """The sum, aligned to the larger exponent of the two that is not all zero."""
+    """The sum, aligned to the larger exponent of the two that is not all zero; shapes broadcast."""
     lowest = jnp.iinfo(jnp.int32).min // 2
     ex = jnp.where(jnp.any(x.array != 0), x.exponent, lowest)
     ey = jnp.where(jnp.any(y.array != 0), y.exponent, lowest)

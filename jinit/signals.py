@@ -266,9 +266,7 @@ def _over_layers(step: Any, carry: Scaled, xs: Any, length: int, reverse: bool =
 
 def _linear(layer: Layer, h: Scaled) -> Scaled:
     z = normalise(h.array @ layer.w, h.exponent)
-    if layer.b is None:
-        return z
-    return add(z, normalise(jnp.broadcast_to(layer.b[None], z.array.shape)))
+    return z if layer.b is None else add(z, normalise(layer.b[None]))
 
 
 def _through_linear(layer: Layer, g: Scaled) -> Scaled:
@@ -301,8 +299,7 @@ def _norm_and_pullback(
     if net.norm == "batch" and not train:
         assert stats is not None
         inverse = 1 / jnp.sqrt(stats.var[None] + net.eps)
-        mean = normalise(jnp.broadcast_to(-stats.mean[None], z.array.shape))
-        centred = add(z, mean)
+        centred = add(z, normalise(-stats.mean[None]))
         scaled = normalise(layer.gamma[None] * inverse * centred.array, centred.exponent)
 
         def pull_fixed(g: Scaled) -> Scaled:
@@ -334,7 +331,7 @@ def _norm_and_pullback(
 
 
 def _shifted(layer: Layer, u: Scaled) -> Scaled:
-    return add(u, normalise(jnp.broadcast_to(layer.beta[None], u.array.shape)))
+    return add(u, normalise(layer.beta[None]))
 
 
 # --- activations -----------------------------------------------------------------------------
