@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 __all__ = [
+    "batch",
     "choice",
     "count",
     "dims",
@@ -147,6 +148,17 @@ def key(value: Any) -> jax.Array:
             f"{fix}, got a batch of keys of shape {value.shape}; map over them with jax.vmap."
         )
     return value
+
+
+def batch(inputs: tuple[Any, ...]) -> None:
+    """No array among a model's inputs is empty."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(inputs)[0]:
+        if np.size(leaf) == 0:
+            raise ValueError(
+                f"inputs must hold at least one sample, got an array of shape "
+                f"{list(np.shape(leaf))} at inputs{jax.tree_util.keystr(path)}; give a batch as "
+                f"the model meets it in training."
+            )
 
 
 def numeric(what: str, value: Any) -> None:

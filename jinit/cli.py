@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -224,7 +225,10 @@ def _model(factory: str) -> tuple[Any, Any, tuple[Any, ...], dict[str, Any]]:
     from jinit import checks
 
     make = checks.imported("model", factory)
-    made = make() if callable(make) else make
+    if callable(make):
+        _check_no_arguments(factory, make)
+        make = make()
+    made = make
     if isinstance(made, dict):
         checks.options(factory, made, ["apply", "variables", "inputs", "loss", "rules"])
         missing = [name for name in ("apply", "variables", "inputs") if name not in made]
@@ -237,6 +241,23 @@ def _model(factory: str) -> tuple[Any, Any, tuple[Any, ...], dict[str, Any]]:
         f"{factory} must return (apply, variables, *inputs), or a dict of apply, variables and "
         f"inputs (a tuple), got {type(made).__name__}."
     )
+
+
+def _check_no_arguments(name: str, make: Callable[..., Any]) -> None:
+    from inspect import Parameter, signature
+
+    try:
+        parameters = signature(make).parameters.values()
+    except ValueError:  # of functions written in C
+        return
+    optional = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in optional]
+    if needed:
+        raise ValueError(
+            f"{name} must be a function without arguments that returns (apply, variables, "
+            f"*inputs), got one that needs {', '.join(needed)}; write one that calls it with what "
+            f"it needs."
+        )
 
 
 # --- sweeps -------------------------------------------------------------------------------------
@@ -343,7 +364,7 @@ def status(store: Annotated[Path, typer.Argument(help="A sweep's folder.")]) -> 
     from jinit.sweeps.store import Store
 
     try:
-        kept = Store(_existing(store), write=False)
+        kept = Store(store, write=False)
         done = kept.done()
     except ValueError as error:
         _fail(str(error))
@@ -359,12 +380,6 @@ def status(store: Annotated[Path, typer.Argument(help="A sweep's folder.")]) -> 
         console.print("Run the same sweep again to go on.")
 
 
-def _existing(store: Path) -> Path:
-    if not store.exists():
-        raise ValueError(f"store '{store}' does not exist; give the folder that a sweep has made.")
-    return store
-
-
 @app.command("plot")
 def plot_(
     store: Annotated[Path, typer.Argument(help="A sweep's folder.")],
@@ -377,7 +392,7 @@ def plot_(
     """Draw a stored sweep over its two longest numeric axes."""
     _check_plot(file, overwrite)
     try:
-        found = jinit.load(_existing(store), partial=True)
+        found = jinit.load(store, partial=True)
         jinit.plots.grid(found, variable).savefig(file)
     except ValueError as error:
         _fail(str(error))
@@ -400,7 +415,7 @@ def export_(
     from jinit import maps
 
     try:
-        maps.export(jinit.load(_existing(store)), file, csv=csv is not None)
+        maps.export(jinit.load(store), file, csv=csv is not None)
     except ValueError as error:
         _fail(str(error))
     print(f"The results are in {file}.")

@@ -17,7 +17,7 @@ from rich.table import Table
 import jinit
 from jinit import checks
 
-__all__ = ["DATA", "Setting", "crossings", "export", "plan", "table"]
+__all__ = ["DATA", "Setting", "crossing", "crossings", "export", "plan", "table"]
 
 DATA = ("digits", "circles", "moons")
 
@@ -136,17 +136,22 @@ def crossings(dataset: xr.Dataset) -> xr.DataArray:
     Interpolated in log10(ratio) against log(gain), by scheme and depth.
     """
     ratio = dataset.log10_gradient_ratio.median([d for d in ("seed", "lr") if d in dataset.dims])
-    gain = dataset.gain.values
+    return xr.apply_ufunc(
+        partial(crossing, dataset.gain.values), ratio, input_core_dims=[["gain"]], vectorize=True
+    )
 
-    def crossing(values: np.ndarray) -> float:
-        above = np.flatnonzero((values[:-1] < 0) & (values[1:] >= 0))
-        if not len(above):
-            return math.nan
-        i = above[0]
-        share = -values[i] / (values[i + 1] - values[i])
-        return float(np.exp((1 - share) * np.log(gain[i]) + share * np.log(gain[i + 1])))
 
-    return xr.apply_ufunc(crossing, ratio, input_core_dims=[["gain"]], vectorize=True)
+def crossing(gains: np.ndarray, log_ratio: np.ndarray) -> float:
+    """The gain at which log-ratios `[gains]` first rise through zero, NaN where they never do.
+
+    Interpolated in log-ratio against log(gain).
+    """
+    above = np.flatnonzero((log_ratio[:-1] < 0) & (log_ratio[1:] >= 0))
+    if not len(above):
+        return math.nan
+    i = above[0]
+    share = -log_ratio[i] / (log_ratio[i + 1] - log_ratio[i])
+    return float(np.exp((1 - share) * np.log(gains[i]) + share * np.log(gains[i + 1])))
 
 
 def table(dataset: xr.Dataset) -> Table:

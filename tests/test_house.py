@@ -28,6 +28,7 @@ SAME_FLOOR = {
     ("networks", "batchnorm"),
     ("networks", "params"),
     ("training", "signals"),
+    ("tour", "maps"),
     ("tour", "report"),
     ("cli", "tour"),
     ("cli", "forecast"),

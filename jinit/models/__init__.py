@@ -9,7 +9,7 @@ from jinit.models.mup import MuP, MuPRow, Setup, coordinate_check, mup
 from jinit.models.reinit import reinit
 from jinit.models.residuals import fixup, skipinit
 from jinit.models.roles import Role, roles
-from jinit.models.trace import Use
+from jinit.models.uses import Use
 from jinit.models.values import RoleError
 
 __all__ = [

@@ -20,7 +20,7 @@ from jinit import checks
 from jinit.models.conventions import CONVENTIONS, Convention, Leaf
 from jinit.models.oddities import Sample, fits, odd, sample
 from jinit.models.roles import Role, roles
-from jinit.models.trace import Kind
+from jinit.models.uses import Kind
 from jinit.models.values import RoleError
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
+from jinit import checks
 from jinit.activations import ACTIVATIONS, SATURATION, SLOPES
 from jinit.models import pointwise
 from jinit.models.findings import Finding, find
@@ -32,7 +33,8 @@ from jinit.models.probe import (
 )
 from jinit.models.roles import Role, judge
 from jinit.models.show import label, page, table
-from jinit.models.trace import Activation, Kind, Trace, Use, trace
+from jinit.models.trace import Trace, trace
+from jinit.models.uses import Activation, Kind, Use
 from jinit.models.values import Loop, Path
 
 if TYPE_CHECKING:
@@ -250,8 +252,11 @@ def diagnose(
         `Diagnosis`.
 
     Raises:
-        TypeError: an output that is not one array, and no loss; a loss that is no scalar.
+        TypeError: an output that is not one floating-point array, and no loss; a loss that is no
+            scalar.
+        ValueError: an empty batch.
     """
+    checks.batch(inputs)
     traced = trace(apply, variables, *inputs)
     roles = judge(traced, rules, strict=False)
     sites = _sites(traced)
@@ -324,6 +329,11 @@ def _objective(traced: Trace, loss: Callable[[Any], Any] | None) -> Callable[[li
             f"the model's output is {tree} and not one array; give loss=lambda output: a scalar of "
             f"it, or let apply return the array alone."
         )
+    if not jnp.issubdtype(shapes[0].dtype, jnp.inexact):
+        raise TypeError(
+            f"the model's output is of {shapes[0].dtype}, which has no gradient; let apply return "
+            f"what the loss is computed from, such as logits."
+        )
     key = jax.random.key(0)
 
     def random(arrays: list[Any]) -> jax.Array:
@@ -355,13 +365,10 @@ class _Sites(NamedTuple):
 
 def _sites(traced: Trace) -> _Sites:
     by_path: dict[Path, list[Use]] = {}
-    for use in traced.uses:
-        if use.kind == "weight":
-            path = traced.visible(use.path)
-            if all(
-                len(loop.path) < len(path) for loop in use.loops
-            ):  # a loop hidden inside cannot be looked into
-                by_path.setdefault(path, []).append(use)
+    for path, uses in traced.by_equation("weight").items():
+        seen = traced.visible(path)
+        if all(len(loop.path) < len(seen) for loop in uses[0].loops):  # none is hidden inside
+            by_path.setdefault(seen, []).extend(uses)
     weights = tuple(tuple(uses) for uses in by_path.values())
     activations = tuple(
         a for a in traced.activations

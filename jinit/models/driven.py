@@ -15,7 +15,8 @@ from jinit import checks
 from jinit.models.probe import Place, interpret
 from jinit.models.reinit import reinit
 from jinit.models.roles import Role, judge
-from jinit.models.trace import Kind, Trace, Use, trace
+from jinit.models.trace import Trace, trace
+from jinit.models.uses import Kind, Use
 
 __all__ = ["lsuv"]
 
@@ -55,10 +56,12 @@ def lsuv(
 
     Raises:
         RoleError: as `jinit.models.roles`.
+        ValueError: an empty batch.
 
     Source: Mishkin & Matas 2016, "All you need is a good init", algorithm 1.
     """
     checks.number("std", std)
+    checks.batch(inputs)
     passes = checks.count("passes", passes)
     variables = reinit(key, apply, variables, *inputs, scheme=scheme, rules=rules)
     traced = trace(apply, variables, *inputs)
@@ -129,10 +132,11 @@ class _Site(NamedTuple):
 
 
 def _sites(traced: Trace, roles: Sequence[Role]) -> list[_Site]:
-    by_path: dict[Any, list[Use]] = {}
-    for use in traced.uses:
-        if use.kind == "weight" and roles[use.view.leaf].role in ("weight", "tied"):
-            by_path.setdefault(use.path, []).append(use)
+    by_path = {
+        path: drawn
+        for path, uses in traced.by_equation("weight").items()
+        if (drawn := [u for u in uses if roles[u.view.leaf].role in ("weight", "tied")])
+    }
     read = Counter[int]()  # entries of a leaf, each as often as it is read
     for use in (use for uses in by_path.values() for use in uses):
         read[use.view.leaf] += use.part * use.layers

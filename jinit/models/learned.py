@@ -17,7 +17,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jinit import checks
 from jinit.models.roles import Role, roles
-from jinit.models.trace import Kind
+from jinit.models.uses import Kind
 
 __all__ = ["Learned", "gradient_quotient", "gradinit", "metainit"]
 

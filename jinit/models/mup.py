@@ -20,7 +20,8 @@ from jinit import checks
 from jinit.models.probe import Place, interpret
 from jinit.models.roles import Role, roles
 from jinit.models.show import label, table
-from jinit.models.trace import Kind, Trace, Use, trace
+from jinit.models.trace import Trace, trace
+from jinit.models.uses import Kind, Use
 from jinit.models.values import RoleError
 
 if TYPE_CHECKING:
@@ -495,7 +496,7 @@ def _coordinates(
             for changed in (False, True)
         ])  # fmt: skip
 
-    sites = _sites(traced)
+    sites = list(traced.by_equation("weight", "embedding").values())
     places = [Place(uses[0].path) for uses in sites]
     visible = jax.eval_shape(seen, [drawn[i] for i in traced.chosen])
     sites = [uses for i, uses in enumerate(sites) if i in visible]  # those of a while loop are not
@@ -505,15 +506,6 @@ def _coordinates(
         leaves = jax.tree.leaves(setup.init(own))
         results.append(np.asarray(run([jnp.asarray(leaves[i]) for i in traced.chosen])))
     return _names(traced, sites), np.stack(results)
-
-
-def _sites(traced: Trace) -> list[list[Use]]:
-    """Uses of weights and embeddings, those of one equation together."""
-    by_path: dict[Any, list[Use]] = {}
-    for use in traced.uses:
-        if use.kind in ("weight", "embedding"):
-            by_path.setdefault(use.path, []).append(use)
-    return list(by_path.values())
 
 
 def _sizes(value: Float[Array, "steps ..."], use: Use) -> Float[Array, "steps layers"]:

@@ -14,7 +14,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.extend.core import Literal as JaxprLiteral
 from jaxtyping import Array, ArrayLike, Float
 
-from jinit.models.trace import Trace, inner_jaxprs, split_scan
+from jinit.models.nested import inner_jaxprs, split_scan
+from jinit.models.trace import Trace
 from jinit.models.values import Path
 
 __all__ = [

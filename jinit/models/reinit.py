@@ -7,7 +7,7 @@ and its entries are then put where the model reads them.
 import math
 import warnings
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ from jaxtyping import ArrayLike
 from jinit import checks, schemes, theory
 from jinit.activations import ACTIVATIONS
 from jinit.models.roles import Role, roles
-from jinit.models.trace import Kind
+from jinit.models.uses import Kind
 from jinit.models.values import RoleError
 from jinit.runtime import keys_after
 
@@ -86,7 +86,7 @@ def reinit(
     True
     """
     key = checks.key(key)
-    draw = _Kernels(scheme, options)
+    draw = _Kernels(scheme, options, [v for v in jax.tree.leaves(variables) if _may_be_drawn(v)])
     if not isinstance(gain, str):
         checks.number("gain", gain)
     elif gain != "auto":
@@ -118,10 +118,13 @@ def reinit(
 class _Kernels:
     """Draws batches of kernels by one scheme.
 
-    A batch waits for the one before if the scheme decomposes matrices (`runtime.keys_after`).
+    A batch waits for the one before if the scheme decomposes matrices (`runtime.keys_after`), and
+    the first for `before`: arrays that the same program may draw as orthogonal matrices.
     """
 
-    def __init__(self, scheme: Any, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, scheme: Any, options: Mapping[str, Any], before: Sequence[jax.Array] = ()
+    ) -> None:
         if isinstance(scheme, str):
             self._draw = schemes.scheme(scheme, **options)
         elif not callable(scheme):
@@ -137,20 +140,26 @@ class _Kernels:
         else:
             self._draw = scheme
         self._waits = not isinstance(scheme, str) or schemes.SCHEMES[scheme].decomposes
-        self._last: jax.Array | None = None
+        self._before = before
 
     def __call__(self, keys: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Kernels `[keys, *shape]`."""
-        if self._waits and self._last is not None:
-            keys = keys_after(keys, self._last)
+        if self._waits:
+            for drawn in self._before:
+                keys = keys_after(keys, drawn)
         kernels = jax.vmap(lambda key: self._draw(key, shape, dtype))(keys)
         if kernels.shape[1:] != shape:
             raise ValueError(
                 f"an initializer must return an array of the shape it is given, {list(shape)}, "
                 f"got {list(kernels.shape[1:])}."
             )
-        self._last = kernels
+        self._before = [kernels]
         return kernels.astype(dtype)
+
+
+def _may_be_drawn(leaf: Any) -> bool:
+    traced = isinstance(leaf, jax.core.Tracer)
+    return traced and jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.size > 0
 
 
 def _drawn(key: jax.Array, role: Role, leaf: Any, draw: _Kernels, gain: ArrayLike | str) -> Any:

@@ -13,7 +13,8 @@ from jaxtyping import ArrayLike
 from jinit import checks
 from jinit.models.reinit import reinit
 from jinit.models.roles import judge
-from jinit.models.trace import Kind, Residual, Trace, trace
+from jinit.models.trace import Trace, trace
+from jinit.models.uses import Kind, Residual
 
 __all__ = ["fixup", "skipinit"]
 

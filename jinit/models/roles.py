@@ -13,7 +13,8 @@ from typing import Any, get_args
 import numpy as np
 
 from jinit import checks
-from jinit.models.trace import Kind, Trace, Use, trace
+from jinit.models.trace import Trace, trace
+from jinit.models.uses import Kind, Use
 from jinit.models.values import RoleError
 
 __all__ = ["Role", "judge", "roles"]

@@ -117,7 +117,7 @@ class Signal:
 
     uses: frozenset[int] = frozenset()
     pointwise: Pointwise | None = None
-    made: Path = ()
+    path: Path = ()
     """the equation it came out of"""
     source: int = field(default=0)
     features: int | None = None

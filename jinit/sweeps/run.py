@@ -113,8 +113,6 @@ def load(store: str | os.PathLike[str], *, partial: bool = False) -> xr.Dataset:
             `partial`.
     """
     path = Path(store)
-    if not path.exists():
-        raise StoreError(f"store '{path}' does not exist; give the folder that a sweep has made.")
     kept = Store(path, write=False)
     done = kept.done()
     if not partial and not done.all():

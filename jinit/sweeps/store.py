@@ -42,6 +42,10 @@ class Store:
         """
         zarr = _zarr()
         self.path = path
+        if not path.exists():
+            raise StoreError(
+                f"{_named(path)} does not exist; give the folder that a sweep has made."
+            )
         try:
             mode: Any = "r+" if write else "r"
             self._group = zarr.open_group(path, mode=mode, zarr_format=3)

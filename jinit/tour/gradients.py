@@ -10,7 +10,7 @@ import xarray as xr
 from scipy.optimize import brentq
 
 import jinit
-from jinit import plots
+from jinit import maps, plots
 from jinit.report import Chapter
 from jinit.tour.setting import Setting
 
@@ -54,16 +54,6 @@ def gradient_map(
     return ds.ratio.transpose("depth", "seed", "gain").values
 
 
-def _crossing(gains: np.ndarray, values: np.ndarray) -> float:
-    """The gain at which log-ratios [gains] first rise through zero, interpolated."""
-    above = np.flatnonzero((values[:-1] < 0) & (values[1:] >= 0))
-    if not len(above):
-        return math.nan
-    i = above[0]
-    weight = -values[i] / (values[i + 1] - values[i])
-    return float(np.exp((1 - weight) * np.log(gains[i]) + weight * np.log(gains[i + 1])))
-
-
 def _predicted(activation: str, depth: int, second_moment: float) -> float:
     """The gain at which infinitely wide layers hand the gradient back as it came."""
 
@@ -89,7 +79,7 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
         advance(0.5)
     networks = sum(r.size for r in ratio.values())
     middle = {a: np.median(r, 1) for a, r in ratio.items()}
-    crossing = {a: _crossing(gains, m[-1]) for a, m in middle.items()}
+    crossing = {a: maps.crossing(gains, m[-1]) for a, m in middle.items()}
     second_moment = float(np.mean(np.square(jinit.data.digits().x_train[:BATCH])))
     theory = {
         a: np.array([_predicted(a, depth, second_moment) for depth in setting.map_depths])

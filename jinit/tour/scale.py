@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,12 +29,15 @@ LABELS = {
 def loss_panel(ax: Axes, curves: Curves) -> None:
     """Median loss and 10 to 90 % band over seeds, on a log axis."""
     for name, runs in zip(curves.starts, curves.loss, strict=True):
+        # What does not learn lies on one line: the next one shows through the dashes of zeros.
+        line: dict[str, Any] = {"linestyle": (0, (4, 4)), "zorder": 3} if name == "zeros" else {}
         plots.band(
-            ax, np.arange(1, runs.shape[1] + 1), runs, label=LABELS[name], color=plots.COLORS[name]
-        )
+            ax, np.arange(1, runs.shape[1] + 1), runs, label=LABELS[name],
+            color=plots.COLORS[name], **line,
+        )  # fmt: skip
     ax.set(xlabel="training step", ylabel="training loss", xlim=(1, curves.loss.shape[2]))
     ax.set_yscale("log")
-    ax.axhline(math.log(10), color="black", linestyle=":", linewidth=1.2)
+    ax.axhline(math.log(10), color="black", linestyle=":", linewidth=1.2, zorder=1)
 
 
 def as_dataset(curves: Curves) -> xr.Dataset:

@@ -1,0 +1,25 @@
+"""Results into pictures: a function takes results, draws, and returns the figure or the artists.
+
+Nothing is computed here beyond averages and quantiles over runs.
+"""
+
+from jinit.plots.models import coordinate_check, diagnosis
+from jinit.plots.panels import band, gradient_map, histograms, weights
+from jinit.plots.style import COLORS, figure, style
+from jinit.plots.sweeps import grid
+from jinit.plots.theory import phase_diagram, signals
+
+__all__ = [
+    "COLORS",
+    "band",
+    "coordinate_check",
+    "diagnosis",
+    "figure",
+    "gradient_map",
+    "grid",
+    "histograms",
+    "phase_diagram",
+    "signals",
+    "style",
+    "weights",
+]

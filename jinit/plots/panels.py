@@ -1,0 +1,170 @@
+"""Panels of the tour: bands over runs, histograms, weights, a map of gradients."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from jinit.plots.style import Values
+
+__all__ = ["band", "gradient_map", "histograms", "weights"]
+
+
+def band(
+    ax: Axes,
+    x: Values,
+    runs: Values,
+    *,
+    label: str,
+    color: str,
+    quantiles: tuple[float, float] = (0.1, 0.9),
+    **line: Any,
+) -> list[Any]:
+    """The median over runs as a line, and between two quantiles a band.
+
+    Args:
+        ax: where.
+        x: `[points]`.
+        runs: `[runs, points]`; entries that are not finite count as +infinity (diverged).
+        label: for the legend.
+        color: of line and band.
+        quantiles: the band's lower and upper edge.
+        **line: passed on to `Axes.plot`.
+    """
+    values = np.where(np.isnan(runs), np.inf, np.asarray(runs, float))
+    low, middle, high = np.quantile(values, [quantiles[0], 0.5, quantiles[1]], 0, method="nearest")
+    # An infinite loss is drawn as far up as the axis reaches, not left out.
+    cap = np.finfo(np.float32).max
+    low, middle, high = (np.minimum(v, cap) for v in (low, middle, high))
+    (median,) = ax.plot(x, middle, color=color, label=label, **line)
+    return [median, ax.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)]
+
+
+def histograms(
+    ax: Axes,
+    counts: Values,
+    edges: Values,
+    *,
+    color: str,
+    notes: Sequence[str] = (),
+    overlap: float = 1.6,
+) -> list[Any]:
+    """One histogram per layer as a ridge, the first layer on top; each scaled to its own peak.
+
+    Args:
+        ax: where.
+        counts: `[layers, bins]`.
+        edges: `[bins + 1]`.
+        color: of the ridges.
+        notes: a text per layer, written at its right end.
+        overlap: height of a ridge in units of the distance between two.
+    """
+    counts, edges = np.asarray(counts, float), np.asarray(edges, float)
+    layers = len(counts)
+    peaks = np.maximum(counts.max(1, keepdims=True), 1)
+    ridges = overlap * counts / peaks
+    artists: list[Any] = []
+    for i, ridge in enumerate(ridges):
+        base = layers - 1 - i
+        artists.append(
+            ax.stairs(
+                base + ridge, edges, baseline=base, fill=True, alpha=0.75, facecolor=color,
+                edgecolor="white", linewidth=0.8, zorder=2 + i,
+            )
+        )  # fmt: skip
+        if notes:
+            ax.text(
+                1.01, base + 0.15, notes[i], transform=ax.get_yaxis_transform(), fontsize=9,
+                va="bottom", family="monospace",
+            )  # fmt: skip
+    ax.set_yticks(range(layers), [str(layers - i) for i in range(layers)])
+    ax.set_ylabel("hidden layer")
+    ax.set_xlim(edges[0], edges[-1])
+    ax.set_ylim(-0.1, layers - 1 + overlap + 0.1)
+    ax.grid(axis="y", visible=False)
+    return artists
+
+
+def weights(ax: Axes, w: Values, *, limit: float) -> Any:
+    """A weight matrix [fan_in, fan_out] as an image, one column per unit."""
+    image = ax.imshow(
+        np.asarray(w), cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="none"
+    )
+    ax.set_xlabel("unit of the next layer")
+    ax.set_ylabel("unit of the layer below")
+    ax.grid(visible=False)
+    return image
+
+
+def gradient_map(
+    ax: Axes,
+    scale: Values,
+    depth: Values,
+    log_ratio: Values,
+    *,
+    limit: float,
+    marks: Mapping[str, float] | None = None,
+    theory: Values | None = None,
+) -> Any:
+    """A map over weight scale x depth, with the line where it is zero.
+
+    Args:
+        ax: where.
+        scale: `[scales]`, increasing, drawn on a log axis.
+        depth: `[depths]`, increasing, drawn on a log axis.
+        log_ratio: `[depths, scales]`; blue below zero, red above, white at zero.
+        limit: where the colours end.
+        marks: labels and the scales they stand for, drawn as dotted lines.
+        theory: the scales at which it should be zero, `[depths]`, drawn as circles on the line.
+
+    Returns:
+        The filled contours, for a colour bar.
+    """
+    scale, depth, values = np.asarray(scale), np.asarray(depth, float), np.asarray(log_ratio)
+    levels = np.linspace(-limit, limit, 8 * int(limit) + 1)
+    mesh = ax.contourf(scale, depth, values, levels=levels, cmap="RdBu_r", extend="both")
+    steps = [v for v in (-20, -10, -5, -2, 2, 5, 10, 20) if abs(v) <= limit]
+    shades = ["white" if abs(v) > limit / 2 else "0.25" for v in steps]  # readable on its ground
+    lines = ax.contour(scale, depth, values, levels=steps, colors=shades, linewidths=0.8)
+    far = [v for v in lines.levels if abs(v) > 2]  # near zero there is no room for a label
+    ax.clabel(
+        lines, far, fmt=lambda v: f"$10^{{{v:.0f}}}$", fontsize=9,
+        manual=_label_places(np.asarray(scale), np.asarray(depth), values, far),
+    )  # fmt: skip
+    ax.contour(scale, depth, values, levels=[0.0], colors="black", linewidths=2.5)
+    if theory is not None:
+        ax.plot(
+            np.asarray(theory), depth, "o", color="white", markeredgecolor="black", markersize=7,
+            label="theory, infinite width", zorder=3,
+        )  # fmt: skip
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ticks = [d for d in (2, 5, 10, 20, 50, 100, 200, 500) if depth[0] <= d <= depth[-1]]
+    ax.set_yticks(ticks, [str(d) for d in ticks])
+    ax.minorticks_off()
+    for i, (label, at) in enumerate((marks or {}).items()):
+        ax.axvline(at, color="black", linestyle=":", linewidth=1.2)
+        ax.text(
+            at, 1.01 + 0.055 * (i % 2), label, transform=ax.get_xaxis_transform(), fontsize=9,
+            ha="center", va="bottom",
+        )  # fmt: skip
+    ax.grid(visible=False)
+    return mesh
+
+
+def _label_places(
+    scale: np.ndarray, depth: np.ndarray, values: np.ndarray, levels: Sequence[float]
+) -> list[tuple[float, float]]:
+    """Where contours cross the row in the middle, or the nearest one that they cross."""
+    middle = len(depth) // 2
+    rows = sorted(range(1, len(depth) - 1), key=lambda row: abs(row - middle))
+    places = []
+    for level in levels:
+        for row in rows:
+            crossed = np.flatnonzero(np.diff(np.sign(values[row] - level)))
+            if len(crossed):
+                places += [(float(np.sqrt(scale[i] * scale[i + 1])), float(depth[row]))
+                           for i in crossed]  # fmt: skip
+                break
+    return places

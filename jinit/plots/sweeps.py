@@ -1,0 +1,120 @@
+"""Any variable of a sweep."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from jinit.plots.style import COLORS, figure, style
+
+__all__ = ["grid"]
+
+
+_MOST_PANELS = 12
+
+
+def grid(dataset: Any, variable: str | None = None, *, title: str = "") -> Figure:
+    """A variable of a sweep over its two longest numeric axes, the median over seeds.
+
+    A map where there are two such axes, lines where there is one; a panel for each combination of
+    the other axes.
+
+    Args:
+        dataset: what `jinit.sweep` or `jinit.load` returns.
+        variable: which; None takes the first with one number per network.
+        title: of the picture.
+
+    Raises:
+        ValueError: a variable that is not there or has dimensions of its own, or too many panels.
+    """
+    plain = [
+        name for name, each in dataset.data_vars.items() if set(each.dims) <= set(dataset.coords)
+    ]
+    name = variable if variable is not None else (plain or [None])[0]
+    if name not in plain:
+        raise ValueError(
+            f"variable must have one number per network, got {name!r}; choose among "
+            f"{', '.join(map(repr, plain)) or 'none'}."
+        )
+    values = dataset[name].astype(float).median("seed")
+    numeric = sorted(
+        (d for d in values.dims if values[d].dtype.kind in "fiu" and values.sizes[d] > 1),
+        key=lambda d: -values.sizes[d],
+    )
+    if not numeric:
+        raise ValueError(
+            f"a picture needs a numeric axis of two values or more, got none in {name!r}."
+        )
+    across, upwards = numeric[0], (numeric[1] if len(numeric) > 1 else None)
+    rest = [d for d in values.dims if d not in (across, upwards)]
+    panels = values.stack(panel=rest) if rest else values.expand_dims("panel")
+    count = panels.sizes["panel"]
+    if count > _MOST_PANELS:
+        raise ValueError(
+            f"a picture has room for {_MOST_PANELS} panels, got {count} combinations of "
+            f"{', '.join(map(repr, rest))}; select some with dataset.sel(...) first."
+        )
+    columns = min(count, 4)
+    rows = -(-count // columns)
+    finite = values.values[np.isfinite(values.values)]
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+    crosses = low < 0 < high
+    with style():
+        fig, axes = figure(
+            columns, rows=rows, width=1.5 + 4.0 * columns, height=0.8 + 3.4 * rows,
+            sharex=True, sharey=True,
+        )  # fmt: skip
+        for i, ax in enumerate(axes.flat):
+            if i >= count:
+                ax.set_visible(False)
+                continue
+            panel = panels.isel(panel=i)
+            mesh = _panel(ax, panel, across, upwards, low, high, crosses)
+            here = [f"{d} = {panel.coords[d].item()}" for d in rest if values.sizes[d] > 1]
+            ax.set_title(", ".join(here), fontsize=10)
+            if i >= count - columns:
+                ax.set_xlabel(across)
+            if i % columns == 0:
+                ax.set_ylabel(upwards or name)
+        if upwards is not None:
+            bar = fig.colorbar(mesh, ax=list(axes.flat), pad=0.015)
+            bar.set_label(f"{name} (median over {dataset.sizes['seed']} seeds)")
+        if title or not rest:
+            fig.suptitle(title or name, fontweight="bold")
+    return fig
+
+
+def _panel(
+    ax: Axes, panel: Any, across: str, upwards: str | None, low: float, high: float, crosses: bool
+) -> Any:
+    x = panel[across].values
+    if _is_geometric(x):
+        ax.set_xscale("log")
+    if upwards is None:
+        return ax.plot(x, panel.values, "o-", color=COLORS["xavier"], markersize=4)[0]
+    y = panel[upwards].values
+    if _is_geometric(y):
+        ax.set_yscale("log")
+    ax.set_yticks(y[:: -(-len(y) // 8)])
+    ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
+    ax.yaxis.set_minor_locator(NullLocator())
+    if crosses:
+        high = max(abs(low), abs(high))
+        low = -high
+    cells = panel.transpose(upwards, across).values
+    mesh = ax.pcolormesh(
+        x, y, np.ma.masked_invalid(cells), shading="nearest", vmin=low, vmax=high,
+        cmap="RdBu_r" if crosses else "viridis",
+    )  # fmt: skip
+    ax.set_facecolor("0.8")  # what diverged
+    ax.grid(visible=False)
+    return mesh
+
+
+def _is_geometric(x: np.ndarray) -> bool:
+    """Whether values spread over more than a factor of 10 and bunch at the lower end."""
+    ordered = np.sort(x)
+    return bool(ordered[0] > 0 and ordered[-1] / ordered[0] > 9 and
+                np.median(ordered) < (ordered[0] + ordered[-1]) / 2.5)  # fmt: skip
