@@ -151,8 +151,14 @@ def key(value: Any) -> jax.Array:
 
 
 def batch(inputs: tuple[Any, ...]) -> None:
-    """No array among a model's inputs is empty."""
+    """All of a model's inputs hold numbers."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(inputs)[0]:
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            raise TypeError(
+                f"inputs must be arrays with numbers, got only a shape, {list(leaf.shape)}, at "
+                f"inputs{jax.tree_util.keystr(path)}; give a batch as the model meets it in "
+                f"training."
+            )
         if np.size(leaf) == 0:
             raise ValueError(
                 f"inputs must hold at least one sample, got an array of shape "

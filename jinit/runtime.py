@@ -105,6 +105,7 @@ def keys_after(keys: jax.Array, draws: jax.Array) -> jax.Array:
     """
     if jax.__version_info__ >= (0, 12):
         return keys
-    never = jnp.isnan(jnp.ravel(draws)[0]).astype(jnp.uint32)
+    first = jnp.ravel(draws)[0]
+    never = (jnp.isnan(first) & jnp.isinf(first)).astype(jnp.uint32)
     impl = jax.random.key_impl(keys)
     return jax.random.wrap_key_data(jax.random.key_data(keys) + never, impl=impl)

@@ -202,6 +202,10 @@ def test_diagnose_of_nothing_is_one_sentence(tmp_path):
         (("models:none",), "cannot be imported"),
         (("models:swapped",), "Do variables and inputs fit the model?"),
         (("models:small", "--fail-on", "vanich"), "did you mean 'vanish'"),
+        (
+            ("json:loads",),
+            "without arguments that returns (apply, variables, *inputs), got one that needs s",
+        ),
     ):
         done = call("diagnose", *arguments, cwd=tmp_path)
         assert done.returncode == 2

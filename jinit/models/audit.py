@@ -59,7 +59,7 @@ class AuditRow:
     path: str
     shape: tuple[int, ...]
     role: Kind
-    fan_in: int | None
+    fan_in: float | None
     fan_out: int | None
     groups: int
     layers: int
@@ -214,12 +214,12 @@ def _values(variables: Any) -> dict[str, Any]:
 # --- one row ------------------------------------------------------------------------------------
 
 
-def _cells(fan_in: int | None) -> tuple[int, ...]:
+def _cells(fan_in: float | None) -> tuple[float, ...]:
     """Fan-outs of a recurrent matrix of so many units: plain, and of three or four fused gates."""
     return () if fan_in is None else (fan_in, 3 * fan_in, 4 * fan_in)
 
 
-def _leaf(role: Role, found: tuple[Role, ...], hidden: Mapping[Any, int | None]) -> Leaf:
+def _leaf(role: Role, found: tuple[Role, ...], hidden: Mapping[Any, float | None]) -> Leaf:
     """What the conventions look at."""
     if role.role == "bias":
         size = math.prod(role.shape) // role.layers
@@ -230,12 +230,12 @@ def _leaf(role: Role, found: tuple[Role, ...], hidden: Mapping[Any, int | None])
         role.fan_in,
         role.fan_out,
         groups=role.groups if role.receptive_field > 1 else 1,
-        features=role.shape[-1] if role.role in ("embedding", "tied") and role.shape else None,
+        features=role.features if role.role in ("embedding", "tied") and role.shape else None,
         hidden=hidden.get(role.fan_out),
     )
 
 
-def _fan_in_of_bias(bias: Role, found: tuple[Role, ...]) -> int | None:
+def _fan_in_of_bias(bias: Role, found: tuple[Role, ...]) -> float | None:
     """Of the weight whose outputs it is added to: the last one used before, of as many outputs.
 
     None for a bias that follows the scale of a norm, or no weight of its size.

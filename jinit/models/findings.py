@@ -144,8 +144,8 @@ def _symmetric(d: "Diagnosis") -> list[Finding]:
     if not same:
         return []
     return [Finding("symmetric", tuple(p.label for p in same), (
-        f"All units of {_named([p.label for p in same])} have the same weights, get the same "
-        f"gradient and stay copies of one unit; draw the weights at random with "
+        f"All units of {_named([p.label for p in same])} have the same weights and give the same, "
+        f"so that each of these layers passes on one number; draw the weights at random with "
         f"{_scheme(d, same[0])}."
     ))]  # fmt: skip
 

@@ -24,21 +24,33 @@ def through_signals(graph: Graph, equation: Any, held: list[Held], at: Path) -> 
         together = _together(graph, equation, held, at)
         if together is not None:
             return [together]
-    if name in ("add", "add_any") and all(isinstance(h.value, Signal) for h in held):
-        graph.residual_sum(held, at)
     if name in SHAPE_ONLY and isinstance(held[0].value, Signal):
         signal = held[0].value
         same = equation.invars[0].aval.shape == shape
         if signal.pointwise is None or same:
             features = signal.features if same else None
+            if name == "transpose" and signal.features is not None:
+                features = equation.params["permutation"].index(signal.features)
             return [Held(replace(signal, features=features), held[0].node)]
     axes = {
         h.value.features for h, atom in zip(held, equation.invars, strict=True)
         if isinstance(h.value, Signal) and h.value.uses and atom.aval.shape == shape
     }  # fmt: skip
     features = axes.pop() if len(axes) == 1 else None
+    if name in ("add", "add_any") and all(isinstance(h.value, Signal) for h in held):
+        added = graph.residual_sum(held, at)
+        return [added._replace(value=replace(added.value, features=features))]  # type: ignore[type-var]
+    if name in ("mul", "div"):
+        graph.norm_late(held)
     summed = name.startswith(("reduce_", "cum"))
-    return [graph.new(held, at, features=features, summed=summed) for _ in range(count)]
+    return [
+        graph.new(held, at, features=features, summed=summed, normed=name in _ROOTS)
+        for _ in range(count)
+    ]
+
+
+_ROOTS = {"rsqrt", "sqrt", "pow"}
+"""What a norm divides by, or multiplies with."""
 
 
 def _together(graph: Graph, equation: Any, held: list[Held], at: Path) -> Held | None:
@@ -62,7 +74,7 @@ def _together(graph: Graph, equation: Any, held: list[Held], at: Path) -> Held |
     # The argument is where the first operation finds it.
     out = replace(
         signal, pointwise=Pointwise(curve, signal.source, min(entries)), path=at,
-        size=graph.size,
+        size=graph.size, normed=signal.normed or equation.primitive.name in _ROOTS,
     )  # fmt: skip
     return Held(out, graph.node(held))
 

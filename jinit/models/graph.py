@@ -11,7 +11,7 @@ from jinit.models import pointwise
 from jinit.models.uses import Activation, Kind, Residual, Use
 from jinit.models.values import Factors, Joined, Loop, Path, Signal, Value, View
 
-__all__ = ["NOTHING", "Graph", "Held", "bits", "is_bent"]
+__all__ = ["NOTHING", "Graph", "Held", "is_bent"]
 
 
 class Held(NamedTuple):
@@ -31,7 +31,7 @@ def is_bent(signal: Signal) -> bool:
     return pointwise.name_of(signal.pointwise.curve) != "identity"
 
 
-def bits(of: int) -> list[int]:
+def _bits(of: int) -> list[int]:
     """The members of a set that is written as the bits of a number."""
     return [i for i in range(of.bit_length()) if of >> i & 1]
 
@@ -40,7 +40,7 @@ class Graph:
     """Nodes are values; every one knows which came before it, and which uses of parameters."""
 
     def __init__(self) -> None:
-        """Empty."""
+        """Nothing found yet."""
         self.uses: list[Use] = []
         self.activations: list[Activation] = []
         self.residuals: list[Residual] = []
@@ -48,17 +48,21 @@ class Graph:
         self._sizes: list[int] = []  # of what came out of each use
         self._before: list[int] = []  # of each node, it and those that lead to it: a set of bits
         self._seen: list[int] = []  # of each node, the uses that lead to it: a set of bits
+        self._data: list[bool] = []  # of each node, whether inputs lead to it, or lookups
+        self._fed: list[int] = []  # of each use, the nodes that its signals come from: likewise
+        self._skips: dict[int, int] = {}  # node of a residual sum to the node of its skip
         self.loops: tuple[Loop, ...] = ()
         self.subtracted: dict[int, int] = {}  # node of a difference to the use in it
         self._sources = 0
         self.size = 0  # of what the present equation makes
         self.floating = True  # whether that is
 
-    def node(self, held: Sequence[Held], own: int = 0) -> int:
+    def node(self, held: Sequence[Held], own: int = 0, *, data: bool | None = None) -> int:
         """A new node after those of `held`; `own` is the use that it is, as a bit."""
         nodes = {h.node for h in held if h.node is not None}
         self._before.append(1 << len(self._before))
         self._seen.append(own)
+        self._data.append(any(self._data[node] for node in nodes) if data is None else data)
         for node in nodes:
             self._before[-1] |= self._before[node]
             self._seen[-1] |= self._seen[node]
@@ -71,8 +75,19 @@ class Graph:
 
     # --- signals ---
 
+    def is_data(self, held: Held) -> bool:
+        """Whether it is a signal; else it is numbers that a parameter may be made of."""
+        return held.node is not None and self._data[held.node]
+
     def new(
-        self, held: Sequence[Held], at: Path, *, features: int | None = None, summed: bool = False
+        self,
+        held: Sequence[Held],
+        at: Path,
+        *,
+        features: int | None = None,
+        summed: bool = False,
+        normed: bool = False,
+        data: bool | None = None,
     ) -> Held:
         """What an operation on several entries makes: the uses before it wait on."""
         signals = [h.value for h in held if isinstance(h.value, Signal)]
@@ -81,7 +96,9 @@ class Graph:
         uses = frozenset[int]().union(*(s.uses for s in signals if not is_bent(s)))
         if not self.floating:  # a choice, as an argmax makes: nothing flows on from there
             uses = frozenset()
-        return Held(self.fresh(uses=uses, path=at, features=features), self.node(held))
+        normed = normed or any(s.normed for s in signals)
+        signal = self.fresh(uses=uses, path=at, features=features, normed=normed)
+        return Held(signal, self.node(held, data=data))
 
     def settle(self, signal: Signal, *, summed: bool = False) -> None:
         """A pointwise function is over: it was the activation of the weights before it.
@@ -118,43 +135,64 @@ class Graph:
                     h.value.size,
                 ))  # fmt: skip
 
-    def residual_sum(self, held: Sequence[Held], at: Path) -> None:
+    def residual_sum(self, held: Sequence[Held], at: Path) -> Held:
         """A sum of two signals: a residual one, if one of them comes out of a branch."""
+        out = self.new(held, at)
         a, b = (h.node for h in held)
         if a is None or b is None or a == b:
-            return
+            return out
         if self._before[a] >> b & 1:
             a, b = b, a
+        if a in self._skips and not self._leads(a, b) and self._leads(self._skips[a], b):
+            a = self._skips[a]  # a branch beside another one
         branch = self._seen[b] & ~self._seen[a]
-        weights = {i for i in bits(branch) if self.uses[i].kind == "weight"}
-        direct = bool(self._before[b] >> a & 1)
+        weights = self._weights(branch)
+        shortcut = frozenset[int]()
+        direct = self._leads(a, b)
         if not direct:
             # The skip may be a projection: one weight, beside a branch from where it starts.
-            shortcut = bits(self._seen[a] & ~self._seen[b])
-            other = bits(branch)
-            short = {i for i in shortcut if self.uses[i].kind == "weight"}
-            if len(short) > len(weights):
-                short, weights, other = weights, short, shortcut
-            if not (len(short) == 1 and len(weights) >= 2):
-                return
-            branch = sum(1 << i for i in other)
+            beside = self._seen[a] & ~self._seen[b]
+            shortcut = self._weights(beside)
+            if len(shortcut) > len(weights):
+                shortcut, weights, branch = weights, shortcut, beside
+            if not (len(shortcut) == 1 and len(weights) >= 2):
+                return out
+            (skip,) = shortcut
+            start = self._starts(skip)
+            if any(not self._before[self._used_at[i]] & start for i in weights):
+                return out  # two signals that are added, as those of x and h in a cell
         last = frozenset(
             i for i in weights
-            if not any(
-                j != i and self._before[self._used_at[j]] >> self._used_at[i] & 1 for j in weights
-            )
+            if not any(j != i and self._leads(self._used_at[i], self._used_at[j]) for j in weights)
         )  # fmt: skip
-        if weights and (direct or len(last) == 1):
-            branched = frozenset(bits(branch))
-            rows: dict[int, int] = {}
-            for i in sorted(weights):
-                above = self._before[self._used_at[i]]
-                rows[i] = 1 + max(
-                    (rows[j] for j in rows if above >> self._used_at[j] & 1), default=0
-                )
-            depth = max(rows.values())
-            beside = frozenset() if direct else frozenset(short)
-            self.residuals.append(Residual(at, self.loops, branched, last, depth, beside))
+        if not weights or not (direct or len(last) == 1):
+            return out
+        rows: dict[int, int] = {}
+        for i in sorted(weights):
+            above = (n for j, n in rows.items() if self._leads(self._used_at[j], self._used_at[i]))
+            rows[i] = 1 + max(above, default=0)
+        depth = max(rows.values())
+        branched = frozenset(_bits(branch))
+        self.residuals.append(Residual(at, self.loops, branched, last, depth, shortcut))
+        if direct and out.node is not None:
+            self._skips[out.node] = a
+        return out
+
+    def _starts(self, order: int) -> int:
+        """What a weight is fed with, and what that was before without other weights: a set."""
+        fed = self._fed[order]
+        found = 0
+        for node in _bits(fed):
+            own = self._weights(self._seen[node])
+            same = (n for n in _bits(self._before[node]) if self._weights(self._seen[n]) == own)
+            found |= sum(1 << n for n in same)
+        return found
+
+    def _leads(self, a: int, b: int) -> bool:
+        return bool(self._before[b] >> a & 1)
+
+    def _weights(self, uses: int) -> frozenset[int]:
+        return frozenset(i for i in _bits(uses) if self.uses[i].kind == "weight")
 
     # --- parameters ---
 
@@ -164,13 +202,16 @@ class Graph:
         # Loops that go through its layers use each of them once.
         times = math.prod(loop.length for loop in self.loops) // math.prod(view.layers)
         self.uses.append(Use(kind, order, times, view, at, self.loops, size=self.size, **more))
-        node = self.node(held, 1 << order)
+        node = self.node(held, 1 << order, data=True)
         self._used_at.append(node)
+        self._fed.append(sum(1 << n for n in {h.node for h in held if h.node is not None}))
         self._sizes.append(self.size)
         waiting = frozenset({order}) if kind == "weight" else frozenset[int]()
         return Held(self.fresh(uses=waiting, path=at, features=more.get("features")), node)
 
-    def use_between(self, view: View, kind: Kind, rest: Sequence[Held], at: Path) -> Held:
+    def use_between(
+        self, view: View, kind: Kind, rest: Sequence[Held], at: Path, *, normed: bool = False
+    ) -> Held:
         """A shift or a factor: the weights before it still wait for their activation."""
         used = self.use(view, kind, rest, at)
         signals = [h.value for h in rest if isinstance(h.value, Signal)]
@@ -178,7 +219,23 @@ class Graph:
             self.settle(signal)
         waiting = frozenset[int]().union(*(s.uses for s in signals if not is_bent(s)))
         features = signals[0].features if len(signals) == 1 else None
-        return used._replace(value=self.fresh(uses=waiting, path=at, features=features))
+        normed = normed or any(s.normed for s in signals)
+        if kind == "scale" and normed and math.prod(view.shape) > 1:
+            self.uses[-1] = self.uses[-1]._replace(normed=True)
+        signal = self.fresh(
+            uses=waiting, path=at, features=features, normed=normed and kind != "scale"
+        )
+        return used._replace(value=signal)
+
+    def norm_late(self, held: Sequence[Held]) -> None:
+        """A factor that comes before the root of a norm, as in `x * scale * rsqrt(var)`."""
+        signals = [h.value for h in held if isinstance(h.value, Signal)]
+        if not any(s.normed for s in signals):
+            return
+        made = {s.path for s in signals if not s.normed}
+        for i, use in enumerate(self.uses):
+            if use.kind == "scale" and use.path in made and math.prod(use.view.shape) > 1:
+                self.uses[i] = use._replace(normed=True)
 
     def use_as_other(self, held: Held, at: Path) -> Held:
         """Used in a way that says nothing."""
@@ -188,6 +245,8 @@ class Graph:
             views = (value,)
         if isinstance(value, Factors):
             views = tuple(view for view, _ in value.parts)
+        if not views:
+            return held
         return self._after([self.use(view, "other", [], at) for view in views], at)
 
     def _after(self, uses: Sequence[Held], at: Path) -> Held:
@@ -198,14 +257,15 @@ class Graph:
     def keep_activations(self, run: Callable[[], Any]) -> None:
         """Run the same equations again, for the activations that they add alone."""
         uses, residuals = list(self.uses), list(self.residuals)
-        used, sizes = list(self._used_at), list(self._sizes)
+        used, fed, sizes = list(self._used_at), list(self._fed), list(self._sizes)
         found = len(self.activations)
         run()
         shift = len(self.uses) - len(uses)
         for i, activation in enumerate(self.activations[found:], found):
             known = frozenset(u - shift if u >= len(uses) else u for u in activation.uses)
             self.activations[i] = activation._replace(uses=known)
-        self.uses, self.residuals, self._used_at, self._sizes = uses, residuals, used, sizes
+        self.uses, self.residuals = uses, residuals
+        self._used_at, self._fed, self._sizes = used, fed, sizes
 
     def conclude(
         self, leaves: Sequence[View], ends: Sequence[tuple[Held, tuple[int, ...]]]

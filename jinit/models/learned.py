@@ -67,7 +67,7 @@ def gradient_quotient(
     Source: Dauphin & Schoenholz 2019, eq. 1.
     """
     checks.number("eps", eps)
-    _refuse_shapes(inputs, "gradient_quotient")
+    checks.batch(inputs)
     model = _model(apply, variables, inputs, loss, rules)
     return _quotient(lambda params: model.loss(params, inputs), model.params, eps)
 
@@ -207,7 +207,7 @@ def gradinit(
     _positive(learning_rate=learning_rate, step_size=step_size, lower=lower, clip=clip)
     if gamma is not None:
         _positive(gamma=gamma)
-    _refuse_shapes(inputs, "gradinit")
+    checks.batch(inputs)
     model = _model(apply, variables, inputs, loss, rules)
 
     def before(params: dict[str, jax.Array]) -> jax.Array:
@@ -395,11 +395,6 @@ def _positive(**numbers: ArrayLike) -> None:
 
 def _is_shape(leaf: Any) -> bool:
     return isinstance(leaf, jax.ShapeDtypeStruct)
-
-
-def _refuse_shapes(inputs: tuple[Any, ...], what: str) -> None:
-    if any(_is_shape(leaf) for leaf in jax.tree.leaves(inputs)):
-        raise TypeError(f"{what} runs the model: inputs must be arrays, not their shapes.")
 
 
 def _check_drawable(inputs: tuple[Any, ...]) -> None:

@@ -337,13 +337,8 @@ def _ratios(target: Role, base: Role) -> tuple[float, float]:
         wide, narrow = outs
         return target.fan_in / base.fan_in, wide / narrow
     if target.role == "embedding":
-        return 1.0, _features(target) / _features(base)
+        return 1.0, target.features / base.features
     return 1.0, math.prod(target.shape) / math.prod(base.shape)
-
-
-def _features(role: Role) -> int:
-    looked_up = [use.fan_out for use in role.uses if use.kind == "embedding" and use.fan_out]
-    return looked_up[0] if looked_up else role.shape[-1]
 
 
 def _one_direction(rows: Sequence[MuPRow]) -> None:

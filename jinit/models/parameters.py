@@ -25,7 +25,8 @@ def with_parameters(graph: Graph, equation: Any, held: list[Held], at: Path) -> 
     views = [v for v in values if isinstance(v, View)]
     if name == "concatenate" and len(views) == len(values) > 1:
         return [Held(Joined(tuple(views), equation.params["dimension"]), None)]
-    if name == "concatenate" and views:  # beside signals, as a class token is
+    beside = any(isinstance(v, Signal) for v in values)
+    if name == "concatenate" and views and beside:  # as a class token is
         out = [h for h in held if not isinstance(h.value, View)]
         for view in views:
             out = [graph.use(view, "embedding", out, at, fan_out=view.shape[-1])]
@@ -52,7 +53,9 @@ def with_parameters(graph: Graph, equation: Any, held: list[Held], at: Path) -> 
             return [found] * count
     lost = [graph.use_as_other(held[i], at) for i in places]
     left = [h for i, h in enumerate(held) if i not in places]
-    return [graph.new([*left, *lost], at)] * count
+    # A product of parameters alone may be a part of a weight, as that of two low ranks is.
+    data = False if name == "dot_general" and not left else None
+    return [graph.new([*left, *lost], at, data=data)] * count
 
 
 def _use(graph: Graph, equation: Any, held: list[Held], i: int, at: Path) -> Held | None:
@@ -64,8 +67,9 @@ def _use(graph: Graph, equation: Any, held: list[Held], i: int, at: Path) -> Hel
     if isinstance(value, Factors):
         if name == "mul" or (name == "div" and i == 1):
             _centre(graph, value, rest[0].node)
+            normed = any(kind == "statistic" for _, kind in value.parts)
             for view, kind in value.parts:
-                rest = [graph.use_between(view, kind, rest, at)]  # type: ignore[arg-type]
+                rest = [graph.use_between(view, kind, rest, at, normed=normed)]  # type: ignore[arg-type]
             return rest[0]
         return None
     assert isinstance(value, View)
@@ -75,8 +79,10 @@ def _use(graph: Graph, equation: Any, held: list[Held], i: int, at: Path) -> Hel
         return _convolution(graph, equation, value, rest, at)
     if name == "gather" and i == 0:
         sizes = equation.params["slice_sizes"]
+        if sum(n > 1 for n in sizes) > 1:
+            return None  # whole matrices, as experts are
         return graph.use(value, "embedding", rest, at, fan_out=math.prod(sizes))
-    if name in ("add", "add_any", "sub", "mul", "div") and rest[0].node is None:
+    if name in ("add", "add_any", "sub", "mul", "div") and not graph.is_data(rest[0]):
         # Numbers that the trace does not know: a factor is one more number, but a mask or
         # noise makes another parameter.
         single = math.prod(equation.invars[1 - i].aval.shape) == 1
@@ -151,18 +157,21 @@ def _convolution(graph: Graph, equation: Any, view: View, rest: Sequence[Held], 
     out, into, *space = numbers.rhs_spec
     groups = params["feature_group_count"] * params["batch_group_count"]
     # Zeros between the inputs, as a transposed convolution of stride s puts them, leave every
-    # s-th tap to an output: s kernels lie interleaved. The output axis holds groups side by
-    # side. Both are split, each at its place.
+    # s-th tap to an output: s kernels lie interleaved, of equal size where s divides the kernel's.
+    # The output axis holds groups side by side. Both are split, each at its place.
     strides = dict(zip(space, params["lhs_dilation"], strict=True))
     shape: list[int] = []
     at_new: dict[int, int] = {}  # of what stays, by its old axis
     batched: list[int] = []
+    thinned = 1.0
     for axis, n in enumerate(view.shape):
         stride = strides.get(axis, 1)
         parts = (groups, n // groups) if axis == out else (n,)
         if stride > 1 and n % stride == 0:
             parts = (n // stride, stride)
             batched.append(len(shape) + 1)
+        elif stride > 1:
+            thinned /= stride
         elif axis == out:
             batched.insert(0, len(shape))
         at_new[axis] = len(shape) + (axis == out)
@@ -173,10 +182,15 @@ def _convolution(graph: Graph, equation: Any, view: View, rest: Sequence[Held], 
     summed = (*(at_new[a] for a in space), at_new[into])
     return graph.use(
         view.then(lambda indices: indices.reshape(split), split), "weight", rest, at,
-        fan_in=split[at_new[into]] * taps, fan_out=split[at_new[out]] * field_,
+        fan_in=_whole(split[at_new[into]] * taps * thinned), thinned=thinned,
+        fan_out=split[at_new[out]] * field_,
         receptive_field=field_, groups=groups, axes=(tuple(batched), summed, (at_new[out],)),
         features=numbers.out_spec[1],
     )  # fmt: skip
+
+
+def _whole(number: float) -> float:
+    return int(number) if number == int(number) else number
 
 
 def _numbers(equation: Any, values: list[Value]) -> Value:

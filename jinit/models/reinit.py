@@ -41,6 +41,7 @@ def reinit(
         bias                 0
         scale of a norm      1
         embedding, tied      N(0, 1 / features): a looked-up vector has about unit squared norm
+        other factors        as they were: slopes, gates, LayerScale, ReZero (1 by a rule "scale")
         statistic, other     as it was
         unused               as it was, and named in a warning
 
@@ -101,7 +102,8 @@ def reinit(
             continue
         own = jax.random.fold_in(key, np.uint32(zlib.crc32(path.encode())))
         try:
-            fresh.append(_drawn(own, by_path[path], leaf, draw, gain))
+            by_rule = path in (rules or ())
+            fresh.append(_drawn(own, by_path[path], leaf, draw, gain, by_rule=by_rule))
         except (ValueError, TypeError) as error:
             error.add_note(f"This was for {path}.")
             raise
@@ -139,6 +141,7 @@ class _Kernels:
             )
         else:
             self._draw = scheme
+        self.by_fans = not isinstance(scheme, str) or "gain" in schemes.SCHEMES[scheme].options
         self._waits = not isinstance(scheme, str) or schemes.SCHEMES[scheme].decomposes
         self._before = before
 
@@ -162,17 +165,27 @@ def _may_be_drawn(leaf: Any) -> bool:
     return traced and jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.size > 0
 
 
-def _drawn(key: jax.Array, role: Role, leaf: Any, draw: _Kernels, gain: ArrayLike | str) -> Any:
+def _drawn(
+    key: jax.Array,
+    role: Role,
+    leaf: Any,
+    draw: _Kernels,
+    gain: ArrayLike | str,
+    *,
+    by_rule: bool,
+) -> Any:
     dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
     wide = dtype if jnp.finfo(dtype).bits >= 32 else np.dtype(np.float32)
     if role.role == "weight":
         factor = _following(role) if isinstance(gain, str) else gain
         return _weight(key, role, leaf, draw, jnp.asarray(factor, wide)).astype(dtype)
     if role.role in ("embedding", "tied"):
-        root = math.sqrt(_features(role))
+        root = math.sqrt(role.features)
         return (jax.random.normal(key, role.shape, wide) / root).astype(dtype)
-    if role.role in ("bias", "scale"):
-        return jnp.full(role.shape, float(role.role == "scale"), dtype)
+    if role.role == "bias":
+        return jnp.zeros(role.shape, dtype)
+    if role.role == "scale" and (by_rule or any(use.normed for use in role.uses)):
+        return jnp.ones(role.shape, dtype)
     if isinstance(leaf, jax.ShapeDtypeStruct):
         raise TypeError(
             f"{role.path} ({role.role}) stays as it is, but has a shape and no numbers; give "
@@ -185,12 +198,6 @@ def _following(role: Role) -> float:
     return theory.gain(role.activation) if role.activation in ACTIVATIONS else 1.0
 
 
-def _features(role: Role) -> int:
-    """Numbers that one lookup gives; the last axis of what is an embedding by rule."""
-    looked_up = [use.fan_out for use in role.uses if use.kind == "embedding" and use.fan_out]
-    return looked_up[0] if looked_up else role.shape[-1]
-
-
 # --- weights ------------------------------------------------------------------------------------
 
 
@@ -201,6 +208,8 @@ class _Part(NamedTuple):
     """into the flat leaf, `[*layers, groups, *field, in, out]`"""
     rank: int
     """of a kernel `[*field, in, out]`"""
+    thinned: float
+    """share of its fan-in that one output meets"""
 
     @property
     def kernel(self) -> tuple[int, ...]:
@@ -218,7 +227,8 @@ def _weight(key: jax.Array, role: Role, leaf: Any, draw: _Kernels, gain: jax.Arr
     for part in parts:
         own = keys[first : first + part.copies]
         first += part.copies
-        draws.append(gain * draw(own, part.kernel, gain.dtype))
+        factor = part.thinned**-0.5 if draw.by_fans else 1.0
+        draws.append(gain * factor * draw(own, part.kernel, gain.dtype))
     return _in_place(draws, parts, leaf)
 
 
@@ -239,7 +249,7 @@ def _parts(role: Role) -> list[_Part]:
         # A convolution sums over its field and, last, over its channels.
         inputs = sizes if use.receptive_field > 1 else [1, math.prod(sizes)]
         shape = (*use.view.layers, *beside, *inputs, index.shape[-1])
-        parts.append(_Part(index.reshape(shape), len(inputs) + 1))
+        parts.append(_Part(index.reshape(shape), len(inputs) + 1, use.thinned))
     if not parts:
         raise RoleError(
             f"{role.path} is a weight by rule, but no product reads it as it is, so that it has no "

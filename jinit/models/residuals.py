@@ -3,6 +3,7 @@
 The trace finds the branches: sums of a signal and of what weights have made of it.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,9 +13,9 @@ from jaxtyping import ArrayLike
 
 from jinit import checks
 from jinit.models.reinit import reinit
-from jinit.models.roles import judge
+from jinit.models.roles import Role, judge
 from jinit.models.trace import Trace, trace
-from jinit.models.uses import Kind, Residual
+from jinit.models.uses import Kind
 
 __all__ = ["fixup", "skipinit"]
 
@@ -48,8 +49,8 @@ def fixup(
 
     Source: Zhang, Dauphin & Ma 2019, "Fixup initialization", section 3.
     """
-    traced = _with_branches(apply, variables, *inputs)
-    count = sum(_times(residual) for residual in traced.residuals)
+    traced, roles = _with_branches(apply, variables, *inputs, rules=rules)
+    count = sum(math.prod(loop.length for loop in residual.loops) for residual in traced.residuals)
     factors: dict[int, float] = {}
     for residual in traced.residuals:
         for leaf in _weights(traced, residual.branch - residual.last):
@@ -57,9 +58,10 @@ def fixup(
             factors[leaf] = min(inside, factors.get(leaf, 1.0))
     for residual in traced.residuals:
         factors |= dict.fromkeys(_weights(traced, residual.last), 0.0)
+    factors = {i: factor for i, factor in factors.items() if roles[i].role == "weight"}
     weights = [use for use in traced.uses if use.kind == "weight" and use.times]
     inside = frozenset().union(*(residual.branch for residual in traced.residuals))
-    if weights[-1].order not in inside:
+    if weights[-1].order not in inside and roles[weights[-1].view.leaf].role == "weight":
         factors[weights[-1].view.leaf] = 0.0
     return _times_factors(
         reinit(key, apply, variables, *inputs, scheme=scheme, rules=rules), traced, factors
@@ -93,7 +95,7 @@ def skipinit(
     function in deep networks", section 4.
     """
     checks.number("alpha", alpha)
-    traced = _with_branches(apply, variables, *inputs)
+    traced, roles = _with_branches(apply, variables, *inputs, rules=rules)
     factors: dict[int, Any] = {}
     for residual in traced.residuals:
         numbers = [
@@ -101,29 +103,24 @@ def skipinit(
             if traced.uses[i].kind == "scale" and traced.uses[i].part == 1
             and i > max(residual.last)
         ]  # fmt: skip
-        own = numbers or _weights(traced, residual.last)
-        factors |= dict.fromkeys(own, alpha)
+        ends = [i for i in _weights(traced, residual.last) if roles[i].role == "weight"]
+        factors |= dict.fromkeys(numbers or ends, alpha)
     return _times_factors(
         reinit(key, apply, variables, *inputs, scheme=scheme, rules=rules), traced, factors
     )
 
 
-def _with_branches(apply: Callable[..., Any], variables: Any, *inputs: Any) -> Trace:
+def _with_branches(
+    apply: Callable[..., Any], variables: Any, *inputs: Any, rules: Mapping[str, Kind] | None
+) -> tuple[Trace, tuple[Role, ...]]:
     traced = trace(apply, variables, *inputs)
-    judge(traced, strict=False)
+    roles = judge(traced, rules)
     if not traced.residuals:
         raise ValueError(
             "the model has no residual branch: no sum of a signal and of what weights have made "
             "of it; use jinit.reinit or jinit.models.lsuv."
         )
-    return traced
-
-
-def _times(residual: Residual) -> int:
-    count = 1
-    for loop in residual.loops:
-        count *= loop.length
-    return count
+    return traced, roles
 
 
 def _weights(traced: Trace, orders: frozenset[int]) -> list[int]:

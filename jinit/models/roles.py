@@ -28,8 +28,8 @@ class Role:
         path: where it lies in the variables, as `jax.tree_util.keystr` writes it.
         shape: of the leaf.
         dtype: of the leaf.
-        role: "weight", "bias", "scale" (of a norm), "embedding", "tied" (an embedding that is a
-            weight too), "statistic" (a running mean or variance), "other" or "unused".
+        role: "weight", "bias", "scale" (a factor, as norms have), "embedding", "tied" (an embedding
+            that is a weight too), "statistic" (a running mean or variance), "other" or "unused".
         fan_in: numbers summed over for one output; None if it is no weight. Of a transposed
             convolution of stride s only every s-th tap along an axis meets a number.
         fan_out: outputs that one number contributes to.
@@ -46,7 +46,7 @@ class Role:
     shape: tuple[int, ...]
     dtype: Any
     role: Kind
-    fan_in: int | None = None
+    fan_in: float | None = None
     fan_out: int | None = None
     receptive_field: int = 1
     groups: int = 1
@@ -55,6 +55,12 @@ class Role:
     activation: str | None = None
     order: int | None = None
     uses: tuple[Use, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def features(self) -> int:
+        """Numbers that one lookup gives; the last axis of what is an embedding by rule."""
+        looked_up = [use.fan_out for use in self.uses if use.kind == "embedding" and use.fan_out]
+        return looked_up[0] if looked_up else self.shape[-1]
 
     def matrix(self) -> np.ndarray:
         """Flat indices into the leaf, `[layers * groups, fan_in, fan_out]`: what is really applied.
@@ -117,15 +123,14 @@ def judge(
     given: dict[str, Kind | None] = dict(rules or {})
     for path, rule in given.items():
         checks.choice(f"rules[{path!r}]", rule, get_args(Kind))
-    found = []
+    found, doubts = [], dict[str, RoleError]()
     for i, (path, leaf) in enumerate(zip(traced.paths, traced.leaves, strict=True)):
         uses = tuple(use for use in traced.uses if use.view.leaf == i)
         rule = given.pop(path, None)
         try:
             role = _role(path, leaf, uses, rule)
-        except RoleError:
-            if strict:
-                raise
+        except RoleError as error:
+            doubts[path] = error
             role = _likely(path, leaf, uses)
         weights = [use for use in uses if use.kind == "weight"]
         following = {traced.following(use.order) for use in weights} - {None}
@@ -137,7 +142,17 @@ def judge(
             f"rules name {next(iter(given))!r}, which is no parameter; paths are "
             f"{', '.join(traced.paths[:8])}{' ...' if len(traced.paths) > 8 else ''}."
         )
+    if strict and doubts:
+        raise _doubt(doubts)
     return tuple(found)
+
+
+def _doubt(doubts: Mapping[str, RoleError]) -> RoleError:
+    (_, first), *others = doubts.items()
+    if not others:
+        return first
+    paths = ", ".join(path for path, _ in others[:8])
+    return RoleError(f"{first} Rules are needed for {paths}{' ...' if others[8:] else ''} as well.")
 
 
 def _likely(path: str, leaf: Any, uses: tuple[Use, ...]) -> Role:

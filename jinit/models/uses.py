@@ -25,13 +25,17 @@ class Use(NamedTuple):
     """of the equation"""
     loops: tuple[Loop, ...] = ()
     """around the equation, from outside"""
-    fan_in: int | None = None
+    fan_in: float | None = None
     fan_out: int | None = None
     receptive_field: int = 1
     groups: int = 1
     """of a grouped convolution, or the product of axes that are batched, as experts are"""
     axes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] = ((), (), ())
     """of the view: batched, summed over, free"""
+    thinned: float = 1.0
+    """share of the fan-in that one output meets on average, where a stride skips taps unevenly"""
+    normed: bool = False
+    """of a factor: whether what it multiplies was normalised just before"""
     features: int | None = None
     """axis of the units in what comes out"""
     size: int = 0

@@ -6,7 +6,7 @@ value is multiplied by. `Signal` is data: what the inputs and the weights made.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -119,11 +119,13 @@ class Signal:
     pointwise: Pointwise | None = None
     path: Path = ()
     """the equation it came out of"""
-    source: int = field(default=0)
+    source: int = 0
     features: int | None = None
     """axis of the units, where known"""
     size: int = 0
     """entries"""
+    normed: bool = False
+    """divided by a root of what it holds, and not multiplied by a parameter since"""
 
 
 Value = View | Joined | Factors | Constant | Signal | None

@@ -14,7 +14,17 @@ from jinit.models.flow import as_one, through_signals
 from jinit.models.graph import NOTHING, Graph, Held, is_bent
 from jinit.models.nested import inner_jaxprs, opened, split_scan
 from jinit.models.parameters import with_parameters
-from jinit.models.values import Constant, Factors, Joined, Loop, Path, Signal, Value, View
+from jinit.models.values import (
+    Constant,
+    Factors,
+    Joined,
+    Loop,
+    Path,
+    RoleError,
+    Signal,
+    Value,
+    View,
+)
 
 __all__ = ["follow"]
 
@@ -31,9 +41,10 @@ _SAME = {
 def follow(jaxpr: Jaxpr, leaves: Sequence[View]) -> Graph:
     """What is found in a whole model, whose parameters come first, and then its inputs."""
     graph = Graph()
+    walk = _Walk(graph, [view.shape for view in leaves])
     held = [Held(view, None) for view in leaves]
-    held += [Held(graph.fresh(), graph.node(())) for _ in jaxpr.invars[len(leaves) :]]
-    ends = _Walk(graph).run(jaxpr, held, ())
+    held += [Held(graph.fresh(), graph.node((), data=True)) for _ in jaxpr.invars[len(leaves) :]]
+    ends = walk.run(jaxpr, held, ())
     out: list[Any] = jaxpr.outvars
     graph.conclude(leaves, [(end, v.aval.shape) for end, v in zip(ends, out, strict=True)])
     return graph
@@ -42,8 +53,9 @@ def follow(jaxpr: Jaxpr, leaves: Sequence[View]) -> Graph:
 class _Walk:
     """Goes through the equations in order, and tells `graph` what it meets."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, shapes: Sequence[tuple[int, ...]]) -> None:
         self.graph = graph
+        self.shapes = shapes  # of the leaves
 
     def run(self, jaxpr: Jaxpr, values: Sequence[Held], at: Path) -> list[Held]:
         """What comes out of a program that stands at a path."""
@@ -76,6 +88,8 @@ class _Walk:
         if known in _WHOLE and signals_alone:
             self.graph.activated(known, held, at)
             return [self.graph.new(held, at)] * count
+        if name.startswith(("random_", "threefry", "rng_")):
+            return [NOTHING] * count  # other numbers at every call
         if name == "scan":
             return self._scan(equation, held, at)
         if name == "while":
@@ -127,7 +141,7 @@ class _Walk:
                     unchanged = jaxpr.outvars[i - consts] is jaxpr.invars[i]
                     own[i] = h if unchanged else self.graph.use_as_other(h, at)
                 else:
-                    own[i] = self.graph.new([h], at)
+                    own[i] = self.graph.new([h], at, data=True)
         around = self.graph.loops
         self.graph.loops = (*around, Loop(at, params["length"], params["reverse"]))
         found = self.run(jaxpr, own, (*at, 0))
@@ -177,7 +191,7 @@ class _Walk:
                 unchanged = body.outvars[i - consts] is body.invars[i]
                 own[i] = h if unchanged else self.graph.use_as_other(h, at)
             elif i >= consts:
-                own[i] = self.graph.new([h], at)
+                own[i] = self.graph.new([h], at, data=True)
         found = self.run(body, own, (*at, 0))
         self.graph.settle_all(found)
         return [self._passed(f, at) for f in found]
@@ -196,7 +210,24 @@ class _Walk:
                 counted.add(signature)
         for ends in found:
             self.graph.settle_all(ends)
-        return [
-            values[0] if isinstance(values[0].value, View) else self.graph.new(values, at)
-            for values in zip(*found, strict=True)
-        ]
+        return [self._either(values, at) for values in zip(*found, strict=True)]
+
+    def _either(self, values: Sequence[Held], at: Path) -> Held:
+        """What comes out of one of several branches."""
+        if not any(isinstance(v.value, View | Joined | Factors) for v in values):
+            return self.graph.new(values, at)
+        if all(self._are_same(v.value, values[0].value) for v in values[1:]):
+            return values[0]
+        return self.graph.new([self.graph.use_as_other(v, at) for v in values], at)
+
+    def _are_same(self, a: Value, b: Value) -> bool:
+        """Whether two values hold the same entries of the same parameter, however they came."""
+        if not (isinstance(a, View) and isinstance(b, View)):
+            return a == b
+        if (a.leaf, a.shape, a.layers, a.stacked) != (b.leaf, b.shape, b.layers, b.stacked):
+            return False
+        first, shape = (0,) * len(a.layers), self.shapes[a.leaf]
+        try:
+            return np.array_equal(a.indices(shape, first), b.indices(shape, first))
+        except RoleError:  # a part that is chosen while the model runs
+            return False

@@ -397,7 +397,7 @@ def test_zeros_and_constants():
     zero = one(jnp.zeros((64, 32)))
     assert zero.distribution == "constant"
     (sentence,) = zero.odd
-    assert "all entries are 0: every unit of the layer stays the same" in sentence
+    assert "all entries are 0: every unit of the layer gives the same" in sentence
     (sentence,) = one(jnp.full((64, 32), 0.1)).odd
     assert "all entries are 0.1: every unit of the layer computes the same" in sentence
     (row,) = audit(lambda p, i: p[i], jnp.ones((9, 4)), jnp.zeros(3, jnp.int32)).rows

@@ -468,3 +468,23 @@ def test_outputs_and_losses_that_cannot_be_judged():
         diagnose(lambda w, x: x @ w, w, X, loss=lambda out: out.sum(1))
     d = diagnose(lambda w, x: {"a": x @ w, "b": x}, w, X, loss=lambda out: out["a"].mean())
     assert len(d.layers) == 1
+
+
+def test_dead_units_of_a_turned_batch_are_units_and_not_samples():
+    linear = eqx.nn.Linear(16, 16, key=KEY)
+    shut = jnp.where(jnp.arange(16) < 12, -100.0, 0.0)
+    linear = eqx.tree_at(lambda layer: layer.bias, linear, shut)
+    found = diagnose(lambda m, x: jax.nn.relu(jax.vmap(m)(x)), linear, X[:16, :16])
+    assert [a.dead for a in found.activations] == [12 / 16]
+
+
+@pytest.mark.bad_input
+def test_inputs_without_numbers_and_outputs_without_a_gradient():
+    linear = lambda w, x: x @ w  # noqa: E731
+    empty = r"at least one sample, got .* shape \[0, 8\] at inputs\[0\]"
+    with pytest.raises(ValueError, match=empty):
+        diagnose(linear, jnp.ones((8, 2)), jnp.ones((0, 8)))
+    with pytest.raises(TypeError, match=r"arrays with numbers, got only a shape, \[4, 8\]"):
+        diagnose(linear, jnp.ones((8, 2)), jax.ShapeDtypeStruct((4, 8), jnp.float32))
+    with pytest.raises(TypeError, match="output is of int32, which has no gradient"):
+        diagnose(lambda w, x: jnp.argmax(x @ w, -1), jnp.ones((8, 2)), jnp.ones((4, 8)))

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.nn.initializers import constant
 
 import jinit
 from jinit.models import RoleError
@@ -623,7 +624,7 @@ def test_a_weight_by_rule_that_no_product_reads():
 def test_shapes_will_do_for_what_is_redrawn_and_not_for_what_stays():
     apply = lambda p, x: p["factor"][None] * (x @ p["w"])  # noqa: E731
     shapes = {"w": jnp.ones((8, 3)), "factor": jax.ShapeDtypeStruct((3,), jnp.float32)}
-    fresh = reinit(KEY, apply, shapes, jnp.ones((2, 8)))
+    fresh = reinit(KEY, apply, shapes, jnp.ones((2, 8)), rules={"['factor']": "scale"})
     assert (fresh["factor"] == 1).all()
     with pytest.raises(TypeError, match=r"\['factor'\] \(other\) stays as it is"):
         reinit(KEY, apply, shapes, jnp.ones((2, 8)), rules={"['factor']": "other"})
@@ -633,3 +634,90 @@ def test_nothing_is_said_of_a_model_that_uses_all():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         reinit(KEY, *dense(8, 4))
+
+
+# --- factors ------------------------------------------------------------------------------------
+
+
+class Factors(nn.Module):
+    """Norms of several kinds, and factors that are no norm's."""
+
+    @nn.compact
+    def __call__(self, x):
+        h = nn.LayerNorm(name="ln")(nn.PReLU(name="prelu")(nn.Dense(16)(x)))
+        h = nn.BatchNorm(use_running_average=True, name="bn")(nn.Dense(16)(h))
+        layer_scale = self.param("layer_scale", constant(0.25), (16,))
+        rezero = self.param("rezero", constant(0.25), ())
+        h = h + layer_scale * nn.Dense(16)(nn.RMSNorm(name="rms")(h))
+        return h + rezero * nn.Dense(16)(nn.GroupNorm(4, name="group")(h))
+
+
+def quarters(tree):
+    return jax.tree.map(lambda leaf: jnp.full_like(leaf, 0.25), tree)
+
+
+def test_scales_of_norms_become_one_and_other_factors_stay():
+    model, x = Factors(), jax.random.normal(KEY, (4, 8))
+    with jax.numpy_rank_promotion("allow"):
+        variables = quarters(model.init(KEY, x))
+        new = reinit(KEY, model.apply, variables, x)["params"]
+    for name in ("ln", "bn", "rms", "group"):
+        np.testing.assert_array_equal(new[name]["scale"], 1)
+    assert float(new["prelu"]["negative_slope"]) == 0.25
+    assert float(new["rezero"]) == 0.25
+    np.testing.assert_array_equal(new["layer_scale"], 0.25)
+
+
+def haiku_rms(x):
+    return hk.RMSNorm(-1)(x)
+
+
+def haiku_layer(x):
+    return hk.LayerNorm(-1, True, False)(x)
+
+
+@pytest.mark.parametrize("norm", [haiku_rms, haiku_layer])
+def test_scales_of_haikus_norms_become_one(norm):
+    model, x = hk.without_apply_rng(hk.transform(norm)), jnp.ones((4, 8))
+    with jax.numpy_rank_promotion("allow"):
+        new = reinit(KEY, model.apply, quarters(model.init(KEY, x)), x)
+    np.testing.assert_array_equal(jax.tree.leaves(new)[0], 1)
+
+
+@pytest.mark.parametrize("norm", [eqx.nn.LayerNorm(8), eqx.nn.RMSNorm(8, use_bias=False)])
+def test_scales_of_equinoxs_norms_become_one(norm):
+    new = reinit(KEY, lambda m, x: jax.vmap(m)(x), quarters(norm), jnp.ones((4, 8)))
+    np.testing.assert_array_equal(new.weight, 1)
+
+
+@pytest.mark.parametrize("norm", [nnx.LayerNorm, nnx.RMSNorm, nnx.BatchNorm])
+def test_scales_of_nnxs_norms_become_one(norm):
+    graph, state = nnx.split(norm(8, rngs=nnx.Rngs(0)))
+    with jax.numpy_rank_promotion("allow"):
+        new = reinit(
+            KEY, lambda s, x: nnx.merge(graph, s)(x), quarters(state), jnp.ones((4, 8))
+        )  # fmt: skip
+    np.testing.assert_array_equal(new["scale"][...], 1)
+
+
+def test_a_transposed_convolution_keeps_the_signal_where_its_stride_does_not_divide_the_kernel():
+    layer = nn.ConvTranspose(64, (3, 3), strides=(2, 2), use_bias=False, padding="CIRCULAR")
+    x = jax.random.normal(KEY, (4, 16, 16, 64))
+    variables = layer.init(KEY, x)
+    for scheme in ("xavier", "orthogonal"):  # both keep a second moment
+        drawn = reinit(KEY, layer.apply, variables, x, scheme=scheme)
+        out = layer.apply(drawn, x)
+        # 36864 weights, each with a relative error of sqrt(2) in its square
+        assert float(jnp.mean(jnp.square(out))) == pytest.approx(1, abs=5 * (2 / 36864) ** 0.5)
+
+
+def test_numbers_that_are_not_finite_change_no_draw():
+    w = jnp.ones((8, 8))
+
+    @jax.jit
+    def drawn_again(w):
+        return reinit(KEY, lambda w, x: x @ w, w, jnp.ones((2, 8)), scheme="orthogonal")
+
+    drawn = [drawn_again(v) for v in (w, w.at[0, 0].set(jnp.nan), w.at[0, 0].set(jnp.inf))]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    np.testing.assert_array_equal(drawn[0], drawn[2])

@@ -119,8 +119,53 @@ def test_projections_beside_a_branch_and_sums_that_are_no_branch():
     with jax.numpy_rank_promotion("allow"):
         x = jnp.ones((2, 5, 8))
         assert trace(cell.apply, cell.init(KEY, x), x).residuals == ()
+    with jax.numpy_rank_promotion("allow"):  # an encoder before it: skip and branch do not meet
+        after = nn.Sequential([nn.Dense(16), nn.relu, nn.RNN(nn.GRUCell(16))])
+        assert trace(after.apply, after.init(KEY, x), x).residuals == ()
+
+    def conditional(w, x, c):
+        for own, other in w:
+            x = jax.nn.relu(x @ own + c @ other)
+        return x
+
+    square = jnp.ones((48, 48))
+    assert trace(conditional, [(square, square)] * 4, X, X[::-1]).residuals == ()
     masked = lambda w, x: jax.nn.softmax((x @ w[0]) @ (x @ w[1]).T + jnp.tri(32))  # noqa: E731
     assert trace(masked, [jnp.ones((48, 8))] * 2, X).residuals == ()
+
+
+def test_a_shortcut_may_pool_before_it_projects():
+    def apply(w, x):
+        pooled = 0.5 * (x + jnp.roll(x, 1, 0))
+        return pooled @ w[0] + jax.nn.relu(x @ w[1]) @ w[2]
+
+    (found,) = trace(apply, [jnp.ones((48, 48))] * 3, X).residuals
+    assert (len(found.shortcut), found.depth) == (1, 2)
+
+
+def test_branches_beside_each_other_are_two():
+    """As in GPT-J: x + attention(norm(x)) + mlp(norm(x))."""
+
+    def apply(w, x):
+        h = x - x.mean(-1, keepdims=True)
+        return x + jnp.tanh(h @ w[0]) @ w[1] + jax.nn.relu(h @ w[2]) @ w[3]
+
+    traced = trace(apply, [jnp.ones((48, 48))] * 4, X)
+    assert [r.last for r in traced.residuals] == [{1}, {3}]
+    assert [r.depth for r in traced.residuals] == [2, 2]
+
+
+def test_fixup_leaves_a_tied_embedding_as_it_is_drawn():
+    def apply(p, tokens):
+        x = p["embed"][tokens]
+        for a, b in p["blocks"]:
+            x = x + jax.nn.relu(x @ a) @ b
+        return x @ p["embed"].T
+
+    p = {"embed": jnp.ones((64, 48)), "blocks": [(jnp.ones((48, 48)), jnp.ones((48, 48)))] * 3}
+    drawn = fixup(KEY, apply, p, jnp.zeros((2, 4), jnp.int32))
+    assert np.std(drawn["embed"]) == pytest.approx(48**-0.5, rel=0.05)
+    assert not np.any(drawn["blocks"][0][1])
 
 
 @pytest.mark.bad_input

@@ -305,6 +305,64 @@ def test_a_weight_made_of_a_parameter_is_no_guess(apply):
         roles(apply, jnp.ones((8, 8)), jnp.ones((2, 8)))
 
 
+def noisy(p, x, key):
+    return x @ (p["mean"] + p["scale"] * jax.random.normal(key, (8, 4)))
+
+
+def connected(p, x, key):
+    return x @ (p["mean"] * jax.random.bernoulli(key, 0.5, (8, 4)).astype(x.dtype))
+
+
+def chosen(p, x, key):
+    return x @ jax.lax.cond(x.sum() > 0, lambda: p["mean"], lambda: p["scale"])
+
+
+def padded(p, x, key):
+    return x @ jnp.concatenate([p["mean"], jnp.zeros((8, 2))], axis=1)
+
+
+@pytest.mark.parametrize("key", [jax.random.key(0), jax.random.PRNGKey(0)], ids=["key", "raw key"])
+@pytest.mark.parametrize("apply", [noisy, connected, chosen, padded])
+def test_numbers_from_a_key_that_is_given_make_no_bias_of_a_weight(apply, key):
+    p = {"mean": jnp.ones((8, 4)), "scale": jnp.ones((8, 4))}
+    with pytest.raises(RoleError, match=r"nothing certain of \['mean'\]"):
+        roles(apply, p, jnp.ones((2, 8)), key)
+
+
+def test_both_branches_of_a_choice_may_turn_a_weight_in_their_own_way():
+    def apply(w, x):
+        ways = (lambda w: jax.lax.optimization_barrier(w.T), lambda w: w.transpose(1, 0))
+        return x @ jax.lax.cond(x.sum() > 0, *ways, w)
+
+    (role,) = roles(apply, jnp.ones((3, 8)), jnp.ones((2, 8)))
+    assert fans(role) == ("weight", 8, 3)
+
+
+def test_the_sum_of_a_weight_and_a_product_of_low_rank_is_no_bias():
+    p = {"w": jnp.ones((8, 4)), "a": jnp.ones((8, 2)), "b": jnp.ones((2, 4))}
+    lora = lambda p, x: x @ (p["w"] + p["a"] @ p["b"])  # noqa: E731
+    with pytest.raises(RoleError, match=r"certain of \['a'\].*needed for \['b'\], \['w'\] as well"):
+        roles(lora, p, jnp.ones((2, 8)))
+    rules = {"['a']": "other", "['b']": "other"}
+    with pytest.raises(RoleError, match=r"certain of \['w'\]"):
+        roles(lora, p, jnp.ones((2, 8)), rules=rules)
+
+
+def test_experts_that_are_looked_up_are_no_embedding():
+    with pytest.raises(RoleError, match="nothing certain"):
+        roles(
+            lambda w, x, i: jnp.einsum("bi,bio->bo", x, w[i]),
+            jnp.ones((5, 8, 4)), jnp.ones((2, 8)), jnp.zeros(2, jnp.int32),
+        )  # fmt: skip
+
+
+def test_a_transposed_kernel_that_its_stride_does_not_divide_has_a_fan_in_on_average():
+    layer = nn.ConvTranspose(5, (3, 3), strides=(2, 1), use_bias=False)
+    x = jnp.ones((1, 8, 8, 7))
+    (role,) = roles(layer.apply, layer.init(KEY, x), x)
+    assert fans(role)[1:3] == (7 * 1.5 * 3, 5 * 9)  # of 3 taps 1 or 2, and all 3
+
+
 @pytest.mark.parametrize(
     ("apply", "kind"),
     [
