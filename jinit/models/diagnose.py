@@ -73,6 +73,11 @@ class LayerSignal(NamedTuple):
     """log_rms likewise"""
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """Of the weights, one by one."""
+        return tuple(self.path.split(" + "))
+
+    @property
     def log_grad_norm(self) -> float:
         """Of the Euclidean norm of the gradient by all pre-activations of the layer."""
         return self.log_grad + 0.5 * math.log10(self.size)
@@ -538,16 +543,15 @@ def _steps(logs: ArrayLike, reverse: bool) -> tuple[float, ...]:
 
 def _layer(traced: Trace, roles: Sequence[Role], sites: _Sites, row: _Row) -> LayerSignal:
     uses = sites.weights[row.place]
+    paths, layer = _names(traced, uses, row)
     here = (np.asarray(a)[row.passes] for a in row.seen)
     mean, std, log_forward, log_back, dead, saturated = here
-    paths = list(dict.fromkeys(traced.paths[use.view.leaf] for use in uses))
     own = [roles[use.view.leaf] for use in uses]
     shared = [loop for i, loop in enumerate(uses[0].loops) if i not in uses[0].view.stacked]
     reverse = any(loop.reverse for loop in shared)
-    number = "".join(f"[{n}]" for n in row.layer)
     aval = _aval(traced, sites.places[row.place].path)
     return LayerSignal(
-        " + ".join(paths), " + ".join(label(path) for path in paths) + number, own[0].role,
+        " + ".join(paths), layer, own[0].role,
         uses[0].fan_in or 0, sum(use.fan_out or 0 for use in uses),
         next((name for use in uses if (name := traced.following(use.order))), None),
         float(np.mean(mean)), float(np.sqrt(np.mean(np.square(std)))),
@@ -558,16 +562,22 @@ def _layer(traced: Trace, roles: Sequence[Role], sites: _Sites, row: _Row) -> La
     )  # fmt: skip
 
 
+def _names(traced: Trace, uses: Sequence[Use], row: _Row) -> tuple[list[str], str]:
+    """Paths of weights that are applied as one, and the name of what comes out."""
+    paths = list(dict.fromkeys(traced.paths[use.view.leaf] for use in uses))
+    number = "".join(f"[{n}]" for n in row.layer)
+    return paths, " + ".join(label(path) for path in paths) + number
+
+
 def _activation(traced: Trace, sites: _Sites, row: _Row) -> ActivationSignal:
     _, own = sites.kind(row.place)
     activation = sites.activations[own]
     here = (np.asarray(a)[row.passes] for a in row.seen)
     mean, std, log_forward, log_back, dead, saturated = here
-    last = max(activation.uses)
-    leaf = next(use.view.leaf for use in traced.uses if use.order == last)
-    number = "".join(f"[{n}]" for n in row.layer)
+    last = traced.uses[max(activation.uses)]
+    uses = next((uses for uses in sites.weights if last in uses), (last,))
     return ActivationSignal(
-        activation.name, label(traced.paths[leaf]) + number, float(np.mean(mean)),
+        activation.name, _names(traced, uses, row)[1], float(np.mean(mean)),
         float(np.sqrt(np.mean(np.square(std)))), _over_time(log_forward), _over_time(log_back),
         float(np.mean(dead)), float(np.mean(saturated)),
     )  # fmt: skip

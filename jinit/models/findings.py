@@ -177,7 +177,7 @@ def _saturated(d: "Diagnosis") -> list[Finding]:
 
 
 def _frozen(d: "Diagnosis") -> list[Finding]:
-    shut = _shut(d) | {row.path for row in d.layers if row.log_rms == -math.inf}
+    shut = _shut(d).union(*(row.paths for row in d.layers if row.log_rms == -math.inf))
     still = [
         p for p in _weights(d)
         if p.log_grad == -math.inf and p.role.times and p.role.path not in shut
@@ -290,7 +290,7 @@ class _Trend(NamedTuple):
 def _trend(d: "Diagnosis") -> _Trend | None:
     """Over layers that write to the model's main path: what stands inside branches is left out."""
     inside = frozenset[str]().union(*(b.inside - b.last for b in d.branches))
-    layers = tuple(row for row in d.layers if row.path not in inside) or d.layers
+    layers = tuple(row for row in d.layers if not inside.issuperset(row.paths)) or d.layers
     ahead = [(i, r.log_rms) for i, r in enumerate(layers) if math.isfinite(r.log_rms)]
     back = [(-i, r.log_grad_norm) for i, r in enumerate(layers) if math.isfinite(r.log_grad)]
     if min(len(ahead), len(back)) < 3:

@@ -478,6 +478,19 @@ def test_dead_units_of_a_turned_batch_are_units_and_not_samples():
     assert [a.dead for a in found.activations] == [12 / 16]
 
 
+def test_weights_that_are_applied_as_one_are_named_as_one():
+    def apply(p, x):
+        return jax.nn.relu(x @ jnp.concatenate([p["a"], p["b"]], axis=1) + p["d"][None]) @ p["c"]
+
+    p = {"a": jnp.ones((64, 8)), "b": jnp.ones((64, 8)), "c": jnp.ones((16, 2))}
+    p["d"] = jnp.full(16, -1000.0)
+    found = diagnose(apply, p, X)
+    assert [row.layer for row in found.layers] == ["a + b", "c"]
+    assert found.layers[0].paths == ("['a']", "['b']")
+    assert [a.after for a in found.activations] == ["a + b"]
+    assert "dead" in {finding.kind for finding in found.findings}
+
+
 @pytest.mark.bad_input
 def test_inputs_without_numbers_and_outputs_without_a_gradient():
     linear = lambda w, x: x @ w  # noqa: E731
