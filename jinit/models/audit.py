@@ -102,6 +102,7 @@ class Audit:
         """
         import pandas as pd
 
+        whole = all(row.fan_in is None or row.fan_in == int(row.fan_in) for row in self.rows)
         return pd.DataFrame(
             {
                 "path": row.path,
@@ -120,7 +121,10 @@ class Audit:
                 **row.expected,
             }
             for row in self.rows
-        ).astype({"fan_in": "Int64", "fan_out": "Int64", **dict.fromkeys(self.conventions, float)})
+        ).astype({
+            "fan_in": "Int64" if whole else "Float64", "fan_out": "Int64",
+            **dict.fromkeys(self.conventions, float),
+        })  # fmt: skip
 
     def to_html(self, path: str | Path | None = None) -> str:
         """A page that loads nothing from anywhere; written to `path` if one is given."""

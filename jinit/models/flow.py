@@ -27,7 +27,7 @@ def through_signals(graph: Graph, equation: Any, held: list[Held], at: Path) -> 
     if name in SHAPE_ONLY and isinstance(held[0].value, Signal):
         signal = held[0].value
         same = equation.invars[0].aval.shape == shape
-        if signal.pointwise is None or same:
+        if signal.pointwise is None or (same and name != "transpose"):
             features = signal.features if same else None
             if name == "transpose" and signal.features is not None:
                 features = equation.params["permutation"].index(signal.features)
@@ -42,6 +42,8 @@ def through_signals(graph: Graph, equation: Any, held: list[Held], at: Path) -> 
         return [added._replace(value=replace(added.value, features=features))]  # type: ignore[type-var]
     if name in ("mul", "div"):
         graph.norm_late(held)
+    if name == "dot_general" and equation.params["dimension_numbers"][1][0]:
+        graph.not_looked_up(held)
     summed = name.startswith(("reduce_", "cum"))
     return [
         graph.new(held, at, features=features, summed=summed, normed=name in _ROOTS)

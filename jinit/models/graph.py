@@ -39,8 +39,9 @@ def _bits(of: int) -> list[int]:
 class Graph:
     """Nodes are values; every one knows which came before it, and which uses of parameters."""
 
-    def __init__(self) -> None:
-        """Nothing found yet."""
+    def __init__(self, shapes: Sequence[tuple[int, ...]]) -> None:
+        """Nothing found yet; `shapes` are those of the parameters."""
+        self.shapes = shapes
         self.uses: list[Use] = []
         self.activations: list[Activation] = []
         self.residuals: list[Residual] = []
@@ -143,8 +144,11 @@ class Graph:
             return out
         if self._before[a] >> b & 1:
             a, b = b, a
-        if a in self._skips and not self._leads(a, b) and self._leads(self._skips[a], b):
-            a = self._skips[a]  # a branch beside another one
+        if not self._leads(a, b):
+            for stream, beside in ((a, b), (b, a)):  # a branch beside another one
+                if stream in self._skips and self._leads(self._skips[stream], beside):
+                    a, b = self._skips[stream], beside
+                    break
         branch = self._seen[b] & ~self._seen[a]
         weights = self._weights(branch)
         shortcut = frozenset[int]()
@@ -159,7 +163,9 @@ class Graph:
                 return out
             (skip,) = shortcut
             start = self._starts(skip)
-            if any(not self._before[self._used_at[i]] & start for i in weights):
+            # What is smaller is broadcast into the branch, as the embedding of a time or class is.
+            whole = (i for i in weights if self._sizes[i] >= self._sizes[skip])
+            if any(not self._before[self._used_at[i]] & start for i in whole):
                 return out  # two signals that are added, as those of x and h in a cell
         last = frozenset(
             i for i in weights
@@ -220,12 +226,29 @@ class Graph:
         waiting = frozenset[int]().union(*(s.uses for s in signals if not is_bent(s)))
         features = signals[0].features if len(signals) == 1 else None
         normed = normed or any(s.normed for s in signals)
-        if kind == "scale" and normed and math.prod(view.shape) > 1:
+        if kind == "scale" and normed and self._is_vector(view):
             self.uses[-1] = self.uses[-1]._replace(normed=True)
         signal = self.fresh(
             uses=waiting, path=at, features=features, normed=normed and kind != "scale"
         )
         return used._replace(value=signal)
+
+    def _is_vector(self, view: View) -> bool:
+        return len(self.shapes[view.leaf]) > len(view.layers)
+
+    def is_made_of(self, held: Held, leaf: int) -> bool:
+        """Whether a use of that parameter leads to it."""
+        if held.node is None:
+            return False
+        return any(self.uses[i].view.leaf == leaf for i in _bits(self._seen[held.node]))
+
+    def not_looked_up(self, held: Sequence[Held]) -> None:
+        """Rows that a product then reads one by one are matrices, as those of experts are."""
+        read = {h.value.path for h in held if isinstance(h.value, Signal)}
+        for i, use in enumerate(self.uses):
+            rows = sum(n > 1 for n in use.view.shape[1:]) > 1
+            if use.kind == "embedding" and use.path in read and rows:
+                self.uses[i] = use._replace(kind="other")
 
     def norm_late(self, held: Sequence[Held]) -> None:
         """A factor that comes before the root of a norm, as in `x * scale * rsqrt(var)`."""
@@ -234,7 +257,7 @@ class Graph:
             return
         made = {s.path for s in signals if not s.normed}
         for i, use in enumerate(self.uses):
-            if use.kind == "scale" and use.path in made and math.prod(use.view.shape) > 1:
+            if use.kind == "scale" and use.path in made and self._is_vector(use.view):
                 self.uses[i] = use._replace(normed=True)
 
     def use_as_other(self, held: Held, at: Path) -> Held:

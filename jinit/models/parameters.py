@@ -79,8 +79,6 @@ def _use(graph: Graph, equation: Any, held: list[Held], i: int, at: Path) -> Hel
         return _convolution(graph, equation, value, rest, at)
     if name == "gather" and i == 0:
         sizes = equation.params["slice_sizes"]
-        if sum(n > 1 for n in sizes) > 1:
-            return None  # whole matrices, as experts are
         return graph.use(value, "embedding", rest, at, fan_out=math.prod(sizes))
     if name in ("add", "add_any", "sub", "mul", "div") and not graph.is_data(rest[0]):
         # Numbers that the trace does not know: a factor is one more number, but a mask or

@@ -60,7 +60,8 @@ def reinit(
         apply: `apply(variables, *inputs)`, traceable.
         variables: any pytree; arrays that are not floating-point and other leaves are passed on.
         *inputs: pytrees of arrays or `jax.ShapeDtypeStruct`s.
-        scheme: a name of `jinit.SCHEMES`, or any initializer `(key, shape, dtype)`.
+        scheme: a name of `jinit.SCHEMES`, or any initializer `(key, shape, dtype)`; a function is
+            not told how many taps the stride of a transposed convolution skips.
         gain: multiplies the standard deviation of every weight; may be traced. "auto" takes
             `jinit.theory.gain` of the activation that follows the weight, and 1 where none is
             known; it belongs to a scheme of variance 1/fan, such as "xavier" or "orthogonal". (In
@@ -141,7 +142,7 @@ class _Kernels:
             )
         else:
             self._draw = scheme
-        self.by_fans = not isinstance(scheme, str) or "gain" in schemes.SCHEMES[scheme].options
+        self.by_fans = isinstance(scheme, str) and "gain" in schemes.SCHEMES[scheme].options
         self._waits = not isinstance(scheme, str) or schemes.SCHEMES[scheme].decomposes
         self._before = before
 

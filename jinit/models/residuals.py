@@ -32,8 +32,9 @@ def fixup(
 
     With L branches of m weights in a row each, weights inside a branch are scaled by
     L^(-1 / (2 m - 2)), so that one step of gradient descent changes the output by as much at any
-    depth; the last weights of every branch and the model's last weights are 0. The paper's scalar
-    biases and multiplier are a matter of the model's code, and not added here.
+    depth; the last weights of every branch and the model's last weights are 0. A readout that is
+    tied to an embedding is not shut, or nothing would come in. The paper's scalar biases and
+    multiplier are a matter of the model's code, and not added here.
 
     Args:
         key: one PRNG key.
@@ -97,6 +98,7 @@ def skipinit(
     checks.number("alpha", alpha)
     traced, roles = _with_branches(apply, variables, *inputs, rules=rules)
     factors: dict[int, Any] = {}
+    own_rules = dict(rules or {})
     for residual in traced.residuals:
         numbers = [
             traced.uses[i].view.leaf for i in residual.branch
@@ -105,8 +107,9 @@ def skipinit(
         ]  # fmt: skip
         ends = [i for i in _weights(traced, residual.last) if roles[i].role == "weight"]
         factors |= dict.fromkeys(numbers or ends, alpha)
+        own_rules |= {traced.paths[i]: "scale" for i in numbers}  # 1, and then alpha
     return _times_factors(
-        reinit(key, apply, variables, *inputs, scheme=scheme, rules=rules), traced, factors
+        reinit(key, apply, variables, *inputs, scheme=scheme, rules=own_rules), traced, factors
     )
 
 

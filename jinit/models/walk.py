@@ -40,8 +40,8 @@ _SAME = {
 
 def follow(jaxpr: Jaxpr, leaves: Sequence[View]) -> Graph:
     """What is found in a whole model, whose parameters come first, and then its inputs."""
-    graph = Graph()
-    walk = _Walk(graph, [view.shape for view in leaves])
+    graph = Graph([view.shape for view in leaves])
+    walk = _Walk(graph)
     held = [Held(view, None) for view in leaves]
     held += [Held(graph.fresh(), graph.node((), data=True)) for _ in jaxpr.invars[len(leaves) :]]
     ends = walk.run(jaxpr, held, ())
@@ -53,9 +53,8 @@ def follow(jaxpr: Jaxpr, leaves: Sequence[View]) -> Graph:
 class _Walk:
     """Goes through the equations in order, and tells `graph` what it meets."""
 
-    def __init__(self, graph: Graph, shapes: Sequence[tuple[int, ...]]) -> None:
+    def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.shapes = shapes  # of the leaves
 
     def run(self, jaxpr: Jaxpr, values: Sequence[Held], at: Path) -> list[Held]:
         """What comes out of a program that stands at a path."""
@@ -88,7 +87,8 @@ class _Walk:
         if known in _WHOLE and signals_alone:
             self.graph.activated(known, held, at)
             return [self.graph.new(held, at)] * count
-        if name.startswith(("random_", "threefry", "rng_")):
+        given = any(jax.numpy.issubdtype(v.aval.dtype, np.floating) for v in equation.invars)
+        if name.startswith(("random_", "threefry", "rng_")) and not given:
             return [NOTHING] * count  # other numbers at every call
         if name == "scan":
             return self._scan(equation, held, at)
@@ -218,7 +218,13 @@ class _Walk:
             return self.graph.new(values, at)
         if all(self._are_same(v.value, values[0].value) for v in values[1:]):
             return values[0]
-        return self.graph.new([self.graph.use_as_other(v, at) for v in values], at)
+        found = []
+        for v in values:
+            kept = isinstance(v.value, View) and any(
+                self.graph.is_made_of(other, v.value.leaf) for other in values
+            )  # its new value, or the old one, as a running mean is handed on
+            found.append(NOTHING if kept else self.graph.use_as_other(v, at))
+        return self.graph.new(found, at)
 
     def _are_same(self, a: Value, b: Value) -> bool:
         """Whether two values hold the same entries of the same parameter, however they came."""
@@ -226,7 +232,7 @@ class _Walk:
             return a == b
         if (a.leaf, a.shape, a.layers, a.stacked) != (b.leaf, b.shape, b.layers, b.stacked):
             return False
-        first, shape = (0,) * len(a.layers), self.shapes[a.leaf]
+        first, shape = (0,) * len(a.layers), self.graph.shapes[a.leaf]
         try:
             return np.array_equal(a.indices(shape, first), b.indices(shape, first))
         except RoleError:  # a part that is chosen while the model runs

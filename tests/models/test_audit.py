@@ -598,3 +598,13 @@ def test_rules_are_those_of_roles():
         audit(product, params, x, rules={"v": "weight"})
     (row,) = audit(product, params, x, rules={"['w']": "other"}).rows
     assert (row.role, row.matches, row.odd) == ("other", (), ())
+
+
+def test_a_table_holds_fans_that_are_no_whole_numbers():
+    layer = nn.ConvTranspose(5, (3, 3), strides=(2, 1), use_bias=False)
+    x = jnp.ones((1, 8, 8, 7))
+    table = audit(layer.apply, layer.init(KEY, x), x).to_dataframe()
+    assert table.fan_in.tolist() == [31.5]
+    assert (
+        audit(lambda w, x: x @ w, jnp.ones((8, 3)), x[0, 0, :, :1].T).to_dataframe().fan_in[0] == 8
+    )

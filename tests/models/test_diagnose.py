@@ -476,6 +476,13 @@ def test_dead_units_of_a_turned_batch_are_units_and_not_samples():
     linear = eqx.tree_at(lambda layer: layer.bias, linear, shut)
     found = diagnose(lambda m, x: jax.nn.relu(jax.vmap(m)(x)), linear, X[:16, :16])
     assert [a.dead for a in found.activations] == [12 / 16]
+    one = lambda m, x: jax.nn.relu(m(x))  # noqa: E731
+    found = diagnose(lambda m, x: jax.vmap(one, (None, 0))(m, x), linear, X[:16, :16])
+    assert [a.dead for a in found.activations] == [12 / 16]
+    bare = eqx.nn.Linear(16, 16, use_bias=False, key=KEY)
+    bare = eqx.tree_at(lambda m: m.weight, bare, bare.weight.at[:12].set(-1.0))
+    found = diagnose(lambda m, x: jax.vmap(one, (None, 0))(m, x), bare, jnp.abs(X[:16, :16]))
+    assert [a.dead for a in found.activations] == [12 / 16]
 
 
 def test_weights_that_are_applied_as_one_are_named_as_one():

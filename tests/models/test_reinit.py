@@ -668,6 +668,15 @@ def test_scales_of_norms_become_one_and_other_factors_stay():
     np.testing.assert_array_equal(new["layer_scale"], 0.25)
 
 
+@pytest.mark.parametrize("features", [1, 8])
+def test_the_scale_of_a_norm_of_one_channel_becomes_one(features):
+    norm, x = nn.BatchNorm(use_running_average=False), jnp.ones((4, 3, 3, features))
+    apply = lambda v, x: norm.apply(v, x, mutable=["batch_stats"])[0]  # noqa: E731
+    with jax.numpy_rank_promotion("allow"):
+        new = reinit(KEY, apply, quarters(norm.init(KEY, x)), x)
+    np.testing.assert_array_equal(new["params"]["scale"], 1)
+
+
 def haiku_rms(x):
     return hk.RMSNorm(-1)(x)
 

@@ -143,16 +143,41 @@ def test_a_shortcut_may_pool_before_it_projects():
     assert (len(found.shortcut), found.depth) == (1, 2)
 
 
-def test_branches_beside_each_other_are_two():
+@pytest.mark.parametrize("turned", [False, True])
+def test_branches_beside_each_other_are_two(turned):
     """As in GPT-J: x + attention(norm(x)) + mlp(norm(x))."""
 
     def apply(w, x):
         h = x - x.mean(-1, keepdims=True)
-        return x + jnp.tanh(h @ w[0]) @ w[1] + jax.nn.relu(h @ w[2]) @ w[3]
+        stream, mlp = x + jnp.tanh(h @ w[0]) @ w[1], jax.nn.relu(h @ w[2]) @ w[3]
+        return mlp + stream if turned else stream + mlp
 
     traced = trace(apply, [jnp.ones((48, 48))] * 4, X)
     assert [r.last for r in traced.residuals] == [{1}, {3}]
     assert [r.depth for r in traced.residuals] == [2, 2]
+
+
+def test_a_time_embedding_may_enter_a_branch_beside_a_projection():
+    """As in the blocks of diffusion models."""
+
+    def apply(p, x, time):
+        h = jax.nn.silu(x) @ p["a"] + (jax.nn.silu(time) @ p["time"])[:, None]
+        return jax.nn.silu(h) @ p["b"] + x @ p["skip"]
+
+    p = {k: jnp.ones((48, 64)) for k in ("a", "time", "skip")} | {"b": jnp.ones((64, 64))}
+    (found,) = trace(apply, p, jnp.ones((4, 9, 48)), jnp.ones((4, 48))).residuals
+    assert (len(found.shortcut), found.depth) == (1, 2)
+
+
+@pytest.mark.parametrize("start", [0.0, 0.3])
+def test_skipinit_puts_alpha_where_a_branch_has_a_number_of_its_own(start):
+    def apply(p, x):
+        return x + p["number"] * (jax.nn.relu(x @ p["a"]) @ p["b"])
+
+    p = {"number": jnp.asarray(start), "a": jnp.ones((48, 48)), "b": jnp.ones((48, 48))}
+    drawn = skipinit(KEY, apply, p, X, alpha=0.25)
+    assert float(drawn["number"]) == 0.25
+    assert np.std(drawn["b"]) == pytest.approx(np.sqrt(2 / 48), rel=0.05)
 
 
 def test_fixup_leaves_a_tied_embedding_as_it_is_drawn():

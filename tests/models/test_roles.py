@@ -356,6 +356,33 @@ def test_experts_that_are_looked_up_are_no_embedding():
         )  # fmt: skip
 
 
+def test_a_table_of_heads_is_an_embedding():
+    def apply(p, tokens):
+        return jnp.einsum("bthd,hdo->bto", p["table"][tokens], p["w"])
+
+    p = {"table": jnp.ones((30, 4, 8)), "w": jnp.ones((4, 8, 5))}
+    table, w = roles(apply, p, jnp.zeros((2, 3), jnp.int32))
+    assert (table.role, table.features) == ("embedding", 32)
+    assert fans(w) == ("weight", 32, 5)
+
+
+def test_a_running_mean_may_be_handed_on_as_it_is():
+    def apply(p, x, train):
+        new, old = lambda: 0.9 * p["mean"] + 0.1 * x.mean(0), lambda: p["mean"]
+        return (x - p["mean"][None]) @ p["w"], jax.lax.cond(train, new, old)
+
+    p = {"mean": jnp.zeros(8), "w": jnp.ones((8, 3))}
+    mean, w = roles(apply, p, jnp.ones((2, 8)), True)
+    assert fans(w) == ("weight", 8, 3)
+    assert mean.role in ("bias", "statistic")
+
+
+def test_a_draw_that_depends_on_parameters_hides_none():
+    apply = lambda p, key: jax.random.gamma(key, p, (4,))  # noqa: E731
+    with pytest.raises(RoleError, match="nothing certain"):
+        roles(apply, jnp.ones(4), KEY)
+
+
 def test_a_transposed_kernel_that_its_stride_does_not_divide_has_a_fan_in_on_average():
     layer = nn.ConvTranspose(5, (3, 3), strides=(2, 1), use_bias=False)
     x = jnp.ones((1, 8, 8, 7))
