@@ -59,7 +59,7 @@ class AuditRow:
     path: str
     shape: tuple[int, ...]
     role: Kind
-    fan_in: float | None
+    fan_in: int | float | None
     fan_out: int | None
     groups: int
     layers: int
@@ -218,12 +218,12 @@ def _values(variables: Any) -> dict[str, Any]:
 # --- one row ------------------------------------------------------------------------------------
 
 
-def _cells(fan_in: float | None) -> tuple[float, ...]:
+def _cells(fan_in: int | float | None) -> tuple[int | float, ...]:
     """Fan-outs of a recurrent matrix of so many units: plain, and of three or four fused gates."""
     return () if fan_in is None else (fan_in, 3 * fan_in, 4 * fan_in)
 
 
-def _leaf(role: Role, found: tuple[Role, ...], hidden: Mapping[Any, float | None]) -> Leaf:
+def _leaf(role: Role, found: tuple[Role, ...], hidden: Mapping[Any, int | float | None]) -> Leaf:
     """What the conventions look at."""
     if role.role == "bias":
         size = math.prod(role.shape) // role.layers
@@ -239,7 +239,7 @@ def _leaf(role: Role, found: tuple[Role, ...], hidden: Mapping[Any, float | None
     )
 
 
-def _fan_in_of_bias(bias: Role, found: tuple[Role, ...]) -> float | None:
+def _fan_in_of_bias(bias: Role, found: tuple[Role, ...]) -> int | float | None:
     """Of the weight whose outputs it is added to: the last one used before, of as many outputs.
 
     None for a bias that follows the scale of a norm, or no weight of its size.

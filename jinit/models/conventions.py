@@ -72,7 +72,7 @@ class Leaf(NamedTuple):
     """of a grouped convolution"""
     features: int | None = None
     """of an embedding"""
-    hidden: float | None = None
+    hidden: int | float | None = None
     """units of the recurrent cell that it may belong to, by the fans around it"""
 
 

@@ -52,7 +52,7 @@ class LayerSignal(NamedTuple):
     layer: str
     """the same in short, with the number of the layer in a loop"""
     role: str
-    fan_in: float
+    fan_in: int | float
     fan_out: int
     activation: str | None
     mean: float

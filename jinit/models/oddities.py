@@ -233,7 +233,7 @@ def misreadings(role: Role) -> list[Misreading]:
     return kept
 
 
-def _misreadings(role: Role, fan_in: float, fan_out: int) -> Iterator[Misreading]:
+def _misreadings(role: Role, fan_in: int | float, fan_out: int) -> Iterator[Misreading]:
     shape = role.shape
     if len(shape) == 2:
         yield Misreading(fan_out, fan_in, _layout(shape, fan_in, fan_out), swapped=True)
@@ -270,7 +270,7 @@ def _misreadings(role: Role, fan_in: float, fan_out: int) -> Iterator[Misreading
             yield Misreading(fan_in, fan_out / gates, words)
 
 
-def _layout(shape: tuple[int, ...], fan_in: float, fan_out: int) -> str:
+def _layout(shape: tuple[int, ...], fan_in: int | float, fan_out: int) -> str:
     if shape == (fan_out, fan_in):
         return "the model stores [out, in], which was read as [in, out]"
     if shape == (fan_in, fan_out):

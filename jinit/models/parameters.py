@@ -187,7 +187,7 @@ def _convolution(graph: Graph, equation: Any, view: View, rest: Sequence[Held], 
     )  # fmt: skip
 
 
-def _whole(number: float) -> float:
+def _whole(number: int | float) -> int | float:
     return int(number) if number == int(number) else number
 
 

@@ -46,7 +46,7 @@ class Role:
     shape: tuple[int, ...]
     dtype: Any
     role: Kind
-    fan_in: float | None = None
+    fan_in: int | float | None = None
     fan_out: int | None = None
     receptive_field: int = 1
     groups: int = 1

@@ -25,7 +25,7 @@ class Use(NamedTuple):
     """of the equation"""
     loops: tuple[Loop, ...] = ()
     """around the equation, from outside"""
-    fan_in: float | None = None
+    fan_in: int | float | None = None
     fan_out: int | None = None
     receptive_field: int = 1
     groups: int = 1
