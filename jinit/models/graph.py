@@ -56,7 +56,7 @@ class Graph:
         self.subtracted: dict[int, int] = {}  # node of a difference to the use in it
         self._sources = 0
         self.size = 0  # of what the present equation makes
-        self.floating = True  # whether that is
+        self.floating = True  # whether those are floating-point numbers
 
     def node(self, held: Sequence[Held], own: int = 0, *, data: bool | None = None) -> int:
         """A new node after those of `held`; `own` is the use that it is, as a bit."""
@@ -142,12 +142,12 @@ class Graph:
         a, b = (h.node for h in held)
         if a is None or b is None or a == b:
             return out
-        if self._before[a] >> b & 1:
+        if self._leads(b, a):
             a, b = b, a
         if not self._leads(a, b):
-            for stream, beside in ((a, b), (b, a)):  # a branch beside another one
-                if stream in self._skips and self._leads(self._skips[stream], beside):
-                    a, b = self._skips[stream], beside
+            for stream, end in ((a, b), (b, a)):  # a branch beside another one
+                if stream in self._skips and self._leads(self._skips[stream], end):
+                    a, b = self._skips[stream], end
                     break
         branch = self._seen[b] & ~self._seen[a]
         weights = self._weights(branch)
@@ -270,10 +270,8 @@ class Graph:
             views = tuple(view for view, _ in value.parts)
         if not views:
             return held
-        return self._after([self.use(view, "other", [], at) for view in views], at)
-
-    def _after(self, uses: Sequence[Held], at: Path) -> Held:
-        return Held(self.fresh(path=at), self.node(uses)) if uses else NOTHING
+        used = [self.use(view, "other", [], at) for view in views]
+        return Held(self.fresh(path=at), self.node(used))
 
     # --- the second look at a loop's body, and the end ---
 

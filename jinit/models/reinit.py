@@ -126,7 +126,7 @@ class _Kernels:
     """
 
     def __init__(
-        self, scheme: Any, options: Mapping[str, Any], before: Sequence[jax.Array] = ()
+        self, scheme: Any, options: Mapping[str, Any], before: Sequence[jax.Array]
     ) -> None:
         if isinstance(scheme, str):
             self._draw = schemes.scheme(scheme, **options)

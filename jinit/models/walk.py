@@ -29,7 +29,10 @@ from jinit.models.values import (
 __all__ = ["follow"]
 
 _WHOLE = {"softmax", "log_softmax", "glu"}
-"""Functions of several entries, which jax names in the trace."""
+"""Functions of several entries, known by the name of a program in the trace.
+
+jax's own softmax has none: it is written out, as an exponential and a division.
+"""
 
 
 _SAME = {
@@ -87,8 +90,9 @@ class _Walk:
         if known in _WHOLE and signals_alone:
             self.graph.activated(known, held, at)
             return [self.graph.new(held, at)] * count
-        given = any(jax.numpy.issubdtype(v.aval.dtype, np.floating) for v in equation.invars)
-        if name.startswith(("random_", "threefry", "rng_")) and not given:
+        if name.startswith(("random_", "threefry", "rng_")) and not any(
+            jax.numpy.issubdtype(v.aval.dtype, np.floating) for v in equation.invars
+        ):
             return [NOTHING] * count  # other numbers at every call
         if name == "scan":
             return self._scan(equation, held, at)
