@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jinit
-from jinit.models.diagnose import prepared
+from jinit.models.diagnosis.measure import prepared
 
 
 class Block(nn.Module):

@@ -51,7 +51,7 @@ def one(setting: dict[str, Any]) -> dict[str, Any]:
     """Run a sweep: its seconds per part, and peak memory."""
     import jinit
     from jinit.sweeps import run as runs
-    from jinit.sweeps.execute import Runner
+    from jinit.sweeps.blocks import Runner
     from jinit.sweeps.store import Store
 
     jinit.configure()

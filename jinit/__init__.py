@@ -9,19 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jinit import activations, batchnorm, data, models, plots, theory
+    from jinit import activations, data, models, networks, plots, theory
     from jinit.activations import ACTIVATIONS
-    from jinit.models.audit import audit
-    from jinit.models.diagnose import diagnose
-    from jinit.models.reinit import reinit
-    from jinit.networks import MLP, forward, init, init_params
-    from jinit.params import Layer, NormState, Params
-    from jinit.runtime import configure
-    from jinit.schemes import SCHEMES, scheme
-    from jinit.signals import LayerSignals, layer_signals
-    from jinit.sweeps import Sweep, load, sweep
-    from jinit.theory import gain
-    from jinit.training import (
+    from jinit.data import Data
+    from jinit.models.auditing.audit import audit
+    from jinit.models.diagnosis.measure import diagnose
+    from jinit.models.drawing.reinit import reinit
+    from jinit.networks.mlp import MLP, forward, init, init_params
+    from jinit.networks.params import Layer, NormState, Params
+    from jinit.networks.signals import LayerSignals, layer_signals
+    from jinit.networks.training import (
         TrainResult,
         TrainState,
         evaluate,
@@ -29,9 +26,12 @@ if TYPE_CHECKING:
         train_state,
         train_step,
     )
-    from jinit.types import Data
+    from jinit.runtime import configure
+    from jinit.schemes import SCHEMES, scheme
+    from jinit.sweeps import Sweep, dry_run, load, sweep
+    from jinit.theory import gain
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ACTIVATIONS",
@@ -47,10 +47,10 @@ __all__ = [
     "TrainState",
     "activations",
     "audit",
-    "batchnorm",
     "configure",
     "data",
     "diagnose",
+    "dry_run",
     "evaluate",
     "forward",
     "gain",
@@ -59,6 +59,7 @@ __all__ = [
     "layer_signals",
     "load",
     "models",
+    "networks",
     "plots",
     "reinit",
     "scheme",
@@ -69,42 +70,50 @@ __all__ = [
     "train_step",
 ]
 
+_MODULES = ("activations", "data", "models", "networks", "plots", "theory")
+
 _HOMES = {
     "ACTIVATIONS": "activations",
-    "MLP": "networks",
+    "MLP": "networks.mlp",
     "SCHEMES": "schemes",
-    "Data": "types",
-    "Layer": "params",
-    "LayerSignals": "signals",
-    "NormState": "params",
-    "Params": "params",
+    "Data": "data",
+    "Layer": "networks.params",
+    "LayerSignals": "networks.signals",
+    "NormState": "networks.params",
+    "Params": "networks.params",
     "Sweep": "sweeps",
-    "TrainResult": "training",
-    "TrainState": "training",
+    "TrainResult": "networks.training",
+    "TrainState": "networks.training",
     "audit": "models",
     "configure": "runtime",
     "diagnose": "models",
-    "evaluate": "training",
-    "forward": "networks",
+    "dry_run": "sweeps",
+    "evaluate": "networks.training",
+    "forward": "networks.mlp",
     "gain": "theory",
-    "init": "networks",
-    "init_params": "networks",
-    "layer_signals": "signals",
+    "init": "networks.mlp",
+    "init_params": "networks.mlp",
+    "layer_signals": "networks.signals",
     "load": "sweeps",
     "reinit": "models",
     "scheme": "schemes",
     "sweep": "sweeps",
-    "train": "training",
-    "train_state": "training",
-    "train_step": "training",
+    "train": "networks.training",
+    "train_state": "networks.training",
+    "train_step": "networks.training",
 }
+
+# What 0.1 called otherwise.
+_RENAMED = {"batchnorm": "jinit.networks (batch_norm, layer_norm, BatchStats)"}
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         value = getattr(import_module(f"jinit.{_HOMES[name]}"), name)
-    elif name in __all__:
+    elif name in _MODULES:
         value = import_module(f"jinit.{name}")
+    elif name in _RENAMED:
+        raise AttributeError(f"jinit.{name} of jinit 0.1 is now {_RENAMED[name]}.")
     else:
         raise AttributeError(f"module 'jinit' has no attribute {name!r}")
     globals()[name] = value

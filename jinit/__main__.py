@@ -1,5 +1,5 @@
 """`python -m jinit`."""
 
-from jinit.cli import main
+from jinit.cli.main import main
 
 main()

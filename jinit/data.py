@@ -3,16 +3,28 @@
 Everything here is embedded in scikit-learn or drawn; nothing is downloaded.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import ArrayLike, Float, Num
 
 from jinit import checks
-from jinit.types import Data
 
-__all__ = ["circles", "digits", "from_arrays", "gaussian", "moons"]
+__all__ = ["Data", "circles", "digits", "from_arrays", "gaussian", "moons"]
+
+
+class Data(NamedTuple):
+    """A data set as plain arrays.
+
+    `x_train` [train, features], `y_train` [train], `x_test` [test, features], `y_test` [test].
+    Labels are integers from 0, or floats [samples, outputs] for regression.
+    """
+
+    x_train: Float[jax.Array | np.ndarray, "train features"]
+    y_train: Num[jax.Array | np.ndarray, "train ..."]
+    x_test: Float[jax.Array | np.ndarray, "test features"]
+    y_test: Num[jax.Array | np.ndarray, "test ..."]
 
 
 def digits(*, test_fraction: float = 0.2, standardize: bool = True, seed: int = 0) -> Data:

@@ -140,7 +140,7 @@ def yang(load):
 def test_yang_a_wrong_expectation_misses_the_closed_form(yang, monkeypatch):
     assert missed(yang, yang.compare_theory()) == []
     # The last expectation is the spread, by which growth is divided.
-    mean = jinit.theory.norms._mean
+    mean = jinit.theory.layers.norms._mean
 
     def wrong(*args, **options):
         *others, spread = mean(*args, **options)

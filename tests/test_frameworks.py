@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jinit
-from jinit.batchnorm import batch_norm, init_stats
+from jinit.networks.norms import batch_norm, init_stats
 
 KEY = jax.random.key(0)
 

@@ -1,6 +1,7 @@
 """The house of the design: imports point down, theory and networks do not know each other."""
 
 import ast
+import importlib
 import os
 import subprocess
 import sys
@@ -12,40 +13,48 @@ import jinit
 
 ROOT = Path(jinit.__file__).parent
 
-FLOORS = {
-    "types": 0, "checks": 0, "activations": 0, "scaled": 0,
-    "schemes": 1, "theory": 1, "data": 1, "runtime": 1, "losses": 1, "linear": 1,
-    "batchnorm": 2, "params": 2, "networks": 2,
-    "signals": 3, "training": 3, "models": 3,
-    "plots": 4, "sweeps": 4,
-    "cli": 5, "tour": 5, "report": 5, "forecast": 5, "maps": 5,
-}  # fmt: skip
-
-# Arrows between rooms of one floor; on the ground floor the shared helpers may be read.
-SAME_FLOOR = {
-    ("activations", "checks"),
-    ("params", "batchnorm"),
-    ("networks", "batchnorm"),
-    ("networks", "params"),
-    ("training", "signals"),
-    ("tour", "maps"),
-    ("tour", "report"),
-    ("cli", "tour"),
-    ("cli", "forecast"),
-    ("cli", "maps"),
+# Each folder's floors, the lowest first; what stands on one floor does not know its neighbours.
+# A folder that is not listed has a single floor, in which only circles are refused.
+FLOORS: dict[str, list[set[str]]] = {
+    "": [
+        {"checks"},
+        {"activations", "runtime"},
+        {"schemes", "data"},
+        {"networks", "theory", "sweeps"},
+        {"models"},
+        {"trainability"},
+        {"plots"},
+        {"pages"},
+        {"tour"},
+        {"cli"},
+    ],
+    "networks": [
+        {"scaled", "linear", "norms", "losses"},
+        {"params"},
+        {"mlp"},
+        {"signals"},
+        {"training"},
+    ],
+    "theory": [{"moments"}, {"maps"}, {"spectra", "layers"}, {"advice"}],
+    "models": [{"tracing"}, {"drawing", "auditing"}, {"diagnosis"}, {"scaling"}],
 }
-
-PUBLIC_FACE = {"__init__", "__main__"}  # these stand in the door and may name any room
-
-
-def room(path: Path) -> str:
-    """The room a file belongs to: its module, or its package for a package on one floor."""
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+USES_THE_DOOR = {"trainability", "tour", "cli"}  # these may read the public face, `import jinit`
+DOOR = {"__init__", "__main__"}
 
 
-def imported_rooms(path: Path) -> set[str]:
-    """Rooms of jinit that a file imports, at the top or inside functions, absolute or relative."""
-    package = ("jinit", *path.relative_to(ROOT).parts[:-1])
+def modules(root: Path) -> dict[str, Path]:
+    """Every file by its dotted name below jinit; a package is its `__init__`."""
+    found = {}
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        found[".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(path: Path, root: Path) -> set[str]:
+    """The files of the house that a file imports, at the top or inside functions."""
+    known = modules(root)
+    package = ("jinit", *path.relative_to(root).parts[:-1])
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -58,57 +67,128 @@ def imported_rooms(path: Path) -> set[str]:
             continue
         for name in names:
             parts = name.split(".")
-            if parts[0] == "jinit":
-                found.add(parts[1] if len(parts) > 1 else "__init__")
+            if parts[0] != "jinit":
+                continue
+            inner = parts[1:]
+            while inner and ".".join(inner) not in known:
+                inner = inner[:-1]
+            found.add(".".join(inner) or "__init__")
     return found
 
 
-FILES = sorted(
-    path for path in ROOT.rglob("*.py") if room(path) not in PUBLIC_FACE
-)  # fmt: skip
+def floor(folder: str, name: str, floors: dict[str, list[set[str]]]) -> int:
+    """On which floor of a folder a file or room stands; a package's own `__init__` tops it."""
+    if name == "__init__":
+        return len(floors[folder])
+    levels = [i for i, level in enumerate(floors[folder]) if name in level]
+    assert levels, f"{folder or 'jinit'}/{name} has no floor yet: give it one in FLOORS"
+    return levels[0]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_point_down(path):
-    own = room(path)
-    assert own in FLOORS, f"{own} has no floor yet: give it one in the design and here"
-    for other in imported_rooms(path) - {own}:
-        if FLOORS[own] == 5 and other not in FLOORS:
-            continue  # commands stand above everything and may read the public face
-        assert other in FLOORS, f"{path.name} imports {other!r}, which is no room of the house"
-        below = FLOORS[other] < FLOORS[own]
-        assert below or (own, other) in SAME_FLOOR, f"{own} must not import {other}"
+def upward(own: str, other: str, floors: dict[str, list[set[str]]]) -> str | None:
+    """A sentence if that import does not point down in the folder where the two part ways."""
+    a, b = own.split("."), other.split(".")
+    shared = 0
+    while shared < min(len(a), len(b)) and a[shared] == b[shared]:
+        shared += 1
+    folder = ".".join(a[:shared])
+    if folder not in floors:
+        return None
+    from_, to = ((parts[shared:] or ["__init__"])[0] for parts in (a, b))
+    if floor(folder, to, floors) < floor(folder, from_, floors):
+        return None
+    return f"{own} must not import {other}: {to} does not lie below {from_} in {folder or 'jinit'}"
 
 
-def test_the_reader_of_imports_sees_every_form(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
-    (tmp_path / "theory").mkdir()
+def circle(graph: dict[str, set[str]]) -> list[str] | None:
+    """A way along imports that comes back to where it began."""
+    done: set[str] = set()
+
+    def walk(name: str, way: list[str]) -> list[str] | None:
+        if name in way:
+            return [*way[way.index(name) :], name]
+        if name in done:
+            return None
+        for other in sorted(graph.get(name, ())):
+            if found := walk(other, [*way, name]):
+                return found
+        done.add(name)
+        return None
+
+    return next((found for name in sorted(graph) if (found := walk(name, []))), None)
+
+
+MODULES = {name: path for name, path in modules(ROOT).items() if name not in DOOR}
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_imports_point_down(name):
+    for other in imports(MODULES[name], ROOT):
+        if other == "__init__":
+            assert name.split(".")[0] in USES_THE_DOOR, f"{name} must not import the public face"
+        else:
+            assert upward(name, other, FLOORS) is None
+
+
+def test_no_import_runs_in_a_circle():
+    assert circle({name: imports(path, ROOT) - DOOR for name, path in MODULES.items()}) is None
+
+
+def test_the_reader_of_imports_sees_every_form(tmp_path):
+    for file in ("schemes", "checks", "data", "networks/mlp", "theory/pairs", "theory/__init__"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{file}.py").touch()
     file = tmp_path / "theory" / "x.py"
     file.write_text(
         "import jinit.schemes\nfrom jinit import checks as c\nfrom ..data import digits\n"
-        "from . import gaussian\ndef f():\n    from jinit.networks import MLP\n"
+        "from . import pairs\nfrom jinit.theory import gain\nimport jinit\n"
+        "def f():\n    from jinit.networks.mlp import MLP\n"
     )
-    assert imported_rooms(file) == {"schemes", "checks", "data", "networks", "theory"}
+    assert imports(file, tmp_path) == {
+        "schemes", "checks", "data", "theory.pairs", "theory", "__init__", "networks.mlp",
+    }  # fmt: skip
+
+
+def test_the_reader_of_floors_refuses_what_it_should():
+    floors = {"": [{"a"}, {"b", "c"}], "b": [{"x"}, {"y"}]}
+    assert upward("b.x", "a", floors) is None
+    assert upward("b.y", "b.x", floors) is None
+    assert upward("b", "b.y", floors) is None  # a package's face stands above its files
+    assert upward("c.deep.z", "c.deep.u", floors) is None
+    for own, other in [("a", "b.x"), ("b.x", "c"), ("b.x", "b.y"), ("b.y", "b")]:
+        assert "must not import" in str(upward(own, other, floors))
+    with pytest.raises(AssertionError, match="attic has no floor"):
+        upward("attic", "a", floors)
+    assert circle({"a": {"b"}, "b": {"c"}, "c": set()}) is None
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
 
 
 def test_theory_and_networks_do_not_know_each_other():
     """That the two agree is evidence only while neither can lean on the other."""
-    reaches: dict[str, set[str]] = {}
-    for path in FILES:
-        reaches.setdefault(room(path), set()).update(imported_rooms(path) - {room(path)})
 
     def closure(start: str) -> set[str]:
-        seen, open_ = set(), [start]
+        seen: set[str] = set()
+        open_ = {name for name in MODULES if name.split(".")[0] == start}
         while open_:
-            for other in reaches.get(open_.pop(), ()):
-                if other not in seen:
-                    seen.add(other)
-                    open_.append(other)
-        return seen
+            name = open_.pop()
+            seen.add(name)
+            open_ |= (imports(MODULES[name], ROOT) - DOOR) - seen
+        return {name.split(".")[0] for name in seen}
 
     assert "networks" not in closure("theory")
     assert "theory" not in closure("networks")
-    assert "theory" not in closure("training")
+    assert closure("sweeps").isdisjoint({"networks", "theory", "models"})
+
+
+PACKAGES = [name for name, path in MODULES.items() if path.name == "__init__.py"]
+
+
+@pytest.mark.parametrize("name", sorted(PACKAGES))
+def test_no_public_name_equals_a_submodule(name):
+    """`from jinit.models import audit` must never depend on what was imported before."""
+    package = importlib.import_module(f"jinit.{name}")
+    below = {m.removeprefix(f"{name}.") for m in MODULES if m.startswith(f"{name}.")}
+    assert below.isdisjoint(getattr(package, "__all__", ()))
 
 
 def in_fresh_python(code: str, **env: str) -> str:
@@ -141,9 +221,15 @@ def test_every_public_name_resolves(name):
 
 
 def test_every_home_is_public_and_an_unknown_name_is_an_attribute_error():
-    assert set(jinit._HOMES) <= set(jinit.__all__)
+    assert sorted(jinit.__all__) == sorted([*jinit._HOMES, *jinit._MODULES])
     with pytest.raises(AttributeError, match="no attribute 'forwrad'"):
         jinit.forwrad  # noqa: B018
+
+
+@pytest.mark.parametrize("old", sorted(jinit._RENAMED))
+def test_an_old_name_says_the_new_one(old):
+    with pytest.raises(AttributeError, match=f"jinit.{old} of jinit 0.1 is now jinit"):
+        getattr(jinit, old)
 
 
 def test_names_for_the_type_checker_are_the_public_names():

@@ -15,8 +15,8 @@ import optax
 import jinit
 from benchmarks.peers import Built
 from benchmarks.workloads import Workload
-from jinit.networks import as_stacked
-from jinit.sweeps.execute import Runner, Settings, places
+from jinit.networks.mlp import as_stacked
+from jinit.sweeps.blocks import Runner, Settings, places
 
 __all__ = ["ENTRIES"]
 

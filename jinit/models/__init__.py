@@ -1,16 +1,16 @@
 """Any model, read off its traced computation."""
 
-from jinit.models.audit import Audit, audit
-from jinit.models.diagnose import Diagnosis, diagnose
-from jinit.models.driven import lsuv
-from jinit.models.findings import FAULTS, Finding
-from jinit.models.learned import Learned, gradient_quotient, gradinit, metainit
-from jinit.models.mup import MuP, MuPRow, Setup, coordinate_check, mup
-from jinit.models.reinit import reinit
-from jinit.models.residuals import fixup, skipinit
-from jinit.models.roles import Role, roles
-from jinit.models.uses import Use
-from jinit.models.values import RoleError
+from jinit.models.auditing.audit import Audit, audit
+from jinit.models.diagnosis.findings import FAULTS, Finding
+from jinit.models.diagnosis.measure import Diagnosis, diagnose
+from jinit.models.drawing.fixup import fixup, skipinit
+from jinit.models.drawing.lsuv import lsuv
+from jinit.models.drawing.metainit import Learned, gradient_quotient, gradinit, metainit
+from jinit.models.drawing.reinit import reinit
+from jinit.models.scaling.mup import MuP, MuPRow, Setup, coordinate_check, mup
+from jinit.models.tracing.roles import Role, roles
+from jinit.models.tracing.uses import Use
+from jinit.models.tracing.values import RoleError
 
 __all__ = [
     "FAULTS",

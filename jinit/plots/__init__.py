@@ -3,9 +3,9 @@
 Nothing is computed here beyond averages and quantiles over runs.
 """
 
+from jinit.plots.figures import COLORS, figure, style
 from jinit.plots.models import coordinate_check, diagnosis
 from jinit.plots.panels import band, gradient_map, histograms, weights
-from jinit.plots.style import COLORS, figure, style
 from jinit.plots.sweeps import grid
 from jinit.plots.theory import phase_diagram, signals
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from jinit.plots.style import Values
+from jinit.plots.figures import Values
 
 __all__ = ["band", "gradient_map", "histograms", "weights"]
 

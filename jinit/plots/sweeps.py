@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from jinit.plots.style import COLORS, figure, style
+from jinit.plots.figures import COLORS, figure, style
 
 __all__ = ["grid"]
 

@@ -3,7 +3,7 @@
 Nothing here knows of networks: what is swept is any function `fn(key, **point) -> dict of arrays`.
 """
 
-from jinit.sweeps.plan import Sweep
+from jinit.sweeps.grid import Sweep
 from jinit.sweeps.run import DryRun, dry_run, load, sweep
 from jinit.sweeps.store import StoreError
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from jinit.sweeps.programs import Output
+from jinit.sweeps.compile import Output
 
 __all__ = ["assemble"]
 

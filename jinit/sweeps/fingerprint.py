@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jinit.sweeps.execute import Runner, Settings
-from jinit.sweeps.plan import label
-from jinit.sweeps.programs import scalars_of
+from jinit.sweeps.blocks import Runner, Settings
+from jinit.sweeps.compile import scalars_of
+from jinit.sweeps.grid import label
 
 __all__ = ["differences", "fingerprint"]
 

@@ -13,10 +13,10 @@ import numpy as np
 import xarray as xr
 
 from jinit import checks
+from jinit.sweeps.blocks import Block, Runner, Settings, blocks_of
 from jinit.sweeps.datasets import assemble
-from jinit.sweeps.execute import Block, Runner, Settings, blocks_of
 from jinit.sweeps.fingerprint import differences, fingerprint
-from jinit.sweeps.plan import Sweep
+from jinit.sweeps.grid import Sweep
 from jinit.sweeps.progress import Reporter
 from jinit.sweeps.store import Store, StoreError, check_place
 

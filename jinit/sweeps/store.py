@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from jinit.sweeps.programs import Output
+from jinit.sweeps.compile import Output
 
 __all__ = ["Store", "StoreError", "check_place"]
 

@@ -7,13 +7,24 @@ weights that `weight_var` describes, and "he" is weight_var 2.
 """
 
 from jinit.theory.advice import Recommendation, recommend, scatter_depth
-from jinit.theory.correlations import (
+from jinit.theory.layers.finite_width import FiniteWidth, finite_width
+from jinit.theory.layers.gradients import gradient_log_slope
+from jinit.theory.layers.norms import (
+    BatchNormMoments,
+    batch_norm_growth,
+    batch_norm_moments,
+    batch_norm_spread,
+    batch_norm_stability,
+    layer_norm_growth,
+)
+from jinit.theory.layers.trajectory import Band, Trajectory, trajectory
+from jinit.theory.maps.correlations import (
     CorrelationFixedPoint,
     correlation_fixed_point,
     correlation_map,
     correlation_trajectory,
 )
-from jinit.theory.criticality import (
+from jinit.theory.maps.criticality import (
     Chi,
     Critical,
     CriticalLine,
@@ -25,31 +36,20 @@ from jinit.theory.criticality import (
     doubly_critical,
     phase,
 )
-from jinit.theory.curve import MomentError
-from jinit.theory.depths import DepthScales, depth_scales
-from jinit.theory.diagram import PhaseDiagram, phase_diagram
-from jinit.theory.gains import gain
-from jinit.theory.gaussian import expectation
-from jinit.theory.gradients import gradient_log_slope
-from jinit.theory.lengths import LengthFixedPoint, fan_in, length_fixed_point, length_map
-from jinit.theory.linear import (
+from jinit.theory.maps.depth_scales import DepthScales, depth_scales
+from jinit.theory.maps.gains import gain
+from jinit.theory.maps.lengths import LengthFixedPoint, fan_in, length_fixed_point, length_map
+from jinit.theory.maps.phase_diagram import PhaseDiagram, phase_diagram
+from jinit.theory.maps.tailored import SeluParameters, selu_parameters, tat_slope
+from jinit.theory.moments.curve import MomentError
+from jinit.theory.moments.expectation import expectation
+from jinit.theory.spectra.jacobian import JacobianSpectrum, jacobian_spectrum
+from jinit.theory.spectra.linear_nets import (
     LinearSingularValues,
     linear_dynamics,
     linear_dynamics_time,
     linear_singular_values,
 )
-from jinit.theory.norms import (
-    BatchNormMoments,
-    batch_norm_growth,
-    batch_norm_moments,
-    batch_norm_spread,
-    batch_norm_stability,
-    layer_norm_growth,
-)
-from jinit.theory.spectrum import JacobianSpectrum, jacobian_spectrum
-from jinit.theory.tailored import SeluParameters, selu_parameters, tat_slope
-from jinit.theory.trajectories import Band, Trajectory, trajectory
-from jinit.theory.width import FiniteWidth, finite_width
 
 __all__ = [
     "Band",

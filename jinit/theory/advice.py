@@ -7,15 +7,15 @@ import numpy as np
 
 from jinit import checks
 from jinit.activations import Activation
-from jinit.theory.criticality import (
+from jinit.theory.layers.finite_width import FiniteWidth, finite_width
+from jinit.theory.layers.norms import batch_norm_growth, batch_norm_stability
+from jinit.theory.maps.criticality import (
     Critical,
     NoCriticalPointError,
     critical,
     doubly_critical,
 )
-from jinit.theory.curve import Curve, curve
-from jinit.theory.norms import batch_norm_growth, batch_norm_stability
-from jinit.theory.width import FiniteWidth, finite_width
+from jinit.theory.moments.curve import Curve, curve
 
 __all__ = ["Recommendation", "recommend", "scatter_depth"]
 

@@ -10,8 +10,8 @@ import xarray as xr
 from scipy.optimize import brentq
 
 import jinit
-from jinit import maps, plots
-from jinit.report import Chapter
+from jinit import plots, trainability
+from jinit.pages.report import Chapter
 from jinit.tour.setting import Setting
 
 __all__ = ["chapter", "gradient_map"]
@@ -79,7 +79,7 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
         advance(0.5)
     networks = sum(r.size for r in ratio.values())
     middle = {a: np.median(r, 1) for a, r in ratio.items()}
-    crossing = {a: maps.crossing(gains, m[-1]) for a, m in middle.items()}
+    crossing = {a: trainability.crossing(gains, m[-1]) for a, m in middle.items()}
     second_moment = float(np.mean(np.square(jinit.data.digits().x_train[:BATCH])))
     theory = {
         a: np.array([_predicted(a, depth, second_moment) for depth in setting.map_depths])

@@ -8,9 +8,9 @@ import numpy as np
 
 import jinit
 from jinit import plots
-from jinit.report import Chapter
-from jinit.tour.curves import STARTS, train_starts
-from jinit.tour.ridges import LAYERS, hidden_net, measure, ridge_panel, theory_std
+from jinit.pages.report import Chapter
+from jinit.tour.histograms import LAYERS, hidden_net, measure, ridge_panel, theory_std
+from jinit.tour.loss_curves import STARTS, train_starts
 from jinit.tour.scale import LABELS, as_dataset, loss_panel
 from jinit.tour.setting import Setting
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 import jinit
-from jinit.report import Chapter, png, render
+from jinit.pages.report import Chapter, png, render
 from jinit.runtime import device_name
 from jinit.tour import batchnorm, gradients, he, scale, symmetry, xavier
 from jinit.tour.setting import Setting

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 
 import jinit
 from jinit import plots
-from jinit.report import Chapter
-from jinit.tour.curves import STARTS, Curves, train_starts
+from jinit.pages.report import Chapter
+from jinit.tour.loss_curves import STARTS, Curves, train_starts
 from jinit.tour.setting import Setting
 
 __all__ = ["as_dataset", "chapter", "loss_panel"]

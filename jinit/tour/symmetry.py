@@ -11,9 +11,9 @@ import xarray as xr
 
 import jinit
 from jinit import plots
-from jinit.report import Chapter
+from jinit.pages.report import Chapter
 from jinit.runtime import jit_once
-from jinit.tour.curves import train_starts
+from jinit.tour.loss_curves import train_starts
 from jinit.tour.setting import Setting
 
 __all__ = ["chapter"]

@@ -7,8 +7,8 @@ import numpy as np
 import xarray as xr
 
 from jinit import plots
-from jinit.report import Chapter
-from jinit.tour.ridges import LAYERS, WIDTH, hidden_net, measure, ridge_panel, theory_std
+from jinit.pages.report import Chapter
+from jinit.tour.histograms import LAYERS, WIDTH, hidden_net, measure, ridge_panel, theory_std
 from jinit.tour.setting import Setting
 
 __all__ = ["chapter"]

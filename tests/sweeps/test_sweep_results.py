@@ -15,8 +15,8 @@ from swept import DESCEND, NOISY, descend, draw, noisy
 
 import jinit
 from jinit.sweeps import Sweep, dry_run
+from jinit.sweeps.blocks import Runner, Settings, blocks_of, group_for
 from jinit.sweeps.datasets import assemble
-from jinit.sweeps.execute import Runner, Settings, blocks_of, group_for
 
 
 def run_with(plan, group, block):
@@ -170,7 +170,7 @@ jinit.configure(cpu_devices=2)
 import jax, numpy as np
 from swept import DESCEND, descend
 from jinit.sweeps import Sweep
-from jinit.sweeps.execute import Runner, Settings, blocks_of
+from jinit.sweeps.blocks import Runner, Settings, blocks_of
 assert jax.local_device_count() == 2
 plan = Sweep(descend, **DESCEND)
 runner = Runner(plan)

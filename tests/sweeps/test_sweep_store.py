@@ -16,7 +16,7 @@ from swept import NOISY, noisy
 
 import jinit
 from jinit.sweeps import StoreError
-from jinit.sweeps.execute import Runner
+from jinit.sweeps.blocks import Runner
 
 HERE = Path(__file__).parent
 
@@ -183,7 +183,7 @@ FINGERPRINT = """
 import json, sys
 from swept import DESCEND, descend
 from jinit.sweeps import Sweep
-from jinit.sweeps.execute import Runner, Settings
+from jinit.sweeps.blocks import Runner, Settings
 from jinit.sweeps.fingerprint import fingerprint
 print(json.dumps(fingerprint(Runner(Sweep(descend, **DESCEND)), Settings(2, 4))))
 """

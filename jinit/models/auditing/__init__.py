@@ -1,0 +1,1 @@
+"""What a model's parameters are, and whose convention drew them."""

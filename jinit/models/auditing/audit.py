@@ -1,0 +1,412 @@
+"""An audit of a model's parameters: true fans, actual numbers, whose convention, what is odd.
+
+`audit(apply, variables, *inputs)` reads the roles and fans off the traced computation, and holds
+the numbers of every parameter against what known conventions would have drawn for it. Nothing is
+guessed from names or shapes, and no framework is known here.
+"""
+
+import io
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from jinit import checks
+from jinit.models.auditing.conventions import CONVENTIONS, Convention, Leaf
+from jinit.models.auditing.oddities import Sample, fits, odd, sample
+from jinit.models.tracing.roles import Role, roles
+from jinit.models.tracing.uses import Kind
+from jinit.models.tracing.values import RoleError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+
+__all__ = ["Audit", "AuditRow", "audit"]
+
+WIDTH = 100  # of what is printed
+PATH = 28  # of its first column
+
+
+@dataclass(frozen=True)
+class AuditRow:
+    """One parameter.
+
+    Args:
+        path: where it lies in the variables, as `jax.tree_util.keystr` writes it.
+        shape: of the leaf.
+        role: as in `jinit.models.Role`.
+        fan_in: numbers summed over for one output; None if it is no weight.
+        fan_out: outputs that one number contributes to.
+        groups: independent products side by side.
+        layers: stacked layers that a loop goes through.
+        mean: of all entries, in float64.
+        std: of all entries about their mean, in float64.
+        gain: std sqrt(fan_in), NaN if it is no weight: 1 for LeCun's, sqrt(2) for He's.
+        distribution: what the entries are like: "normal", "truncated" (normal, cut at two standard
+            deviations), "uniform", "orthogonal", "constant"; several joined by "/" where there are
+            too few to tell, "" if none of these.
+        expected: convention -> the std it would give this leaf, None where it says nothing.
+        matches: the conventions that it can be a draw of.
+        odd: sentences on what is odd.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    role: Kind
+    fan_in: int | float | None
+    fan_out: int | None
+    groups: int
+    layers: int
+    mean: float
+    std: float
+    gain: float
+    distribution: str
+    expected: Mapping[str, float | None]
+    matches: tuple[str, ...]
+    odd: tuple[str, ...]
+    order: int | None = field(default=None, repr=False)
+    """place of the first use in call order"""
+
+
+@dataclass(frozen=True, repr=False)
+class Audit:
+    """What `audit` found: `rows`, one per parameter, in the order of the variables' leaves.
+
+    Printed, it is a table with the odd parameters marked, and a list of what is odd.
+    """
+
+    rows: tuple[AuditRow, ...]
+    conventions: tuple[str, ...]
+
+    @property
+    def odd(self) -> tuple[tuple[str, str], ...]:
+        """(path, sentence) of everything that is odd."""
+        return tuple((row.path, sentence) for row in self.rows for sentence in row.odd)
+
+    def __str__(self) -> str:
+        """The table, for a terminal of 100 columns."""
+        return _text(self)
+
+    __repr__ = __str__
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """A pandas DataFrame, a row for each parameter and a column for each convention's std.
+
+        `matches` holds the names joined by ", ", `odd` the sentences joined by " ".
+        """
+        import pandas as pd
+
+        whole = all(row.fan_in is None or row.fan_in == int(row.fan_in) for row in self.rows)
+        return pd.DataFrame(
+            {
+                "path": row.path,
+                "shape": row.shape,
+                "role": row.role,
+                "fan_in": row.fan_in,
+                "fan_out": row.fan_out,
+                "groups": row.groups,
+                "layers": row.layers,
+                "std": row.std,
+                "mean": row.mean,
+                "gain": row.gain,
+                "distribution": row.distribution,
+                "matches": ", ".join(row.matches),
+                "odd": " ".join(row.odd),
+                **row.expected,
+            }
+            for row in self.rows
+        ).astype({
+            "fan_in": "Int64" if whole else "Float64", "fan_out": "Int64",
+            **dict.fromkeys(self.conventions, float),
+        })  # fmt: skip
+
+    def to_html(self, path: str | Path | None = None) -> str:
+        """A page that loads nothing from anywhere; written to `path` if one is given."""
+        page = _html(self, page=True)
+        if path is not None:
+            Path(path).write_text(page, encoding="utf-8")
+        return page
+
+    def _repr_html_(self) -> str:
+        return _html(self, page=False)
+
+
+def audit(
+    apply: Callable[..., Any],
+    variables: Any,
+    *inputs: Any,
+    rules: Mapping[str, Kind] | None = None,
+    conventions: Iterable[str] | None = None,
+) -> Audit:
+    """Every parameter's fans and numbers, beside what known conventions would give it.
+
+    A leaf matches a convention if its mean and std lie within four standard errors of the law that
+    the convention draws it from, (kurtosis - 1) / 4n being the squared relative error of a std,
+    and if its entries are distributed alike, as far as there are enough to tell. Only where no
+    convention matches with the true fans is a wrong fan offered as explanation, and of several the
+    simplest.
+
+    Args:
+        apply: `apply(variables, *inputs)`, traceable; it is traced, not run.
+        variables: any pytree of arrays; only its floating-point leaves are audited.
+        *inputs: pytrees of arrays or `jax.ShapeDtypeStruct`s.
+        rules: path -> role, for parameters of which the trace says nothing certain.
+        conventions: names to compare with, of "torch", "keras", "flax", "haiku", "caffe", "cs231n",
+            "he" and "xavier" (Glorot & Bengio's); None is all.
+
+    Returns:
+        An `Audit`: print it, or take `.rows`, `.to_dataframe()`, `.to_html()`.
+
+    Raises:
+        ValueError: an unknown convention; RoleError, a parameter whose use says nothing certain.
+        TypeError: variables without real values.
+
+    >>> import jax, jinit
+    >>> params = {"w": jax.random.normal(jax.random.key(0), (64, 32)) / 8}
+    >>> found = jinit.audit(lambda p, x: x @ p["w"], params, jax.numpy.ones((4, 64)))
+    >>> found.rows[0].matches
+    ('cs231n',)
+    """
+    table = _chosen(conventions)
+    values = _values(variables)
+    found = roles(apply, variables, *inputs, rules=rules)
+    hidden = {
+        role.fan_out: role.fan_in
+        for role in found
+        if role.role == "weight" and role.fan_out in _cells(role.fan_in)
+    }
+    rows = tuple(_row(role, values[role.path], _leaf(role, found, hidden), table) for role in found)
+    return Audit(rows, tuple(table))
+
+
+# --- input --------------------------------------------------------------------------------------
+
+
+def _chosen(conventions: Iterable[str] | None) -> dict[str, Convention]:
+    if conventions is None:
+        return CONVENTIONS
+    names = (conventions,) if isinstance(conventions, str) else tuple(conventions)
+    for name in names:
+        checks.choice("convention", name, CONVENTIONS)
+    return {name: CONVENTIONS[name] for name in names}
+
+
+def _values(variables: Any) -> dict[str, Any]:
+    found = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]:
+        name = jax.tree_util.keystr(path)
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            raise TypeError(
+                f"audit needs real values, got a ShapeDtypeStruct at {name}; give it variables "
+                f"that were drawn, as from model.init, not from jax.eval_shape."
+            )
+        if not checks.is_concrete(leaf):
+            raise TypeError(
+                f"audit needs real values, got a traced array at {name}; call it outside jax.jit, "
+                f"jax.vmap and jax.grad."
+            )
+        found[name] = leaf
+    return found
+
+
+# --- one row ------------------------------------------------------------------------------------
+
+
+def _cells(fan_in: int | float | None) -> tuple[int | float, ...]:
+    """Fan-outs of a recurrent matrix of so many units: plain, and of three or four fused gates."""
+    return () if fan_in is None else (fan_in, 3 * fan_in, 4 * fan_in)
+
+
+def _leaf(role: Role, found: tuple[Role, ...], hidden: Mapping[Any, int | float | None]) -> Leaf:
+    """What the conventions look at."""
+    if role.role == "bias":
+        size = math.prod(role.shape) // role.layers
+        gated = hidden.get(size, size)  # of three or four gates, which are added to one after all
+        return Leaf("bias", fan_in=_fan_in_of_bias(role, found) if gated == size else gated)
+    return Leaf(
+        role.role,
+        role.fan_in,
+        role.fan_out,
+        groups=role.groups if role.receptive_field > 1 else 1,
+        features=role.features if role.role in ("embedding", "tied") and role.shape else None,
+        hidden=hidden.get(role.fan_out),
+    )
+
+
+def _fan_in_of_bias(bias: Role, found: tuple[Role, ...]) -> int | float | None:
+    """Of the weight whose outputs it is added to: the last one used before, of as many outputs.
+
+    None for a bias that follows the scale of a norm, or no weight of its size.
+    """
+    if bias.order is None:
+        return None
+    size = math.prod(bias.shape) // bias.layers
+    before = [
+        role
+        for role in found
+        if role.order is not None and role.order < bias.order and _outputs(role) == size
+    ]
+    last = max(before, key=lambda role: role.order or 0, default=None)
+    return None if last is None or last.role == "scale" else last.fan_in
+
+
+def _outputs(role: Role) -> int | None:
+    if role.role == "scale":
+        return math.prod(role.shape) // role.layers
+    if role.role not in ("weight", "tied") or role.fan_out is None:
+        return None
+    return role.fan_out // role.receptive_field * role.groups
+
+
+def _row(role: Role, value: Any, leaf: Leaf, table: Mapping[str, Convention]) -> AuditRow:
+    eps = float(jax.numpy.finfo(role.dtype).eps)
+    array = np.asarray(value)
+    if array.dtype.itemsize < 4:  # NumPy adds up bfloat16 and float16 poorly
+        array = array.astype(np.float32)
+    matrix = _matrix(role, array)
+    numbers = sample(array, matrix, eps=eps)
+    laws = {name: convention.laws(leaf) for name, convention in table.items()}
+    matches = tuple(name for name, some in laws.items() if any(fits(law, numbers) for law in some))
+    return AuditRow(
+        path=role.path,
+        shape=role.shape,
+        role=role.role,
+        fan_in=role.fan_in,
+        fan_out=role.fan_out,
+        groups=role.groups,
+        layers=role.layers,
+        mean=numbers.mean,
+        std=numbers.std,
+        gain=math.nan if role.fan_in is None else numbers.std * math.sqrt(role.fan_in),
+        distribution=_distribution(numbers),
+        expected={name: some[0].std if some else None for name, some in laws.items()},
+        matches=matches,
+        odd=odd(role, leaf, numbers, matrix, table, matches),
+        order=role.order,
+    )
+
+
+def _matrix(role: Role, array: np.ndarray) -> np.ndarray | None:
+    """The numbers as they are applied, `[layers * groups, fan_in, fan_out]`."""
+    if role.role not in ("weight", "tied"):
+        return None
+    try:
+        indices = role.matrix()
+    except RoleError:  # chosen while the model runs: nothing fixed to look at
+        return None
+    return np.take(array, indices)
+
+
+def _distribution(numbers: Sample) -> str:
+    return "/".join(sorted(numbers.forms))
+
+
+# --- showing ------------------------------------------------------------------------------------
+
+
+def _text(found: Audit) -> str:
+    from rich.console import Console
+    from rich.text import Text
+
+    buffer = io.StringIO()
+    console = Console(
+        file=buffer, width=WIDTH, color_system=None, force_terminal=False, highlight=False,
+        legacy_windows=False,
+    )  # fmt: skip
+    console.print(_table(found))
+    gains = _gains(found)
+    if gains:
+        console.print(Text(f"gain = std * sqrt(fan_in): {gains}"))
+    count = f"{len(found.rows)} parameter{'s' * (len(found.rows) != 1)}"
+    marked = sum(bool(row.odd) for row in found.rows)
+    if not marked:
+        console.print(Text(f"Nothing odd in {count}."))
+    else:
+        console.print(Text(f"Odd in {marked} of {count}:"))
+        for path, sentence in found.odd:
+            console.print(Text(f"! {path}: {sentence}"))
+    lines = (line.rstrip() for line in buffer.getvalue().splitlines())
+    return "\n".join(lines).strip("\n")
+
+
+def _table(found: Audit) -> "Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("  path", no_wrap=True)
+    table.add_column("shape", max_width=12)
+    table.add_column("role", no_wrap=True)
+    for column in ("fan_in", "fan_out", "std", "gain"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("matches", max_width=17)
+    for row in found.rows:
+        cells = (
+            _wrapped(_short(row.path), "! " if row.odd else "  "),
+            " ".join(map(str, row.shape)) or "scalar",
+            row.role,
+            "" if row.fan_in is None else str(row.fan_in),
+            "" if row.fan_out is None else str(row.fan_out),
+            _number(row),
+            "" if math.isnan(row.gain) else f"{row.gain:.3g}",
+            _names(row, found.conventions),
+        )
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _short(path: str) -> str:
+    """['params']['Dense_0']['kernel'] as params/Dense_0/kernel."""
+    return re.sub(r"\[['\"]?([^'\"\]]*)['\"]?\]", r"/\1", path).lstrip("/.")
+
+
+def _wrapped(path: str, mark: str) -> str:
+    """Broken between its parts into lines of PATH characters."""
+    lines = [""]
+    parts = re.findall(rf"[^/.]{{1,{PATH - 1}}}[/.]?", path)
+    for part in parts:
+        if lines[-1] and len(lines[-1]) + len(part) > PATH:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join((mark if i == 0 else "   ") + line for i, line in enumerate(lines))
+
+
+def _number(row: AuditRow) -> str:
+    """The std, or what all entries are."""
+    return f"= {row.mean:.4g}" if row.distribution == "constant" else f"{row.std:.4g}"
+
+
+def _names(row: AuditRow, conventions: tuple[str, ...]) -> str:
+    """The conventions that a leaf matches, of those that say something of it."""
+    saying = [name for name in conventions if row.expected[name] is not None]
+    if len(row.matches) > 3 and len(row.matches) >= len(saying) - 1:
+        missing = [name for name in saying if name not in row.matches]
+        return f"all but {missing[0]}" if missing else "all"
+    return ", ".join(row.matches)
+
+
+def _gains(found: Audit) -> str:
+    """Of those conventions that give every weight the same gain."""
+    one = Leaf("weight", fan_in=1.0, fan_out=1.0)
+    chosen = {name: CONVENTIONS[name].weight(one) for name in found.conventions}
+    other = {name: CONVENTIONS[name].weight(one._replace(fan_out=2.0)) for name in chosen}
+    return ", ".join(f"{n} {s[0].std:.3g}" for n, s in chosen.items() if s == other[n])
+
+
+def _html(found: Audit, *, page: bool) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("jinit"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    template = environment.get_template("audit.html.j2")
+    table = {name: CONVENTIONS[name] for name in found.conventions}
+    return template.render(found=found, table=table, page=page, number=_number)

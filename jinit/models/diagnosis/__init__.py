@@ -1,0 +1,1 @@
+"""Where the signal of a model dies, measured."""

@@ -1,0 +1,1 @@
+"""New parameters for any model."""

@@ -1,0 +1,190 @@
+"""Initialisation by data: every layer scaled until what comes out of it has unit variance."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from jinit import checks
+from jinit.models.drawing.reinit import reinit
+from jinit.models.tracing.probe import Place, interpret
+from jinit.models.tracing.roles import Role, judge
+from jinit.models.tracing.trace import Trace, trace
+from jinit.models.tracing.uses import Kind, Use
+
+__all__ = ["lsuv"]
+
+
+def lsuv(
+    key: jax.Array,
+    apply: Callable[..., Any],
+    variables: Any,
+    *inputs: Any,
+    scheme: str = "orthogonal",
+    std: ArrayLike = 1.0,
+    passes: int = 10,
+    rules: Mapping[str, Kind] | None = None,
+) -> Any:
+    """Layer-sequential unit-variance initialisation of any model.
+
+    Weights are drawn orthogonal, and then scaled in call order, so that what comes out of each has
+    variance `std**2` over the batch and all units, given that the layers before are scaled
+    already. A product is linear in its weights, so that one pass does this for all layers exactly:
+    each output is divided by its standard deviation, and the weights by the same number. Weights
+    that are used several times (recurrent ones, tied embeddings) have one number for all uses;
+    passes are repeated until it settles.
+
+    Args:
+        key: one PRNG key, for the start.
+        apply: `apply(variables, *inputs)`, traceable.
+        variables: any pytree; see `jinit.reinit` for what becomes of biases, norms and the rest.
+        *inputs: a batch, as the model meets it in training.
+        scheme: of the start; "orthogonal" in the paper.
+        std: what comes out of every layer, before the bias.
+        passes: at most, for weights that are used several times.
+        rules: path -> role, for parameters of which the trace says nothing certain.
+
+    Returns:
+        Variables of the same structure. Where nothing comes out of a layer (dead inputs), its
+        weights stay as they were drawn. Vmap it over keys.
+
+    Raises:
+        RoleError: as `jinit.models.roles`.
+        ValueError: an empty batch.
+
+    Source: Mishkin & Matas 2016, "All you need is a good init", algorithm 1.
+    """
+    checks.number("std", std)
+    checks.batch(inputs)
+    passes = checks.count("passes", passes)
+    variables = reinit(key, apply, variables, *inputs, scheme=scheme, rules=rules)
+    traced = trace(apply, variables, *inputs)
+    sites = _sites(traced, judge(traced, rules))
+    leaves, structure = jax.tree.flatten(variables)
+    floats = [leaves[i] for i in traced.chosen]
+
+    def once(
+        floats: list[Any], factors: list[jax.Array], step: None
+    ) -> tuple[list[jax.Array], None]:
+        given = {i: site.spread(factors[i]) for i, site in enumerate(sites)}
+
+        def visit(i: int, value: jax.Array, factor: jax.Array) -> tuple[jax.Array, Any]:
+            held = value * factor.astype(value.dtype)
+            wide = held.astype(jnp.float32)
+            spread = jnp.std(wide)
+            usable = (spread > 0) & jnp.isfinite(spread)
+            change = jnp.where(usable, std / jnp.where(usable, spread, 1), 1).astype(jnp.float32)
+            # A shared weight has to wait for all of its uses.
+            out = held if sites[i].shared else held * change.astype(value.dtype)
+            return out, jnp.log(change)
+
+        changes = interpret(traced, floats, inputs, [s.place for s in sites], visit, given)[1]
+        new = [
+            f * jnp.exp(site.collect(changes[i])) if i in changes else f
+            for i, (site, f) in enumerate(zip(sites, factors, strict=True))
+        ]
+        return _agreed(sites, new), None
+
+    @jax.jit
+    def scale(floats: list[Any]) -> list[jax.Array]:
+        factors = [jnp.ones(site.layers, jnp.float32) for site in sites]
+        if any(site.shared for site in sites):
+            factors = jax.lax.scan(partial(once, floats), factors, None, length=passes)[0]
+        else:
+            factors, _ = once(floats, factors, None)
+        return _scaled(traced, sites, floats, factors)
+
+    scaled = scale(floats)
+    for i, leaf in zip(traced.chosen, scaled, strict=True):
+        leaves[i] = leaf
+    return jax.tree.unflatten(structure, leaves)
+
+
+class _Site(NamedTuple):
+    """One application of weights, in all passes of the loops around it."""
+
+    uses: tuple[Use, ...]
+    place: Place
+    shared: bool
+    """whether its weights are used elsewhere, or in several passes of a loop"""
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return self.uses[0].view.layers
+
+    def spread(self, factors: Float[Array, "*layers"]) -> Float[Array, "*loops"]:
+        """One factor a layer, for every pass of every loop."""
+        lengths = [loop.length for loop in self.uses[0].loops]
+        stacked = self.uses[0].view.stacked
+        shape = [n if i in stacked else 1 for i, n in enumerate(lengths)]
+        return jnp.broadcast_to(factors.reshape(shape), tuple(lengths))
+
+    def collect(self, logs: Float[Array, "*loops"]) -> Float[Array, "*layers"]:
+        """The mean over passes that share a layer."""
+        stacked = self.uses[0].view.stacked
+        return jnp.mean(logs, axis=tuple(i for i in range(logs.ndim) if i not in stacked))
+
+
+def _sites(traced: Trace, roles: Sequence[Role]) -> list[_Site]:
+    by_path = {
+        path: drawn
+        for path, uses in traced.by_equation("weight").items()
+        if (drawn := [u for u in uses if roles[u.view.leaf].role in ("weight", "tied")])
+    }
+    read = Counter[int]()  # entries of a leaf, each as often as it is read
+    for use in (use for uses in by_path.values() for use in uses):
+        read[use.view.leaf] += use.part * use.layers
+    found = []
+    for path, uses in by_path.items():
+        elsewhere = any(
+            read[u.view.leaf] > math.prod(traced.leaves[u.view.leaf].shape)
+            or roles[u.view.leaf].role == "tied"
+            for u in uses
+        )
+        again = any(use.times > 1 for use in uses)
+        found.append(_Site(tuple(uses), Place(path), elsewhere or again))
+    return found
+
+
+def _agreed(sites: Sequence[_Site], factors: list[jax.Array]) -> list[jax.Array]:
+    """Sites that use the same entries get one factor: the geometric mean."""
+    groups: dict[Any, list[int]] = {}
+    for i, site in enumerate(sites):
+        signature = tuple((use.view.leaf, use.part, use.view.layers) for use in site.uses)
+        groups.setdefault(signature if site.shared else i, []).append(i)
+    out = list(factors)
+    for members in groups.values():
+        if len(members) > 1:
+            logs = jnp.stack([jnp.log(factors[i]) for i in members])
+            for i in members:
+                out[i] = jnp.exp(jnp.mean(logs, axis=0))
+    return out
+
+
+def _scaled(
+    traced: Trace, sites: Sequence[_Site], floats: Sequence[Any], factors: Sequence[jax.Array]
+) -> list[jax.Array]:
+    """Every leaf times the factors of its entries."""
+    out = list(floats)
+    for i, leaf in enumerate(traced.leaves):
+        own = [(use, k) for k, site in enumerate(sites) for use in site.uses if use.view.leaf == i]
+        if not own:
+            continue
+        # Entry by entry: which of the factors, the last of them being 1.
+        which = np.full(math.prod(leaf.shape), -1, np.int64)
+        taken, count = [], 0
+        for use, k in own:
+            for n, layer in enumerate(np.ndindex(*use.view.layers)):
+                which[use.view.indices(leaf.shape, layer).ravel()] = count + n
+            taken.append(factors[k].ravel())
+            count += use.layers
+        every = jnp.concatenate([*taken, jnp.ones(1, jnp.float32)])
+        scale = every[np.where(which < 0, count, which)].reshape(leaf.shape)
+        out[i] = (jnp.asarray(out[i]) * scale).astype(leaf.dtype)
+    return out

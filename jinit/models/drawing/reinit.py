@@ -1,0 +1,288 @@
+"""Draw the parameters of any model anew, each by what the trace says it is for.
+
+A weight is drawn as the matrix that is really applied, whatever the shape in which it is stored,
+and its entries are then put where the model reads them.
+"""
+
+import math
+import warnings
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import ArrayLike
+
+from jinit import checks, schemes, theory
+from jinit.activations import ACTIVATIONS
+from jinit.models.tracing.roles import Role, roles
+from jinit.models.tracing.uses import Kind
+from jinit.models.tracing.values import RoleError
+from jinit.runtime import keys_after
+
+__all__ = ["reinit"]
+
+
+def reinit(
+    key: jax.Array,
+    apply: Callable[..., Any],
+    variables: Any,
+    *inputs: Any,
+    scheme: str | schemes.Initializer = "he",
+    gain: ArrayLike | str = 1.0,
+    rules: Mapping[str, Kind] | None = None,
+    **options: Any,
+) -> Any:
+    """The same variables, every parameter drawn anew by its role.
+
+        weight               gain * scheme, with the fans of the matrix that is applied
+        bias                 0
+        scale of a norm      1
+        embedding, tied      N(0, 1 / features): a looked-up vector has about unit squared norm
+        other factors        as they were: slopes, gates, LayerScale, ReZero (1 by a rule "scale")
+        statistic, other     as it was
+        unused               as it was, and named in a warning
+
+    A weight is drawn as independent kernels `[*field, in, out]`, one for every scanned layer and
+    every group, and one for every part of a weight that is applied in parts, as split gates are.
+    So `orthogonal` is orthogonal in the matrix that is applied; projections of an attention count
+    all heads as one matrix, because one product applies them. What is added to a signal is a bias,
+    a learned position too; draw it with `rules={path: "embedding"}`.
+
+    Pure: jit it, or map it over keys and gains. Roles are read while it is traced, so that numbers
+    in `variables` and `inputs` do not matter.
+
+    Args:
+        key: one PRNG key; every parameter draws from the key and its path alone, so that one layer
+            more leaves the others as they are.
+        apply: `apply(variables, *inputs)`, traceable.
+        variables: any pytree; arrays that are not floating-point and other leaves are passed on.
+        *inputs: pytrees of arrays or `jax.ShapeDtypeStruct`s.
+        scheme: a name of `jinit.SCHEMES`, or any initializer `(key, shape, dtype)`; a function is
+            not told how many taps the stride of a transposed convolution skips.
+        gain: multiplies the standard deviation of every weight; may be traced. "auto" takes
+            `jinit.theory.gain` of the activation that follows the weight, and 1 where none is
+            known; it belongs to a scheme of variance 1/fan, such as "xavier" or "orthogonal". (In
+            He's reading the gain makes up for the activation before: there the first weight has
+            none and the last has one. The products over a deep network differ by these ends.)
+        rules: path -> role, for parameters of which the trace says nothing certain.
+        **options: the scheme's, such as `scale`; may be traced.
+
+    Returns:
+        Variables of the same structure, shapes and dtypes. bfloat16 and float16 are drawn in
+        float32 and rounded.
+
+    Raises:
+        RoleError: as `roles`; a weight by rule that no product reads.
+        ValueError, TypeError: a key, scheme, gain or option that is not allowed, or a scheme that
+            has no meaning for the shape of a weight (the note says which).
+
+    >>> import jax, jax.numpy as jnp, jinit
+    >>> stored = {"w": jnp.zeros((16, 8)), "b": jnp.ones(16)}
+    >>> apply = lambda p, x: jax.nn.relu(x @ p["w"].T + p["b"][None])
+    >>> key, x = jax.random.key(0), jnp.ones((4, 8))
+    >>> fresh = jinit.reinit(key, apply, stored, x, scheme="orthogonal")
+    >>> bool(jnp.allclose(fresh["w"].T @ fresh["w"], jnp.eye(8), atol=1e-5))
+    True
+    """
+    key = checks.key(key)
+    draw = _Kernels(scheme, options, [v for v in jax.tree.leaves(variables) if _may_be_drawn(v)])
+    if not isinstance(gain, str):
+        checks.number("gain", gain)
+    elif gain != "auto":
+        raise ValueError(f"gain must be a number, a scalar array or 'auto', got {gain!r}.")
+    by_path = {role.path: role for role in roles(apply, variables, *inputs, rules=rules)}
+    flat, structure = jax.tree_util.tree_flatten_with_path(variables)
+    fresh = []
+    for keys, leaf in flat:
+        path = jax.tree_util.keystr(keys)
+        if path not in by_path:
+            fresh.append(leaf)
+            continue
+        own = jax.random.fold_in(key, np.uint32(zlib.crc32(path.encode())))
+        try:
+            by_rule = path in (rules or ())
+            fresh.append(_drawn(own, by_path[path], leaf, draw, gain, by_rule=by_rule))
+        except (ValueError, TypeError) as error:
+            error.add_note(f"This was for {path}.")
+            raise
+    unused = [role.path for role in by_path.values() if role.role == "unused"]
+    if unused:
+        warnings.warn(
+            f"the output does not depend on {', '.join(unused)}: left as "
+            f"{'it was' if len(unused) == 1 else 'they were'}.",
+            stacklevel=2,
+        )
+    return jax.tree_util.tree_unflatten(structure, fresh)
+
+
+class _Kernels:
+    """Draws batches of kernels by one scheme.
+
+    A batch waits for the one before if the scheme decomposes matrices (`runtime.keys_after`), and
+    the first for `before`: arrays that the same program may draw as orthogonal matrices.
+    """
+
+    def __init__(
+        self, scheme: Any, options: Mapping[str, Any], before: Sequence[jax.Array]
+    ) -> None:
+        if isinstance(scheme, str):
+            self._draw = schemes.scheme(scheme, **options)
+        elif not callable(scheme):
+            raise TypeError(
+                f"scheme must be a name of jinit.SCHEMES or a function (key, shape, dtype), "
+                f"got {scheme!r}."
+            )
+        elif options:
+            raise TypeError(
+                f"a scheme given as a function takes no options, got {next(iter(options))!r}; "
+                f"put it into the function."
+            )
+        else:
+            self._draw = scheme
+        self.by_fans = isinstance(scheme, str) and "gain" in schemes.SCHEMES[scheme].options
+        self._waits = not isinstance(scheme, str) or schemes.SCHEMES[scheme].decomposes
+        self._before = before
+
+    def __call__(self, keys: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Kernels `[keys, *shape]`."""
+        if self._waits:
+            for drawn in self._before:
+                keys = keys_after(keys, drawn)
+        kernels = jax.vmap(lambda key: self._draw(key, shape, dtype))(keys)
+        if kernels.shape[1:] != shape:
+            raise ValueError(
+                f"an initializer must return an array of the shape it is given, {list(shape)}, "
+                f"got {list(kernels.shape[1:])}."
+            )
+        self._before = [kernels]
+        return kernels.astype(dtype)
+
+
+def _may_be_drawn(leaf: Any) -> bool:
+    traced = isinstance(leaf, jax.core.Tracer)
+    return traced and jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.size > 0
+
+
+def _drawn(
+    key: jax.Array,
+    role: Role,
+    leaf: Any,
+    draw: _Kernels,
+    gain: ArrayLike | str,
+    *,
+    by_rule: bool,
+) -> Any:
+    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+    wide = dtype if jnp.finfo(dtype).bits >= 32 else np.dtype(np.float32)
+    if role.role == "weight":
+        factor = _following(role) if isinstance(gain, str) else gain
+        return _weight(key, role, leaf, draw, jnp.asarray(factor, wide)).astype(dtype)
+    if role.role in ("embedding", "tied"):
+        root = math.sqrt(role.features)
+        return (jax.random.normal(key, role.shape, wide) / root).astype(dtype)
+    if role.role == "bias":
+        return jnp.zeros(role.shape, dtype)
+    if role.role == "scale" and (by_rule or any(use.normed for use in role.uses)):
+        return jnp.ones(role.shape, dtype)
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        raise TypeError(
+            f"{role.path} ({role.role}) stays as it is, but has a shape and no numbers; give "
+            f"variables with arrays."
+        )
+    return leaf
+
+
+def _following(role: Role) -> float:
+    return theory.gain(role.activation) if role.activation in ACTIVATIONS else 1.0
+
+
+# --- weights ------------------------------------------------------------------------------------
+
+
+class _Part(NamedTuple):
+    """Entries of a leaf that products read as kernels."""
+
+    places: np.ndarray
+    """into the flat leaf, `[*layers, groups, *field, in, out]`"""
+    rank: int
+    """of a kernel `[*field, in, out]`"""
+    thinned: float
+    """share of its fan-in that one output meets"""
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        return self.places.shape[-self.rank :]
+
+    @property
+    def copies(self) -> int:
+        return math.prod(self.places.shape[: -self.rank])
+
+
+def _weight(key: jax.Array, role: Role, leaf: Any, draw: _Kernels, gain: jax.Array) -> jax.Array:
+    parts = _parts(role)
+    keys = jax.random.split(key, sum(part.copies for part in parts))
+    draws, first = [], 0
+    for part in parts:
+        own = keys[first : first + part.copies]
+        first += part.copies
+        factor = part.thinned**-0.5 if draw.by_fans else 1.0
+        draws.append(gain * factor * draw(own, part.kernel, gain.dtype))
+    return _in_place(draws, parts, leaf)
+
+
+def _parts(role: Role) -> list[_Part]:
+    """What products read, in call order, until nothing new is read."""
+    read = np.zeros(math.prod(role.shape), bool)
+    parts = []
+    for use in role.uses:
+        if use.kind != "weight" or not use.times or read.all():
+            continue
+        index = role._part(use)
+        if read[index].all():
+            continue
+        read[index] = True
+        batched, summed, _ = use.axes
+        beside = [use.view.shape[axis] for axis in batched]
+        sizes = [use.view.shape[axis] for axis in summed]
+        # A convolution sums over its field and, last, over its channels.
+        inputs = sizes if use.receptive_field > 1 else [1, math.prod(sizes)]
+        shape = (*use.view.layers, *beside, *inputs, index.shape[-1])
+        parts.append(_Part(index.reshape(shape), len(inputs) + 1, use.thinned))
+    if not parts:
+        raise RoleError(
+            f"{role.path} is a weight by rule, but no product reads it as it is, so that it has no "
+            f"fans; leave it as it is with rules={{{role.path!r}: 'other'}}."
+        )
+    return parts
+
+
+def _in_place(draws: list[jax.Array], parts: list[_Part], leaf: Any) -> jax.Array:
+    """The leaf with every draw where its entry is read; what nothing reads stays as it is."""
+    size = math.prod(leaf.shape)
+    if len(parts) == 1 and (order := _axes_in_memory(parts[0].places, size)) is not None:
+        return draws[0].reshape(parts[0].places.shape).transpose(order).reshape(leaf.shape)
+    index = np.concatenate([part.places.ravel() for part in parts])
+    source = np.full(size, -1, np.int32)
+    source[index[::-1]] = np.arange(index.size, dtype=np.int32)[::-1]  # an entry's first reader
+    entries = jnp.concatenate([draw.ravel() for draw in draws])
+    found = jnp.take(entries, jnp.asarray(source), mode="clip").reshape(leaf.shape)
+    if (source >= 0).all():
+        return found
+    return jnp.where((source >= 0).reshape(leaf.shape), found, leaf.astype(found.dtype))
+
+
+def _axes_in_memory(index: np.ndarray, size: int) -> tuple[int, ...] | None:
+    """The order of axes in which the index counts 0, 1, 2, ..., if there is one.
+
+    Then a transposition puts the draws in place, and the program need not hold the index.
+    """
+    steps = [
+        int(index.take(1, axis).flat[0] - index.flat[0]) if n > 1 else 0
+        for axis, n in enumerate(index.shape)
+    ]
+    order = tuple(sorted(range(index.ndim), key=lambda axis: -steps[axis]))
+    counts = np.array_equal(index.transpose(order).ravel(), np.arange(size))
+    return order if counts else None

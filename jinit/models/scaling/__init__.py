@@ -1,0 +1,1 @@
+"""Widths and depths: what keeps learning rates while a model grows."""

@@ -1,0 +1,544 @@
+"""Maximal update parametrisation of any model, from a base and a target width.
+
+Two traced models say which fans of which weight grow with the width. From that follow, leaf by
+leaf, how large it starts and how far an optimizer may move it, so that the learning rate that is
+best for the base is best for the target.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from jinit import checks
+from jinit.models.tracing.names import label, table
+from jinit.models.tracing.probe import Place, interpret
+from jinit.models.tracing.roles import Role, roles
+from jinit.models.tracing.trace import Trace, trace
+from jinit.models.tracing.uses import Kind, Use
+from jinit.models.tracing.values import RoleError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+__all__ = ["MuP", "MuPRow", "Setup", "coordinate_check", "mup"]
+
+Class = Literal["input", "hidden", "output", "scalar", "untrained"]
+
+
+class MuPRow(NamedTuple):
+    """One parameter; multipliers are relative to the base model."""
+
+    path: str
+    shape: tuple[int, ...]
+    role: Kind
+    kind: Class
+    """which of the fans grow: "input" (fan_out alone), "hidden" (both), "output" (fan_in alone),
+    "scalar" (none); "untrained" of statistics and of what is not used"""
+    fan_in: float
+    """of the target over that of the base"""
+    fan_out: float
+    """likewise, of all groups together"""
+    init: float
+    """on a start of variance 1/fan_in"""
+    sgd: float
+    """on the learning rate of SGD"""
+    adam: float
+    """on that of Adam"""
+
+
+@dataclass(frozen=True)
+class MuP:
+    """What `mup` found. `print` shows a table."""
+
+    rows: tuple[MuPRow, ...]
+    """one a parameter, in the order of the leaves"""
+    init: Any
+    """multipliers as a pytree of the variables' structure: on the start (1 for other leaves)"""
+    sgd: Any
+    """likewise, on the learning rate of SGD"""
+    adam: Any
+    """likewise, on that of Adam"""
+
+    def variables(self, drawn: Any, *, zero_readout: bool = False) -> Any:
+        """Standard variables brought to the start of muP: every leaf times its multiplier.
+
+        Args:
+            drawn: variables of the target, of variance 1/fan_in times a number that does not
+                depend on the width, as every framework draws them and `jinit.reinit` does.
+            zero_readout: "output" weights start at 0, which the authors recommend: the output then
+                is the same at every width from the first step on, not of order 1/sqrt(width).
+
+        Raises:
+            ValueError: variables of another model.
+        """
+        flat, structure = jax.tree_util.tree_flatten_with_path(drawn)
+        rows = {row.path: row for row in self.rows}
+        seen, leaves = set(), []
+        for keys, leaf in flat:
+            path = jax.tree_util.keystr(keys)
+            row = rows.get(path)
+            if row is not None:
+                seen.add(path)
+                if tuple(leaf.shape) != row.shape:
+                    raise ValueError(
+                        f"drawn must be variables of the target, got shape {list(leaf.shape)} for "
+                        f"{path}, which is {list(row.shape)} there."
+                    )
+                factor = 0.0 if zero_readout and row.kind == "output" else row.init
+                if factor != 1:
+                    leaf = jnp.asarray(leaf) * jnp.asarray(factor, leaf.dtype)
+            leaves.append(leaf)
+        missing = [path for path in rows if path not in seen]
+        if missing:
+            raise ValueError(f"drawn must be variables of the target, got none for {missing[0]}.")
+        return jax.tree_util.tree_unflatten(structure, leaves)
+
+    def optimizer(
+        self,
+        base: optax.GradientTransformation,
+        *,
+        kind: str = "adam",
+        part: Callable[[Any], Any] | None = None,
+    ) -> optax.GradientTransformationExtraArgs:
+        """The base model's optimizer, for the target: every leaf's update times its multiplier.
+
+        Everything in `base` is scaled, decoupled weight decay (`optax.adamw`) too; a decay that is
+        not to depend on the width is chained after this.
+
+        Args:
+            base: tuned on the base model, learning rate included.
+            kind: "sgd" for updates that are proportional to the gradient (momentum too), "adam"
+                for those that are not changed if it is scaled (RMSProp, Adagrad, Lion).
+            part: of the variables, the tree that is trained, as `lambda v: v["params"]`.
+
+        Raises:
+            ValueError: an unknown kind; updates for a leaf that is not there.
+        """
+        checks.choice("kind", kind, ("sgd", "adam"))
+        chosen = self.sgd if kind == "sgd" else self.adam
+        flat, _ = jax.tree_util.tree_flatten_with_path(part(chosen) if part else chosen)
+        factors = {jax.tree_util.keystr(keys): factor for keys, factor in flat}
+
+        def scaled(keys: Any, update: Any) -> Any:
+            path = jax.tree_util.keystr(keys)
+            if path not in factors:
+                raise ValueError(
+                    f"updates must be like the variables that mup was given, got {path!r}; if a "
+                    f"part is trained give part=lambda variables: variables['params'], or alike."
+                )
+            return update * jnp.asarray(factors[path], update.dtype)
+
+        return optax.chain(
+            base,
+            optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scaled, updates)),
+        )
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row a parameter."""
+        import pandas as pd
+
+        return pd.DataFrame([row._asdict() for row in self.rows])
+
+    def __str__(self) -> str:  # noqa: D105
+        numbers = ("fan_in", "fan_out", "init", "sgd", "adam")
+        return table(
+            ("parameter", "role", "class", *(f"x {name}" for name in numbers)),
+            [
+                [label(row.path), row.role, row.kind,
+                 *(f"{getattr(row, name):.4g}" for name in numbers)]
+                for row in self.rows
+            ],
+        )  # fmt: skip
+
+
+def mup(
+    apply: Callable[..., Any],
+    variables: Any,
+    *inputs: Any,
+    base_variables: Any,
+    base_apply: Callable[..., Any] | None = None,
+    base_inputs: Sequence[Any] | None = None,
+    embeddings: str | None = None,
+    rules: Mapping[str, Kind] | None = None,
+) -> MuP:
+    """Multipliers that make a wide model learn as its narrow base does.
+
+    With r_in and r_out the fans of the target over those of the base:
+
+        class    grows          init std       SGD            Adam
+        input    fan_out        1              r_out          1
+        hidden   both           1              r_out / r_in   1 / r_in
+        output   fan_in         r_in^(-1/2)    1 / r_in       1 / r_in
+        scalar   none           1              1              1
+
+    relative to a start of variance 1/fan_in and to the base's learning rate. This is table 3 of the
+    paper. Tables 8 and 9 describe the same training with factors in the forward pass; a factor on
+    a weight can always be put into its start and learning rate instead, and a model that is given
+    as a function has no place for one. Biases, scales of norms and looked-up embeddings are
+    "input": their fan_in is 1. So are kernels of depthwise convolutions, whose groups grow.
+
+    What a model does without weights cannot be changed from outside:
+
+    - Attention must divide its logits by the width of a head, not by its root, times a constant
+      that agrees at the base: `q @ k / d * sqrt(d_base)`. Not needed if heads are added and not
+      widened.
+    - A tied embedding has to start like an input, which is too large for a readout: the logits must
+      be divided by r in `apply`. Do that, and say so with `rules={path: "embedding"}`.
+
+    Args:
+        apply: `apply(variables, *inputs)` of the target, traceable.
+        variables: of the target; arrays or `jax.ShapeDtypeStruct`s.
+        *inputs: pytrees of arrays or `jax.ShapeDtypeStruct`s.
+        base_variables: of the base, the same tree with other widths.
+        base_apply: of the base; None if it is the same function.
+        base_inputs: of the base; None if they are the same.
+        embeddings: how embeddings that widen are drawn: "unit" if their variance does not depend on
+            the width (Equinox, Haiku, PyTorch), or "features" if it is 1/features (Flax,
+            `jinit.reinit`), which muP has to undo.
+        rules: path -> role, for parameters of which the trace says nothing certain.
+
+    Returns:
+        `MuP`.
+
+    Raises:
+        RoleError: as `jinit.models.roles`; a tied embedding, or a parameter of no known use, that
+            grows.
+        ValueError: trees that differ; a parameter whose role, layers or kernel size differ; widths
+            of which some grow and others shrink; embeddings that widen, and not said how they are
+            drawn.
+
+    >>> import jax, jax.numpy as jnp, jinit, optax
+    >>> def apply(p, x):
+    ...     return jnp.tanh(jnp.tanh(x @ p["in"]) @ p["hidden"]) @ p["out"]
+    >>> def draw(key, n):
+    ...     shapes = {"in": (64, n), "hidden": (n, n), "out": (n, 10)}
+    ...     return {k: jax.random.normal(key, s) / s[0] ** 0.5 for k, s in shapes.items()}
+    >>> wide = draw(jax.random.key(0), 1024)
+    >>> found = mup(apply, wide, jnp.ones((1, 64)), base_variables=draw(jax.random.key(0), 64))
+    >>> found.adam["in"], found.adam["hidden"], found.init["out"]
+    (1.0, 0.0625, 0.25)
+    >>> start, optimizer = found.variables(wide), found.optimizer(optax.adam(1e-3))
+
+    Source: Yang et al. 2022, "Tensor Programs V", table 3 and appendix B.
+    """
+    if embeddings is not None:
+        checks.choice("embeddings", embeddings, ("unit", "features"))
+    _same_tree(variables, base_variables)
+    target = roles(apply, variables, *inputs, rules=rules)
+    try:
+        base = roles(
+            base_apply or apply, base_variables, *(inputs if base_inputs is None else base_inputs),
+            rules=rules,
+        )  # fmt: skip
+    except Exception as error:
+        if base_apply is None:
+            error.add_note("This was the base model, run by the target's apply; give base_apply.")
+        raise
+    rows = tuple(_row(*pair, embeddings) for pair in zip(target, base, strict=True))
+    _one_direction(rows)
+    by_path = {row.path: row for row in rows}
+    flat, structure = jax.tree_util.tree_flatten_with_path(variables)
+    found = [by_path.get(jax.tree_util.keystr(keys)) for keys, _ in flat]
+
+    def tree(name: str) -> Any:
+        factors = [1.0 if row is None else getattr(row, name) for row in found]
+        return jax.tree_util.tree_unflatten(structure, factors)
+
+    return MuP(rows, tree("init"), tree("sgd"), tree("adam"))
+
+
+# --- one leaf -----------------------------------------------------------------------------------
+
+
+def _same_tree(variables: Any, base: Any) -> None:
+    paths = [
+        [jax.tree_util.keystr(p) for p, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+         if hasattr(leaf, "dtype")]
+        for tree in (variables, base)
+    ]  # fmt: skip
+    for own, others, who in ((*paths, "base_variables"), (*paths[::-1], "variables")):
+        missing = [path for path in own if path not in others]
+        if missing:
+            raise ValueError(
+                f"base_variables must be the same tree with other widths, got none for "
+                f"{missing[0]} in {who}; the two models must have the same layers."
+            )
+
+
+def _row(target: Role, base: Role, embeddings: str | None) -> MuPRow:
+    path = target.path
+    for what in ("role", "layers", "receptive_field"):
+        values = getattr(target, what), getattr(base, what)
+        if values[0] != values[1]:
+            raise ValueError(
+                f"the base must differ in its widths alone, got {path} with {what} {values[1]!r} "
+                f"in the base and {values[0]!r} in the target."
+            )
+    r_in, r_out = _ratios(target, base)
+    grown = math.prod(target.shape) / math.prod(base.shape)
+    if not math.isclose(r_in * r_out, grown, rel_tol=1e-9):
+        raise ValueError(
+            f"the base must differ in its widths alone, got {path} of shape {list(base.shape)} in "
+            f"the base and {list(target.shape)} in the target: its entries grow x{grown:.4g}, its "
+            f"fans x{r_in:.4g} and x{r_out:.4g}."
+        )
+    if target.role in ("statistic", "unused"):
+        kind: Class = "untrained"
+        return MuPRow(path, target.shape, target.role, kind, r_in, r_out, 1.0, 1.0, 1.0)
+    if target.role == "tied" and grown != 1:
+        raise RoleError(
+            f"{path} is an embedding and a readout, which muP starts at different sizes. Divide "
+            f"the logits by {r_in:.4g}, the width over that of the base, in apply, and treat it "
+            f"as an embedding with rules={{{path!r}: 'embedding'}}."
+        )
+    if target.role == "other" and grown != 1:
+        raise RoleError(
+            f"{path} grows with the width, and nothing is known of its use; say what it is with "
+            f"rules={{{path!r}: 'bias'}} (or scale, embedding, weight)."
+        )
+    kind = _CLASSES[r_in != 1, r_out != 1]
+    init = r_in**-0.5 if kind == "output" else 1.0
+    if target.role == "embedding" and r_out != 1:
+        if embeddings is None:
+            raise ValueError(
+                f"{path} is an embedding that widens: say with embeddings='unit' that its variance "
+                f"is drawn independent of the width (Equinox, Haiku, PyTorch), or with "
+                f"embeddings='features' that it is drawn 1/features (Flax, jinit.reinit)."
+            )
+        init = r_out**0.5 if embeddings == "features" else 1.0
+    return MuPRow(path, target.shape, target.role, kind, r_in, r_out, init, r_out / r_in, 1 / r_in)
+
+
+_CLASSES: dict[tuple[bool, bool], Class] = {
+    (False, True): "input",
+    (True, True): "hidden",
+    (True, False): "output",
+    (False, False): "scalar",
+}
+
+
+def _ratios(target: Role, base: Role) -> tuple[float, float]:
+    """Of fan_in, and of fan_out in all groups together."""
+    if target.role in ("weight", "tied"):
+        if target.fan_in is None or base.fan_in is None:
+            raise RoleError(
+                f"{target.path} is a weight by rule, but no product reads it as it is, so that it "
+                f"has no fans; say that it is a bias, scale or embedding."
+            )
+        outs = ((role.fan_out or 1) * role.groups for role in (target, base))
+        wide, narrow = outs
+        return target.fan_in / base.fan_in, wide / narrow
+    if target.role == "embedding":
+        return 1.0, target.features / base.features
+    return 1.0, math.prod(target.shape) / math.prod(base.shape)
+
+
+def _one_direction(rows: Sequence[MuPRow]) -> None:
+    wider = [row for row in rows if max(row.fan_in, row.fan_out) > 1]
+    narrower = [row for row in rows if min(row.fan_in, row.fan_out) < 1]
+    if wider and narrower:
+        raise ValueError(
+            f"widths must all grow or all shrink from the base, got {wider[0].path} that grows and "
+            f"{narrower[0].path} that shrinks; change the base."
+        )
+
+
+# --- the coordinate check -----------------------------------------------------------------------
+
+
+class Setup(NamedTuple):
+    """A model of one width, and how it is trained."""
+
+    apply: Callable[..., Any]
+    """`apply(variables, *inputs)`, traceable and differentiable"""
+    init: Callable[[jax.Array], Any]
+    """`init(key)` draws variables; jit it to save time"""
+    inputs: tuple[Any, ...]
+    """one batch, the same in every step"""
+    loss: Callable[[Any], Any]
+    """`loss(output) -> scalar`"""
+    optimizer: optax.GradientTransformation
+    """of this width, as `MuP.optimizer` gives it"""
+
+
+def coordinate_check(
+    make: Callable[[int], Setup | tuple[Any, ...]],
+    widths: Sequence[int],
+    *,
+    key: jax.Array,
+    steps: int = 4,
+    seeds: int = 4,
+) -> "xr.Dataset":
+    """Train at several widths for a few steps, and see whether coordinates stay the same size.
+
+    Under muP the slopes of log size against log width are 0 for every layer and step, except that
+    a readout that does not start at 0 has -1/2 before the first steps. A curve that bends up or
+    down with the width shows a multiplier that is wrong or was forgotten.
+
+    Args:
+        make: `make(width)` gives a `Setup`, or a tuple like one.
+        widths: at least two.
+        key: one PRNG key; every width draws from the same keys.
+        steps: updates.
+        seeds: models of every width.
+
+    Returns:
+        A Dataset with the dimensions width, seed, step (0 before the first update) and layer, which
+        is every application of a weight or embedding, in call order, the layers of loops one by
+        one:
+
+        - "size", mean absolute value of what comes out, before the bias;
+        - "change", mean absolute value of its change since step 0;
+        - "size_slope" and "change_slope", [seed, step, layer]: the least-squares slope of their
+          logarithm against that of the width. The spread over seeds gives the standard error.
+
+        Products that read no parameter, as of queries with keys, are not seen, nor what happens in
+        a `while`.
+
+    Raises:
+        TypeError, ValueError: what `make` gives is no `Setup`; widths whose models differ in their
+            layers; numbers that are not allowed.
+
+    Source: Yang et al. 2022, "Tensor Programs V", appendix D.1, and figure 5.
+    """
+    key = checks.key(key)
+    steps, seeds = checks.count("steps", steps), checks.count("seeds", seeds)
+    widths = [checks.count("widths", width) for width in widths]
+    if len(set(widths)) < max(len(widths), 2):
+        raise ValueError(f"widths must be two or more different ones, got {widths}.")
+    keys = jax.random.split(key, seeds)
+    names: list[str] | None = None
+    found = []
+    for width in widths:
+        layers, values = _coordinates(_setup(make(width), width), keys, steps)
+        if names is not None and layers != names:
+            raise ValueError(
+                f"make must give models that differ in their widths alone, got layers {layers} at "
+                f"{width} and {names} at {widths[0]}."
+            )
+        names = layers
+        found.append(values)
+    return _dataset(np.stack(found), widths, names or [])
+
+
+def _setup(made: Any, width: int) -> Setup:
+    if not isinstance(made, tuple) or len(made) != len(Setup._fields):
+        raise TypeError(
+            f"make must return ({', '.join(Setup._fields)}), a jinit.models.mup.Setup, got "
+            f"{type(made).__name__} for width {width}."
+        )
+    setup = Setup(*made)
+    if not isinstance(setup.inputs, tuple):
+        raise TypeError(
+            f"inputs must be a tuple of what apply takes after the variables, got "
+            f"{type(setup.inputs).__name__}; write (batch,)."
+        )
+    for name in ("apply", "init", "loss"):
+        if not callable(getattr(setup, name)):
+            raise TypeError(f"{name} must be a function, got {getattr(setup, name)!r}.")
+    return setup
+
+
+def _coordinates(
+    setup: Setup, keys: jax.Array, steps: int
+) -> tuple[list[str], Float[np.ndarray, "seeds 2 steps layers"]]:
+    first = setup.init(keys[0])
+    traced = trace(setup.apply, first, *setup.inputs)
+    drawn, structure = jax.tree.flatten(first)
+
+    def tree(floats: Sequence[Any], others: Sequence[Any]) -> Any:
+        leaves = list(others)
+        for i, leaf in zip(traced.chosen, floats, strict=True):
+            leaves[i] = leaf
+        return jax.tree.unflatten(structure, leaves)
+
+    def objective(floats: list[Any]) -> jax.Array:
+        return setup.loss(setup.apply(tree(floats, drawn), *setup.inputs))
+
+    def seen(floats: list[Any]) -> dict[int, jax.Array]:
+        return interpret(
+            traced, floats, setup.inputs, places,
+            lambda i, value, _: (value, value.astype(jnp.float32)),
+        )[1]  # fmt: skip
+
+    nothing: list[Any] = [None] * len(drawn)
+
+    def step(carry: Any, _: None) -> Any:
+        floats, state = carry
+        gradient = jax.grad(objective)(floats)
+        with jax.numpy_dtype_promotion("standard"):
+            params = tree(floats, nothing)
+            updates, state = setup.optimizer.update(tree(gradient, nothing), state, params)
+            new = optax.apply_updates(params, updates)
+        return (jax.tree.leaves(new), state), seen(floats)
+
+    @jax.jit
+    def run(floats: list[Any]) -> Float[Array, "2 steps layers"]:
+        start = (floats, setup.optimizer.init(tree(floats, nothing)))
+        records = jax.lax.scan(step, start, None, length=steps + 1)[1]
+        values = [records[i] for i in range(len(sites))]
+        return jnp.stack([
+            jnp.concatenate([_sizes(v - v[:1] if changed else v, uses[0])
+                             for v, uses in zip(values, sites, strict=True)], axis=1)
+            for changed in (False, True)
+        ])  # fmt: skip
+
+    sites = list(traced.by_equation("weight", "embedding").values())
+    places = [Place(uses[0].path) for uses in sites]
+    visible = jax.eval_shape(seen, [drawn[i] for i in traced.chosen])
+    sites = [uses for i, uses in enumerate(sites) if i in visible]  # those of a while loop are not
+    places = [Place(uses[0].path) for uses in sites]
+    results = []
+    for own in keys:
+        leaves = jax.tree.leaves(setup.init(own))
+        results.append(np.asarray(run([jnp.asarray(leaves[i]) for i in traced.chosen])))
+    return _names(traced, sites), np.stack(results)
+
+
+def _sizes(value: Float[Array, "steps ..."], use: Use) -> Float[Array, "steps layers"]:
+    kept = (0, *(1 + i for i in use.view.stacked))
+    others = tuple(axis for axis in range(value.ndim) if axis not in kept)
+    return jnp.mean(jnp.abs(value), axis=others).reshape(value.shape[0], -1)
+
+
+def _names(traced: Trace, sites: Sequence[Sequence[Use]]) -> list[str]:
+    names: list[str] = []
+    for uses in sites:
+        paths = dict.fromkeys(traced.paths[use.view.leaf] for use in uses)
+        own = " + ".join(label(path) for path in paths)
+        for layer in np.ndindex(*uses[0].view.layers):
+            name = own + "".join(f"[{n}]" for n in layer)
+            before = sum(other == name or other.startswith(f"{name} (use ") for other in names)
+            names.append(f"{name} (use {before + 1})" if before else name)
+    return names
+
+
+def _dataset(
+    values: Float[np.ndarray, "widths seeds 2 steps layers"],
+    widths: Sequence[int],
+    names: list[str],
+) -> "xr.Dataset":
+    import xarray as xr
+
+    x = np.log(np.asarray(widths, np.float64))
+    x -= x.mean()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slopes = np.tensordot(x / (x @ x), np.log(values.astype(np.float64)), axes=1)
+    slopes[~np.isfinite(slopes)] = np.nan
+    data: dict[str, Any] = {}
+    for i, name in enumerate(("size", "change")):
+        data[name] = (("width", "seed", "step", "layer"), values[:, :, i])
+        data[f"{name}_slope"] = (("seed", "step", "layer"), slopes[:, i])
+    coordinates = {
+        "width": list(widths), "seed": np.arange(values.shape[1]),
+        "step": np.arange(values.shape[3]), "layer": names,
+    }  # fmt: skip
+    return xr.Dataset(data, coordinates)

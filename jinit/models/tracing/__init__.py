@@ -1,0 +1,1 @@
+"""What a traced model does with its parameters and signals."""

@@ -1,0 +1,257 @@
+"""Runs a traced model and looks at chosen places of it, or changes what it finds there.
+
+The jaxpr is evaluated equation by equation, under whatever transformation it is called: loops stay
+loops, and what is seen in them is stacked.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import Literal as JaxprLiteral
+from jaxtyping import Array, ArrayLike, Float
+
+from jinit.models.tracing.jaxprs import inner_jaxprs, split_scan
+from jinit.models.tracing.trace import Trace
+from jinit.models.tracing.values import Path
+
+__all__ = [
+    "Moments", "Place", "interpret", "log_rms", "moments", "size", "tap", "tap_zeros",
+]  # fmt: skip
+
+Visit = Callable[[int, jax.Array, Any], tuple[jax.Array, Any]]
+Records = dict[int, Any]
+
+
+class Place(NamedTuple):
+    """What to look at: an operand of an equation, or what comes out of it."""
+
+    path: Path
+    operand: int | None = None
+
+
+def interpret(
+    traced: Trace,
+    floats: Sequence[Any],
+    inputs: Sequence[Any],
+    places: Sequence[Place],
+    visit: Visit,
+    given: Records | None = None,
+) -> tuple[list[Any], Records]:
+    """The output's arrays, and what was recorded at every place.
+
+    Args:
+        traced: the model.
+        floats: its floating-point leaves.
+        inputs: its inputs, as a sequence of pytrees.
+        places: where to look, in loops as well, but not in a `while`, of which jax knows no
+            gradient either.
+        visit: `visit(i, value, given[i]) -> (value, record)` at place i; the value goes on.
+        given: for each place a pytree with one leading axis for every loop around it.
+
+    Returns:
+        (arrays, records): `records[i]` has one leading axis for every loop around place i. Places
+        in a branch that was not taken hold zeros. A function with a derivative of its own loses it
+        if there is a place inside.
+    """
+    run = _Run(places, visit)
+    arguments = [*floats, *jax.tree.leaves(tuple(inputs))]
+    return run.program(traced.jaxpr.jaxpr, traced.jaxpr.consts, arguments, (), given or {})
+
+
+class _Run:
+    def __init__(self, places: Sequence[Place], visit: Visit) -> None:
+        self.visit = visit
+        self.at: dict[Path, list[tuple[int, int | None]]] = {}
+        self.inside: set[Path] = set()
+        for i, (path, operand) in enumerate(places):
+            self.at.setdefault(path, []).append((i, operand))
+            self.inside.update(path[:n] for n in range(1, len(path), 2))
+
+    def program(
+        self,
+        jaxpr: Jaxpr,
+        consts: Sequence[Any],
+        arguments: Sequence[Any],
+        at: Path,
+        given: Records,
+    ) -> tuple[list[Any], Records]:
+        env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
+        records: Records = {}
+
+        def read(atom: Any) -> Any:
+            return atom.val if isinstance(atom, JaxprLiteral) else env[atom]
+
+        for number, equation in enumerate(jaxpr.eqns):
+            path = (*at, number)
+            values = [read(atom) for atom in equation.invars]
+            here = self.at.get(path, ())
+            for i, operand in here:
+                if operand is not None:
+                    values[operand], records[i] = self.visit(i, values[operand], given.get(i))
+            if path in self.inside:
+                out, found = self._nested(equation, values, path, given)
+                records |= found
+            else:
+                out = _evaluate(equation, values)
+            for i, operand in here:
+                if operand is None:
+                    out[0], records[i] = self.visit(i, out[0], given.get(i))
+            env.update(zip(equation.outvars, out, strict=True))
+        return [read(atom) for atom in jaxpr.outvars], records
+
+    def _nested(
+        self, equation: Any, values: list[Any], path: Path, given: Records
+    ) -> tuple[list[Any], Records]:
+        name, params = equation.primitive.name, equation.params
+        if name == "while":
+            return _evaluate(equation, values), {}
+        if name == "scan":
+            return self._scan(equation, values, path, given)
+        if name == "cond":
+            return self._cond(params["branches"], values, path, given)
+        inner = inner_jaxprs(equation)
+        assert inner is not None  # there is a place in it
+        return self.program(inner[0], _consts(params), values, (*path, 0), given)
+
+    def _scan(
+        self, equation: Any, values: list[Any], path: Path, given: Records
+    ) -> tuple[list[Any], Records]:
+        params = equation.params
+        consts, carried = split_scan(equation)
+        inner: ClosedJaxpr = params["jaxpr"]
+        own = {i: g for i, g in given.items() if self._is_inside(i, path)}
+        fixed = values[:consts]
+
+        def body(carry: list[Any], stacked: tuple[list[Any], Records]) -> Any:
+            xs, now = stacked
+            out, records = self.program(
+                inner.jaxpr, inner.consts, [*fixed, *carry, *xs], (*path, 0), now
+            )
+            return out[:carried], (out[carried:], records)
+
+        carry, (ys, records) = jax.lax.scan(
+            body, values[consts : consts + carried], (values[consts + carried :], own),
+            length=params["length"], reverse=params["reverse"], unroll=params["unroll"],
+        )  # fmt: skip
+        return [*carry, *ys], records
+
+    def _cond(
+        self, branches: Sequence[ClosedJaxpr], values: list[Any], path: Path, given: Records
+    ) -> tuple[list[Any], Records]:
+        index, *operands = values
+
+        def run(k: int, operands: list[Any]) -> tuple[list[Any], Records]:
+            branch = branches[k]
+            return self.program(branch.jaxpr, branch.consts, operands, (*path, k), given)
+
+        shapes = [
+            jax.eval_shape(lambda o, k=k: run(k, o)[1], operands) for k in range(len(branches))
+        ]
+        everywhere = {i: shape for found in shapes for i, shape in found.items()}
+
+        def filled(k: int) -> Callable[[list[Any]], tuple[list[Any], Records]]:
+            def branch(operands: list[Any]) -> tuple[list[Any], Records]:
+                out, records = run(k, operands)
+                missing = {i: _zeros(s) for i, s in everywhere.items() if i not in records}
+                return out, records | missing
+
+            return branch
+
+        return jax.lax.switch(index, [filled(k) for k in range(len(branches))], operands)
+
+    def _is_inside(self, i: int, path: Path) -> bool:
+        return any(
+            i == j and p[: len(path)] == path for p, found in self.at.items() for j, _ in found
+        )
+
+
+def _evaluate(equation: Any, values: Sequence[Any]) -> list[Any]:
+    params = equation.primitive.get_bind_params(equation.params)
+    functions, params = params if isinstance(params, tuple) else ((), params)  # jax has changed it
+    with equation.ctx.manager:
+        out = equation.primitive.bind(*functions, *values, **params)
+    return list(out) if equation.primitive.multiple_results else [out]
+
+
+def _consts(params: dict[str, Any]) -> Sequence[Any]:
+    inner = next(params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in params)
+    return inner.consts if isinstance(inner, ClosedJaxpr) else ()
+
+
+def _zeros(tree: Any) -> Any:
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), tree)
+
+
+# --- what is seen -------------------------------------------------------------------------------
+
+
+class Moments(NamedTuple):
+    """Of all entries of a value, over a scale that keeps squares from underflow.
+
+    Few operations and no logarithm, as a deep model has hundreds of places to look at, and all have
+    to be compiled.
+    """
+
+    scale: Float[Array, "*loops"]
+    """the largest entry"""
+    mean: Float[Array, "*loops"]
+    """of the entries over the scale"""
+    square: Float[Array, "*loops"]
+    """mean square of the entries over the scale"""
+
+
+def moments(value: jax.Array) -> Moments:
+    """Scale, and mean and mean square over it, in float32."""
+    scale, units = _scaled(value)
+    return Moments(scale, jnp.mean(units), jnp.mean(jnp.square(units)))
+
+
+def _scaled(value: jax.Array) -> tuple[jax.Array, jax.Array]:
+    real = jnp.abs(value) if jnp.issubdtype(value.dtype, jnp.complexfloating) else value
+    wide = real.astype(jnp.float32)
+    scale = jax.lax.clamp(jnp.float32(1e-36), jnp.max(jnp.abs(wide)), jnp.float32(3e38))
+    return scale, wide / scale
+
+
+def size(value: jax.Array) -> Float[Array, "2"]:
+    """Scale and mean square over it, which `log_rms` reads."""
+    scale, units = _scaled(value)
+    return jnp.stack([scale, jnp.mean(jnp.square(units))])
+
+
+def log_rms(scale: ArrayLike, square: ArrayLike) -> np.ndarray:
+    """Natural logarithm of the root mean square; minus infinity for zeros."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(np.asarray(scale) == 0, -np.inf, np.log(scale) + 0.5 * np.log(square))
+
+
+# --- the gradient -------------------------------------------------------------------------------
+
+
+def tap_zeros(loops: Sequence[int]) -> jax.Array:
+    """What a `tap` takes, [*loops, 2]; its gradient is the `size` of the gradient there."""
+    return jnp.zeros((*loops, 2), jnp.float32)
+
+
+@jax.custom_vjp
+def tap(value: jax.Array, zeros: jax.Array) -> jax.Array:
+    """The value; backward, the "derivative" by `zeros` tells the size of the gradient there.
+
+    So every gradient is seen, and none is kept. It stays 0 where no gradient arrives.
+    """
+    return value
+
+
+def _tap_forward(value: jax.Array, zeros: jax.Array) -> tuple[jax.Array, None]:
+    return value, None
+
+
+def _tap_backward(_: None, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return g, size(g)
+
+
+tap.defvjp(_tap_forward, _tap_backward)

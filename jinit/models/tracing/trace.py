@@ -1,0 +1,140 @@
+"""Every use of every parameter of a model, read off the traced computation.
+
+The apply function is traced to a jaxpr, and every value is followed: parameters through operations
+that only change their shape, and into nested programs, to what consumes them; signals from there to
+the activation that they meet and to the sum in which a residual branch ends. No framework is known
+here, and nothing is guessed from names or shapes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr
+
+from jinit.models.tracing.interpreter import follow
+from jinit.models.tracing.jaxprs import inner_jaxprs
+from jinit.models.tracing.uses import Activation, Kind, Residual, Use
+from jinit.models.tracing.values import Path, View
+
+__all__ = ["Trace", "trace"]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A model's computation and what was found in it."""
+
+    jaxpr: ClosedJaxpr
+    """of `(floating leaves, inputs) -> arrays of the output`"""
+    paths: tuple[str, ...]
+    """of the floating leaves, as `jax.tree_util.keystr` writes them"""
+    leaves: tuple[jax.ShapeDtypeStruct, ...]
+    uses: tuple[Use, ...]
+    activations: tuple[Activation, ...]
+    residuals: tuple[Residual, ...]
+    outputs: Callable[[Sequence[Any]], Any]
+    """the model's output from its arrays"""
+    chosen: tuple[int, ...]
+    """places of the floating leaves among all leaves of the variables"""
+
+    def following(self, order: int) -> str | None:
+        """Name of the activation that follows a use of a weight.
+
+        None if there is none of a name, or if parts of what comes out go through different ones, as
+        fused gates do.
+        """
+        found = [a for a in self.activations if order in a.uses and a.name]
+        if not found or found[0].size >= self.uses[order].size:
+            return found[0].name if found else None
+        names = {a.name for a in found if a.size < self.uses[order].size}
+        return names.pop() if len(names) == 1 else None
+
+    def by_equation(self, *kinds: Kind) -> dict[Path, list[Use]]:
+        """The uses of these kinds, those of one equation together, in call order."""
+        found: dict[Path, list[Use]] = {}
+        for use in self.uses:
+            if use.kind in kinds:
+                found.setdefault(use.path, []).append(use)
+        return found
+
+    def equation(self, path: Path) -> Any:
+        """The equation that stands there."""
+        jaxpr, (first, *rest) = self.jaxpr.jaxpr, path
+        found = jaxpr.eqns[first]
+        while rest:
+            branch, number, *rest = rest
+            inner = inner_jaxprs(found)
+            assert inner is not None
+            found = inner[branch].eqns[number]
+        return found
+
+    def visible(self, path: Path) -> Path:
+        """The path, cut at a function with a derivative of its own.
+
+        Inside it jax never looks when it differentiates, and so must nobody who wants the model's
+        own gradient.
+        """
+        for n in range(1, len(path), 2):
+            if self.equation(path[:n]).primitive.name.startswith(("custom_jvp", "custom_vjp")):
+                return path[:n]
+        return path
+
+
+def trace(apply: Callable[..., Any], variables: Any, *inputs: Any) -> Trace:
+    """Follow every floating-point leaf of `variables` through `apply(variables, *inputs)`.
+
+    Raises:
+        TypeError: variables without a floating-point array. What `apply` raises comes with a note.
+    """
+    flat, structure = jax.tree_util.tree_flatten_with_path(variables)
+    chosen = tuple(i for i, (_, leaf) in enumerate(flat) if _is_float(leaf))
+    if not chosen:
+        raise TypeError(
+            "variables hold no floating-point array; give the parameters first, as in "
+            "(model.apply, variables, batch)."
+        )
+    made: list[tuple[list[Any], Any]] = []
+
+    def of_leaves(floats: Sequence[Any], *inputs: Any) -> Any:
+        leaves = [leaf for _, leaf in flat]
+        for i, leaf in zip(chosen, floats, strict=True):
+            leaves[i] = leaf
+        out = apply(jax.tree_util.tree_unflatten(structure, leaves), *inputs)
+        made.append(jax.tree.flatten(out))
+        return [leaf for leaf in made[-1][0] if _is_array(leaf)]
+
+    floats = tuple(jax.ShapeDtypeStruct(flat[i][1].shape, flat[i][1].dtype) for i in chosen)
+    try:
+        traced = jax.make_jaxpr(of_leaves)(floats, *inputs)
+    except Exception as error:
+        error.add_note(
+            "jinit traces apply(variables, *inputs) on arrays without values, as jax.jit does. "
+            "Options such as train=True belong into the function: "
+            "lambda variables, x: model.apply(variables, x, train=True); Python's if and "
+            "numpy's functions do not work on values. Do variables and inputs fit the model?"
+        )
+        raise
+    held, out_structure = made[-1]
+    kept = [None if _is_array(leaf) else leaf for leaf in held]
+
+    def outputs(arrays: Sequence[Any]) -> Any:
+        given = iter(arrays)
+        leaves = [next(given) if _is_array(was) else k for k, was in zip(kept, held, strict=True)]
+        return jax.tree.unflatten(out_structure, leaves)
+
+    with jax.ensure_compile_time_eval():
+        found = follow(traced.jaxpr, [View(i, leaf.shape) for i, leaf in enumerate(floats)])
+    return Trace(
+        traced, tuple(jax.tree_util.keystr(flat[i][0]) for i in chosen), floats,
+        tuple(found.uses), tuple(found.activations), tuple(found.residuals), outputs, chosen,
+    )  # fmt: skip
+
+
+def _is_array(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype")
+
+
+def _is_float(leaf: Any) -> bool:
+    return _is_array(leaf) and jax.numpy.issubdtype(leaf.dtype, np.floating)

@@ -1,0 +1,472 @@
+"""The network: a frozen description, its parameters from a key, and the forward pass.
+
+A layer is linear, norm, activation: `h' = phi(norm(h W + b))`. In a residual net a square layer is
+a pre-activation block instead, `h' = h + a (phi(norm(h)) W + b)`. The last layer is a linear
+readout without norm, activation or skip.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from jinit import checks, schemes
+from jinit.activations import Activation, activation
+from jinit.networks.linear import linear
+from jinit.networks.norms import BatchStats, batch_norm, init_stats, layer_norm
+from jinit.networks.params import Layer, NormState, Params, stack
+from jinit.runtime import keys_after
+
+__all__ = ["MLP", "Run", "as_stacked", "forward", "init", "init_params"]
+
+Norm = Literal["batch", "layer"]
+Residual = Literal["plain", "scaled", "skipinit"]
+
+_UNROLLED = 16
+"""Layers of a run up to which the scan is unrolled: no stacking of what each layer keeps, for a
+little more compile time."""
+
+
+class Run(NamedTuple):
+    """Consecutive layers of one shape: what is stacked, and scanned when `length` > 1."""
+
+    start: int
+    length: int
+    fan_in: int
+    fan_out: int
+    readout: bool
+
+
+@dataclass(frozen=True)
+class MLP:
+    """A fully connected network, as a description that can be hashed and compared.
+
+    Args:
+        dims: widths, input first: (64, 128, 128, 10) has two hidden layers and a readout.
+        activation: a name of `jinit.activations.ACTIVATIONS`, or any elementwise function.
+        norm: None, "batch" or "layer", between the linear map and the activation.
+        residual: None, or how square hidden layers add their branch to the stream:
+            "plain" (a = 1), "scaled" (a = 1/sqrt(number of branches)) or "skipinit" (a learnable
+            scalar per branch that starts at 0: De & Smith 2020; ReZero, Bachlechner et al. 2020).
+        bias: whether linear maps have one.
+        momentum: of the running batch statistics, `m * running + (1 - m) * batch`.
+        eps: added to variances.
+
+    Raises:
+        ValueError, TypeError: for a width, name or number that is not allowed.
+    """
+
+    dims: Sequence[int]
+    activation: str | Activation = "relu"
+    norm: Norm | None = None
+    residual: Residual | None = None
+    bias: bool = True
+    momentum: float = 0.9
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        """Validate, and make `dims` a tuple."""
+        object.__setattr__(self, "dims", checks.dims(self.dims))
+        activation(self.activation)
+        checks.choice("norm", self.norm, [None, "batch", "layer"])
+        checks.choice("residual", self.residual, [None, "plain", "scaled", "skipinit"])
+        if not isinstance(self.bias, bool):
+            raise TypeError(f"bias must be True or False, got {self.bias!r}.")
+        for name, value in (("momentum", self.momentum), ("eps", self.eps)):
+            checks.number(name, value)
+            if not checks.is_concrete(value) or isinstance(value, jax.Array):
+                raise TypeError(f"{name} must be a Python number, got {value!r}.")
+            # NumPy scalars would widen low-precision arrays.
+            object.__setattr__(self, name, float(value))
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must lie in [0, 1), got {self.momentum!r}.")
+        if self.eps < 0:
+            raise ValueError(f"eps must not be negative, got {self.eps!r}.")
+
+    @property
+    def depth(self) -> int:
+        """The number of weight matrices, readout included."""
+        return len(self.dims) - 1
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """Maximal groups of consecutive equal hidden layers, and the readout on its own."""
+        runs: list[Run] = []
+        for i in range(self.depth - 1):
+            fan_in, fan_out = self.dims[i], self.dims[i + 1]
+            if runs and (runs[-1].fan_in, runs[-1].fan_out) == (fan_in, fan_out):
+                runs[-1] = runs[-1]._replace(length=runs[-1].length + 1)
+            else:
+                runs.append(Run(i, 1, fan_in, fan_out, readout=False))
+        return (*runs, Run(self.depth - 1, 1, self.dims[-2], self.dims[-1], readout=True))
+
+    def is_block(self, run: Run) -> bool:
+        """Whether the layers of that run are residual blocks."""
+        return self.residual is not None and not run.readout and run.fan_in == run.fan_out
+
+    @cached_property
+    def branch_scale(self) -> float:
+        """The fixed factor of every residual branch."""
+        branches = sum(run.length for run in self.runs if self.is_block(run))
+        return 1 / math.sqrt(branches) if self.residual == "scaled" and branches else 1.0
+
+
+# --- from a key to parameters -----------------------------------------------------------------
+
+
+def init(
+    key: jax.Array,
+    net: MLP,
+    scheme: str | schemes.Initializer = "xavier",
+    *,
+    bias_var: float | jax.Array | np.ndarray = 0.0,
+    dtype: Any = jnp.float32,
+    **options: Any,
+) -> tuple[Params, NormState]:
+    """Draw a network's parameters, and its batch-norm state before any batch.
+
+    Layer i draws from `fold_in(key, i)`, so that a deeper net shares its first layers with a
+    shallower one. Mapped over keys and traced options, the draws are those of a loop: on CPU
+    `jit(vmap(f))` equals `jit(f)` bit for bit (see docs/troubles.md for odd sizes on newer jax).
+
+    Args:
+        key: one PRNG key.
+        net: the description.
+        scheme: a name of `jinit.SCHEMES`, or any initializer `(key, shape, dtype)`.
+        bias_var: variance of the biases, N(0, bias_var); may be traced.
+        dtype: of every parameter.
+        **options: the scheme's, such as `gain` or `scale`; may be traced.
+
+    Returns:
+        `params`, a sequence of one `Layer` per weight matrix, and `state`, a sequence of one
+        `BatchStats` per batch-normalised layer.
+
+    Raises:
+        ValueError, TypeError: for a key, name or option that is not allowed.
+    """
+    key = checks.key(key)
+    _check_net(net)
+    checks.number("bias_var", bias_var)
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    if checks.is_concrete(bias_var):
+        if float(bias_var) < 0:
+            raise ValueError(f"bias_var is a variance and must not be negative, got {bias_var!r}.")
+        if float(bias_var) > 0 and not net.bias:
+            raise ValueError(f"bias_var={bias_var!r} needs biases; use MLP(..., bias=True).")
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(net.depth))
+    weight_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 0)
+    layers: list[Layer] = []
+    for run in net.runs:
+        if layers and _decomposes(scheme):
+            weight_keys = keys_after(weight_keys, layers[-1].w)
+        w = _init_weights(weight_keys, net, run, scheme, dtype, options)
+        layers.append(_init_rest(keys, net, run, w, bias_var, dtype))
+    stats = tuple(
+        init_stats((run.length, run.fan_out), dtype)
+        if net.norm == "batch" and not run.readout
+        else None
+        for run in net.runs
+    )
+    return Params(tuple(layers)), NormState(stats)
+
+
+def init_params(
+    key: jax.Array,
+    dims: Sequence[int],
+    scheme: str | schemes.Initializer = "xavier",
+    *,
+    bias_var: float | jax.Array | np.ndarray = 0.0,
+    dtype: Any = jnp.float32,
+    **options: Any,
+) -> Params:
+    """Parameters for a plain list of widths: `init(key, MLP(dims), ...)[0]`.
+
+    >>> import jax, jinit
+    >>> params = jinit.init_params(jax.random.key(0), [64, 128, 128, 10], "normal", scale=0.01)
+    >>> [layer.w.shape for layer in params]
+    [(64, 128), (128, 128), (128, 10)]
+    """
+    return init(key, MLP(dims), scheme, bias_var=bias_var, dtype=dtype, **options)[0]
+
+
+def _init_weights(
+    keys: jax.Array,
+    net: MLP,
+    run: Run,
+    scheme: str | schemes.Initializer,
+    dtype: Any,
+    options: dict[str, Any],
+) -> jax.Array:
+    """Weights [layers, fan_in, fan_out] of a run, from the keys of all layers."""
+    shape = (run.fan_in, run.fan_out)
+    segments: list[jax.Array] = []
+    for place, start, length in _places(net, run, scheme):
+        draw = _initializer(scheme, place, options)
+        segment = keys[run.start + start : run.start + start + length]
+        if segments and _decomposes(scheme):
+            segment = keys_after(segment, segments[-1])
+        segments.append(jax.vmap(lambda key, draw=draw: draw(key, shape, dtype))(segment))
+    w = segments[0] if len(segments) == 1 else jnp.concatenate(segments)
+    if w.shape != (run.length, run.fan_in, run.fan_out):
+        raise ValueError(
+            f"an initializer must return an array of the shape it is given, "
+            f"[{run.fan_in}, {run.fan_out}], got {list(w.shape[1:])} from {scheme!r}."
+        )
+    return w
+
+
+def _init_rest(
+    keys: jax.Array,
+    net: MLP,
+    run: Run,
+    w: jax.Array,
+    bias_var: float | jax.Array | np.ndarray,
+    dtype: Any,
+) -> Layer:
+    """The run's layers: its weights, with biases, norm and branch scalars."""
+    b = gamma = beta = alpha = None
+    vector = (run.length, run.fan_out)
+    if net.bias and checks.is_concrete(bias_var) and float(bias_var) == 0:
+        b = jnp.zeros(vector, dtype)
+    elif net.bias:
+        own = keys[run.start : run.start + run.length]
+        bias_keys = jax.vmap(jax.random.fold_in, (0, None))(own, 1)
+        draw = schemes.scheme("normal", scale=jnp.sqrt(jnp.asarray(bias_var, jnp.float32)))
+        b = jax.vmap(lambda key: draw(key, (run.fan_out,), dtype))(bias_keys)
+    if net.norm is not None and not run.readout:
+        gamma, beta = jnp.ones(vector, dtype), jnp.zeros(vector, dtype)
+    if net.residual == "skipinit" and net.is_block(run):
+        alpha = jnp.zeros((run.length,), dtype)
+    return Layer(w, b, gamma, beta, alpha)
+
+
+def _places(
+    net: MLP, run: Run, scheme: str | schemes.Initializer
+) -> list[tuple[schemes.Place, int, int]]:
+    """(place, start in the run, number of layers) of the segments that one initializer draws."""
+    if run.readout:
+        return [("only" if net.depth == 1 else "last", 0, 1)]
+    known = schemes.SCHEMES.get(scheme) if isinstance(scheme, str) else None
+    if run.start > 0 or run.length == 1 or known is None or not known.placed:
+        return [("hidden" if run.start > 0 else "first", 0, run.length)]
+    return [("first", 0, 1), ("hidden", 1, run.length - 1)]
+
+
+def _decomposes(scheme: str | schemes.Initializer) -> bool:
+    """Whether a draw may hold a QR decomposition; of a function of one's own, nothing is known."""
+    return not isinstance(scheme, str) or schemes.SCHEMES[scheme].decomposes
+
+
+def _initializer(
+    scheme: str | schemes.Initializer, place: schemes.Place, options: dict[str, Any]
+) -> schemes.Initializer:
+    if isinstance(scheme, str):
+        for fixed in ("in_axis", "out_axis", "batch_axis", "place"):
+            if fixed in options:
+                raise TypeError(
+                    f"{fixed!r} is set by the network, whose weights are [fan_in, fan_out], got "
+                    f"{fixed}={options[fixed]!r}; leave it out, or draw with jinit.scheme."
+                )
+        known = schemes.SCHEMES.get(scheme)
+        if known is not None and known.placed:
+            options = options | {"place": place}
+        return schemes.scheme(scheme, **options)
+    if not callable(scheme):
+        raise TypeError(
+            f"scheme must be a name such as 'he' or an initializer (key, shape, dtype), "
+            f"got {scheme!r}."
+        )
+    if options:
+        raise TypeError(
+            f"an initializer function takes no options here, got {sorted(options)}; "
+            f"build them into the function."
+        )
+    return scheme
+
+
+# --- the forward pass -------------------------------------------------------------------------
+
+
+def forward(
+    net: MLP,
+    params: Params | Sequence[Layer],
+    state: NormState | Sequence[BatchStats] | None,
+    x: Float[ArrayLike, "batch in"],
+    *,
+    train: bool,
+) -> tuple[Float[Array, "batch out"], NormState]:
+    """The network's output, and the batch-norm state after it.
+
+    Args:
+        net: the description.
+        params: what `init` returned, or any plain sequence of `Layer`s.
+        state: what `init` returned; None will do for a net without batch norm.
+        x: inputs.
+        train: normalise by the batch's statistics and update the running ones (True), or by the
+            running ones (False).
+
+    Returns:
+        Outputs (logits) and the new state; without batch norm, or with `train=False`, the state
+        is unchanged.
+
+    Raises:
+        ValueError: parameters or inputs that do not fit the network.
+    """
+    params, state = as_stacked(net, params, state)
+    h = as_input(net, x, params.runs[0].w.dtype).T
+    new_runs: list[BatchStats | None] = []
+    for run, layers, stats in zip(net.runs, params.runs, state.runs, strict=True):
+        if run.length == 1:
+            layer, own = jax.tree.map(lambda leaf: leaf[0], (layers, stats))
+            h, own = _apply(net, run, layer, own, h, train)
+            new_runs.append(jax.tree.map(lambda leaf: leaf[None], own))
+        else:
+
+            def body(h: jax.Array, xs: Any, run: Run = run) -> Any:
+                layer, stats = xs
+                return _apply(net, run, layer, stats, h, train)
+
+            h, own = jax.lax.scan(body, h, (layers, stats), unroll=run.length <= _UNROLLED)
+            new_runs.append(own)
+    return h.T, NormState(tuple(new_runs))
+
+
+# Inside, samples are columns: h is [features, batch]. See `linear` for why.
+
+
+def _apply(
+    net: MLP, run: Run, layer: Layer, stats: BatchStats | None, h: jax.Array, train: bool
+) -> tuple[jax.Array, BatchStats | None]:
+    if run.readout:
+        return _affine(layer, h), stats
+    phi = activation(net.activation)
+    if net.is_block(run):
+        u, stats = _norm(net, layer, stats, h, train)
+        branch = net.branch_scale * _affine(layer, phi(u))
+        return h + (branch if layer.alpha is None else layer.alpha * branch), stats
+    u, stats = _norm(net, layer, stats, _affine(layer, h), train)
+    return phi(u), stats
+
+
+def _affine(layer: Layer, h: jax.Array) -> jax.Array:
+    z = linear(layer.w, h)
+    return z if layer.b is None else z + layer.b[:, None]
+
+
+def _norm(
+    net: MLP, layer: Layer, stats: BatchStats | None, z: jax.Array, train: bool
+) -> tuple[jax.Array, BatchStats | None]:
+    if net.norm == "batch":
+        assert stats is not None
+        return batch_norm(
+            z, stats, layer.gamma, layer.beta,
+            train=train, momentum=net.momentum, eps=net.eps, batch_axis=1,
+        )  # fmt: skip
+    if net.norm == "layer":
+        return layer_norm(z, layer.gamma, layer.beta, eps=net.eps, batch_axis=1), stats
+    return z, stats
+
+
+# --- validation -------------------------------------------------------------------------------
+
+
+def _check_net(net: object) -> None:
+    if not isinstance(net, MLP):
+        raise TypeError(f"net must be a jinit.MLP such as jinit.MLP([64, 128, 10]), got {net!r}.")
+
+
+def as_input(net: MLP, x: Any, dtype: Any, *, name: str = "x") -> jax.Array:
+    """The inputs as an array [batch, in] of the parameters' dtype."""
+    checks.numeric(name, x)
+    x = jnp.asarray(x)
+    if x.ndim != 2 or x.shape[1] != net.dims[0]:
+        raise ValueError(
+            f"{name} must have shape [batch, {net.dims[0]}] for a network of widths "
+            f"{list(net.dims)}, got {list(x.shape)}; reshape {name} or change dims[0]."
+        )
+    return x.astype(dtype)
+
+
+def as_stacked(net: MLP, params: Any, state: Any) -> tuple[Params, NormState]:
+    """Parameters and state in stacked form, checked against the network's shapes."""
+    _check_net(net)
+    lengths = [run.length for run in net.runs]
+    if not isinstance(params, Params):
+        if not isinstance(params, Sequence) or not all(isinstance(p, Layer) for p in params):
+            raise TypeError(
+                f"params must be what jinit.init returned or a sequence of jinit.Layer, "
+                f"got {type(params).__name__}."
+            )
+        found = [tuple(jnp.shape(layer.w)) for layer in params]
+        expected = [(a, b) for a, b in zip(net.dims, net.dims[1:], strict=False)]
+        if found != expected:
+            raise ValueError(_mismatch(net, "weights of shapes", found, expected))
+        layers = [jax.tree.map(jnp.asarray, p) for p in params]
+        for run in net.runs:
+            own = layers[run.start : run.start + run.length]
+            if len({jax.tree.structure(layer) for layer in own}) > 1:
+                raise ValueError(
+                    f"layers {run.start} to {run.start + run.length - 1} have one shape and must "
+                    f"have the same fields, but some are None in one and not in another; give "
+                    f"each a b (and gamma, beta, alpha), or none."
+                )
+        params = Params(cast("tuple[Layer, ...]", stack(layers, lengths)))
+    for run, layers in zip(net.runs, params.runs, strict=False):
+        expected_leaves = _expected(net, run)
+        for name, leaf in zip(Layer._fields, layers, strict=True):
+            shape = None if leaf is None else tuple(leaf.shape)
+            if shape != expected_leaves[name]:
+                what = f"{name!r} of layers {run.start} to {run.start + run.length - 1} to be"
+                raise ValueError(_mismatch(net, what, shape, expected_leaves[name]))
+    if len(params.runs) != len(net.runs):
+        raise ValueError(
+            _mismatch(net, "a number of runs", len(params.runs), len(net.runs)),
+        )
+    return params, _as_state(net, state, lengths)
+
+
+def _as_state(net: MLP, state: Any, lengths: list[int]) -> NormState:
+    if net.norm != "batch":
+        return NormState((None,) * len(lengths))
+    if state is not None and not isinstance(state, NormState):
+        if not isinstance(state, Sequence) or not all(isinstance(s, BatchStats) for s in state):
+            raise TypeError(
+                f"state must be what jinit.init returned or a sequence of jinit BatchStats, got "
+                f"{state!r}."
+            )
+        state = NormState((*stack(list(state), lengths[:-1]), None))
+    expected = [(run.length, run.fan_out) for run in net.runs if not run.readout]
+    found = [] if state is None else [tuple(s.mean.shape) for s in state.runs if s is not None]
+    if found != expected:
+        raise ValueError(
+            f"state must hold batch statistics of shapes {expected} for this network, got {found}; "
+            f"use the state that jinit.init returned together with params."
+        )
+    return state
+
+
+def _expected(net: MLP, run: Run) -> dict[str, tuple[int, ...] | None]:
+    normed = net.norm is not None and not run.readout
+    skip = net.residual == "skipinit" and net.is_block(run)
+    vector = (run.length, run.fan_out)
+    return {
+        "w": (run.length, run.fan_in, run.fan_out),
+        "b": vector if net.bias else None,
+        "gamma": vector if normed else None,
+        "beta": vector if normed else None,
+        "alpha": (run.length,) if skip else None,
+    }
+
+
+def _mismatch(net: MLP, what: str, found: object, expected: object) -> str:
+    return (
+        f"params belong to another network: this one has widths {list(net.dims)} and needs {what} "
+        f"{expected}, got {found}; draw them with jinit.init(key, net), or under jax.vmap if they "
+        f"hold several networks."
+    )

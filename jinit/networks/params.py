@@ -1,0 +1,121 @@
+"""Parameters and batch-norm state, stored stacked and read layer by layer.
+
+Consecutive layers of equal shape form one *run*, whose leaves carry a leading layer axis, so that
+`forward` can scan it: a net of 1000 equal layers compiles in the time of one of ten. To the reader
+the containers look like plain sequences of single layers.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar, overload
+
+import jax
+import jax.numpy as jnp
+
+from jinit.networks.norms import BatchStats
+
+__all__ = ["Layer", "NormState", "Params", "Stacked", "stack"]
+
+
+class Layer(NamedTuple):
+    """One layer's parameters; what a layer lacks is None.
+
+    `w` [fan_in, fan_out] weights (`x @ w`), `b` [fan_out] bias, `gamma` and `beta` scale and shift
+    of the norm [fan_out] ([fan_in] in a residual layer, whose norm comes first; it is square),
+    `alpha` [] the learnable scalar of a "skipinit" branch. In a run every leaf has one more axis
+    in front, counting the layers.
+    """
+
+    w: Any
+    b: Any = None
+    gamma: Any = None
+    beta: Any = None
+    alpha: Any = None
+
+
+# The number of axes a leaf has in a single layer, by which layers are indexed from the right.
+_RANK = {"w": 2, "b": 1, "gamma": 1, "beta": 1, "alpha": 0, "mean": 1, "var": 1}
+
+Item = TypeVar("Item", Layer, BatchStats)
+
+
+@dataclass(frozen=True, eq=False)
+class Stacked(Generic[Item]):
+    """A sequence of layers held as runs; a pytree of the runs' arrays.
+
+    Layers are indexed from the right of each array (`w[..., i, :, :]`), so that a sequence made
+    under `jax.vmap`, its gradient or an optimiser's moments read the same way: `len(params)`,
+    `params[i]`, `for layer in params`.
+    """
+
+    runs: tuple[Item | None, ...]
+
+    def __len__(self) -> int:
+        """The number of single layers."""
+        return sum(_length(run) for run in self.runs)
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Item]: ...
+
+    def __getitem__(self, index: int | slice) -> Item | list[Item]:
+        """One layer, counted from either end, or a list of several."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"layer {index} of a net of {len(self)} layers")
+        position = index % len(self)
+        for run in self.runs:
+            if position < _length(run):
+                return _take(run, position)
+            position -= _length(run)
+        raise IndexError(index)
+
+    def __iter__(self) -> Iterator[Item]:
+        """Single layers, input side first."""
+        return (self[i] for i in range(len(self)))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Params(Stacked[Layer]):
+    """The parameters of a network: a sequence of `Layer`, input side first."""
+
+    runs: tuple[Layer, ...]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class NormState(Stacked[BatchStats]):
+    """Running batch statistics, one `BatchStats` per batch-normalised layer.
+
+    Its runs stand beside those of the parameters; a run without batch norm has None.
+    """
+
+
+def _length(run: Any) -> int:
+    if run is None:
+        return 0
+    first = run[0]  # w of a Layer, mean of BatchStats
+    return int(first.shape[-1 - _RANK[run._fields[0]]])
+
+
+def _take(run: Any, i: int) -> Any:
+    return type(run)(
+        *(
+            None if leaf is None else leaf[(..., i, *(slice(None),) * _RANK[name])]
+            for name, leaf in zip(run._fields, run, strict=True)
+        )
+    )
+
+
+def stack(layers: Sequence[Item], lengths: Sequence[int]) -> tuple[Item | None, ...]:
+    """Runs of the given lengths from a plain sequence of single layers."""
+    runs, start = [], 0
+    for length in lengths:
+        run = layers[start : start + length]
+        start += length
+        runs.append(jax.tree.map(lambda *leaves: jnp.stack(leaves), *run) if run else None)
+    return tuple(runs)

@@ -1,0 +1,1 @@
+"""Offline pages from results."""

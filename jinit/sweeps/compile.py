@@ -1,0 +1,328 @@
+"""From a plan to compiled programs: what comes out, how wide a group is, one call per device set.
+
+A *group* is the number of rows that are vmapped together: it fixes the bits. A device call runs
+some number of groups, one after the other, on each device of a one-axis mesh; that number is an
+argument of the program, so that a block that is not full costs no more than it holds, and it
+changes no bit.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import jaxprs_in_params
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jinit.sweeps.grid import Sweep, label, traced_array
+
+__all__ = [
+    "Output",
+    "Program",
+    "Traced",
+    "outputs_of",
+    "row_bytes",
+    "scalars_of",
+    "trace",
+    "usual_group",
+]
+
+AXIS = "devices"
+_WORKED_ON = 8 * 2**20  # bytes that a group's busiest loop body makes on CPU; see usual_group
+_WIDEST_CPU, _WIDEST = 64, 4096
+_ELEMENTS = 2**31
+_NUMBERS = (np.floating, np.integer, np.bool_)
+
+
+class Output(NamedTuple):
+    """One entry of what the function returns, over the whole grid."""
+
+    name: str
+    dtype: np.dtype[Any]
+    """in the dataset: float where a dimension is padded"""
+    shape: tuple[int, ...]
+    """of one row, padded to the largest point's"""
+    dims: tuple[str, ...]
+
+
+class Traced(NamedTuple):
+    """What tracing says of one point."""
+
+    start: Any
+    """abstract start, () without prepare"""
+    shapes: dict[str, jax.ShapeDtypeStruct]
+    largest: int
+    """bytes of the largest array that one row makes"""
+    worked_on: int
+    """bytes of all arrays that one pass of its busiest loop body makes"""
+
+
+# --- tracing ------------------------------------------------------------------------------------
+
+
+def trace(sweep: Sweep, point: Mapping[str, Any]) -> Traced:
+    """Abstract results of one row; the function's own error, with the point as a note."""
+    seed = jax.ShapeDtypeStruct((), np.uint32)
+    what = "prepare"
+    try:
+        start: Any = ()
+        largest = worked_on = 0
+        if sweep.prepare is not None:
+            jaxpr, start = jax.make_jaxpr(sweep.prepared(point), return_shape=True)(
+                seed, scalars_of(sweep, "prepare")
+            )
+            largest, worked_on = _sizes(jaxpr.jaxpr)
+        what = "fn"
+        jaxpr, out = jax.make_jaxpr(sweep.run(point), return_shape=True)(
+            seed, start, scalars_of(sweep, "fn")
+        )
+    except Exception as error:
+        static = {name: label(value) for name, value in point.items()}
+        error.add_note(f"jinit.sweep: {what} raised this while it was traced at {static or 'all'}.")
+        raise
+    own = _sizes(jaxpr.jaxpr)
+    return Traced(start, _checked(out, point), max(largest, own[0]), max(worked_on, own[1]))
+
+
+def scalars_of(sweep: Sweep, what: str) -> dict[str, jax.ShapeDtypeStruct]:
+    """Abstract traced values that `fn` or `prepare` gets."""
+    return {
+        name: jax.ShapeDtypeStruct((), traced_array(sweep.traced[name]).dtype)
+        for name in sweep.traced_of(what)
+    }
+
+
+def _checked(out: Any, point: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    where = f" at {dict(point)}" if point else ""
+    if not isinstance(out, Mapping) or not all(isinstance(name, str) for name in out):
+        raise TypeError(
+            f"fn must return a dict from names to arrays, got {type(out).__name__}{where}; return "
+            f"for example {{'loss': loss}}."
+        )
+    if not out:
+        raise ValueError(f"fn returned an empty dict{where}; return at least one array.")
+    for name, value in out.items():
+        dtype: Any = getattr(value, "dtype", None)
+        if not isinstance(value, jax.ShapeDtypeStruct) or not (
+            jnp.issubdtype(dtype, jnp.floating)
+            or jnp.issubdtype(dtype, jnp.integer)
+            or dtype == np.bool_
+        ):
+            kind = dtype if dtype is not None else type(value).__name__
+            raise TypeError(
+                f"fn must return arrays of real numbers, got {kind} for {name!r}{where}; return "
+                f"one entry for each array."
+            )
+    return dict(out)
+
+
+def _sizes(jaxpr: Any) -> tuple[int, int]:
+    """`Traced.largest` and `Traced.worked_on` of a program, nested ones included."""
+    largest = worked_on = made = 0
+    for equation in jaxpr.eqns:
+        for var in equation.outvars:
+            shape = getattr(var.aval, "shape", None)
+            dtype = getattr(var.aval, "dtype", None)
+            if shape is not None and isinstance(dtype, np.dtype):
+                size = math.prod(shape) * dtype.itemsize
+                largest, made = max(largest, size), made + size
+        for inner in jaxprs_in_params(equation.params):
+            sizes = _sizes(inner)
+            largest, worked_on = max(largest, sizes[0]), max(worked_on, sizes[1])
+    return largest, max(worked_on, made)
+
+
+def outputs_of(sweep: Sweep, traced: list[Traced]) -> tuple[Output, ...]:
+    """The dataset's variables, from the traced results of every point.
+
+    Raises:
+        ValueError: outputs that differ between points in more than named dimensions.
+    """
+    first = traced[0].shapes
+    for point, each in zip(sweep.points, traced, strict=True):
+        if set(each.shapes) != set(first):
+            raise ValueError(
+                f"fn must return the same names everywhere, got {sorted(each.shapes)} at {point} "
+                f"and {sorted(first)} at {sweep.points[0]}."
+            )
+    unknown = [name for name in sweep.dims if name not in first]
+    if unknown:
+        raise ValueError(
+            f"dims names the output {unknown[0]!r}, but fn returns {', '.join(map(repr, first))}."
+        )
+    axes = {*sweep.static, *sweep.traced, "seed"}
+    found = []
+    for name, value in first.items():
+        shapes = [each.shapes[name].shape for each in traced]
+        rank = len(value.shape)
+        named = tuple(sweep.dims.get(name, ()))
+        if name in axes:
+            raise ValueError(f"the output {name!r} has the name of an axis; rename one of them.")
+        if name in sweep.dims and any(len(shape) != len(named) for shape in shapes):
+            raise ValueError(
+                f"dims[{name!r}] names {len(named)} dimensions, but the output has shape "
+                f"{value.shape}."
+            )
+        if clash := axes.intersection(named):
+            raise ValueError(f"dims[{name!r}] uses {clash.pop()!r}, which is an axis; rename it.")
+        varies = len(set(shapes)) > 1
+        if varies and name not in sweep.dims:
+            i = next(i for i, shape in enumerate(shapes) if shape != shapes[0])
+            raise ValueError(
+                f"the shape of {name!r} varies over the static axes ({shapes[0]} at "
+                f"{sweep.points[0]}, {shapes[i]} at {sweep.points[i]}); name its dimensions, as in "
+                f"dims={{{name!r}: ('layer',)}}, and shorter ones are padded with NaN."
+            )
+        shape = tuple(max(sizes) for sizes in zip(*shapes, strict=True)) if rank else ()
+        dtype = np.dtype(value.dtype)
+        if dtype.kind == "V":  # bfloat16 and its like, which files do not know
+            dtype = np.dtype(np.float32)
+        if varies and dtype.kind != "f":
+            dtype = np.dtype(np.float64)
+        dims = named or tuple(f"{name}_dim_{i}" for i in range(rank))
+        found.append(Output(name, dtype, shape, dims))
+    _check_sizes(found)
+    return tuple(found)
+
+
+def _check_sizes(outputs: list[Output]) -> None:
+    seen: dict[str, tuple[str, int]] = {}
+    for output in outputs:
+        for dim, size in zip(output.dims, output.shape, strict=True):
+            other, known = seen.setdefault(dim, (output.name, size))
+            if known != size:
+                raise ValueError(
+                    f"the dimension {dim!r} is {known} long in {other!r} and {size} in "
+                    f"{output.name!r}; give one of them another name."
+                )
+
+
+# --- widths -------------------------------------------------------------------------------------
+
+
+def usual_group(sweep: Sweep, traced: list[Traced], *, cpu: bool, devices: int = 1) -> int:
+    """How many rows are vmapped together: a power of two that is known before anything runs.
+
+    On CPU the widest for which what a loop body makes stays in a core's caches: wider groups spend
+    their time on memory, narrower ones on dispatch. Everything is counted, also what is fused away,
+    and the bound was found by measuring (benchmarks/README.md). Elsewhere as many as there are, up
+    to 4096; `Program` tells whether they fit. A small sweep leaves something for every device.
+    """
+    if cpu:
+        most = min(_WORKED_ON // max(1, *(each.worked_on for each in traced)), _WIDEST_CPU)
+    else:
+        most = min(_WIDEST, _ELEMENTS // max(1, *(each.largest for each in traced)))
+    most = max(1, min(most, sweep.rows // devices))
+    return int(2 ** math.floor(math.log2(most)))
+
+
+def row_bytes(traced: Traced) -> int:
+    """Bytes that one row holds between the two functions and at the end."""
+    leaves = jax.tree.leaves((traced.start, traced.shapes))
+    return sum(math.prod(leaf.shape) * _itemsize(leaf.dtype) for leaf in leaves) + 64
+
+
+def _itemsize(dtype: Any) -> int:
+    return 8 if jnp.issubdtype(dtype, jax.dtypes.prng_key) else np.dtype(dtype).itemsize
+
+
+# --- compiled programs --------------------------------------------------------------------------
+
+
+class Program:
+    """One function at one point, over groups on all devices; compiled when it is made."""
+
+    def __init__(
+        self,
+        one: Callable[..., Any],
+        example: tuple[Any, ...],
+        *,
+        group: int,
+        groups: int,
+        devices: tuple[jax.Device, ...],
+    ) -> None:
+        """Compile.
+
+        Args:
+            one: of a single row.
+            example: its abstract arguments.
+            group: rows vmapped together.
+            groups: the most groups a device runs in one call.
+            devices: of this process.
+        """
+        self.group, self.groups = group, groups
+        self.mesh = Mesh(np.array(devices), (AXIS,))
+        split = PartitionSpec(AXIS)
+        mapped = jax.shard_map(
+            _over_groups(one, example, group, groups),
+            mesh=self.mesh,
+            in_specs=(split, split),
+            out_specs=split,
+            check_vma=False,
+        )
+        self.sharding = NamedSharding(self.mesh, split)
+        rows = len(devices) * groups * group
+        counts = jax.ShapeDtypeStruct((len(devices),), np.int32, sharding=self.sharding)
+        args = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                (rows, *leaf.shape), leaf.dtype, sharding=self.sharding
+            ),
+            example,
+        )
+        self.compiled = jax.jit(mapped).lower(counts, args).compile()
+
+    def __call__(self, counts: np.ndarray, args: Any) -> Any:
+        """Groups per device `[devices]`, and arguments with a leading axis of rows."""
+        placed = jax.tree.map(
+            lambda a: a if isinstance(a, jax.Array) else jax.device_put(a, self.sharding), args
+        )
+        return self.compiled(jax.device_put(counts.astype(np.int32), self.sharding), placed)
+
+    @property
+    def bytes(self) -> int:
+        """Of arguments, outputs and temporaries on one device; 0 where the backend is silent."""
+        analysis = self.compiled.memory_analysis()
+        if analysis is None:
+            return 0
+        return int(
+            analysis.argument_size_in_bytes
+            + analysis.output_size_in_bytes
+            + analysis.temp_size_in_bytes
+        )
+
+
+def _over_groups(
+    one: Callable[..., Any], example: tuple[Any, ...], group: int, groups: int
+) -> Callable[..., Any]:
+    """`(count [1], args [groups * group, ...])` on one device: `count` groups in sequence."""
+
+    def of_group(args: Any) -> Any:
+        if group > 1:
+            return jax.vmap(one)(*args)
+        out = one(*jax.tree.map(lambda leaf: leaf[0], args))
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], out)
+
+    def program(count: jax.Array, args: Any) -> Any:
+        if groups == 1:  # without a loop, whose arguments XLA would copy
+            return of_group(args)
+        grouped = jax.tree.map(lambda leaf: leaf.reshape(groups, group, *leaf.shape[1:]), args)
+        shapes = jax.eval_shape(one, *example)
+        out = jax.tree.map(lambda leaf: _zeros((groups, group, *leaf.shape), leaf.dtype), shapes)
+
+        def body(i: jax.Array, out: Any) -> Any:
+            rows = jax.tree.map(lambda leaf: leaf[i], grouped)
+            return jax.tree.map(lambda all_, now: all_.at[i].set(now), out, of_group(rows))
+
+        out = jax.lax.fori_loop(0, count[0], body, out)
+        return jax.tree.map(lambda leaf: leaf.reshape(groups * group, *leaf.shape[2:]), out)
+
+    return program
+
+
+def _zeros(shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        data = jnp.zeros((*shape, *dtype._impl.key_shape), jnp.uint32)
+        return jax.random.wrap_key_data(data, impl=dtype._impl.name)
+    return jnp.zeros(shape, dtype)

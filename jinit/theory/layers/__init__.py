@@ -1,0 +1,1 @@
+"""Depth: what every layer of a network of given depth, norm and width does."""

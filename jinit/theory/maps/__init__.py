@@ -1,0 +1,1 @@
+"""From layer to layer in infinitely wide networks: lengths, correlations, gradients."""

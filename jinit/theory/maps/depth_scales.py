@@ -1,0 +1,73 @@
+"""How deep a signal reaches (Schoenholz et al. 2017)."""
+
+import math
+from typing import NamedTuple
+
+from jinit.activations import Activation
+from jinit.theory.maps.correlations import limit_correlation
+from jinit.theory.maps.criticality import chi_at
+from jinit.theory.maps.lengths import limit_length
+from jinit.theory.moments.arguments import is_settled, variance
+from jinit.theory.moments.curve import curve
+from jinit.theory.moments.pairs import pair
+
+__all__ = ["TRAINABLE", "DepthScales", "depth_scales"]
+
+TRAINABLE = 6.0  # in units of xi_c, read off the paper's figure 5
+
+
+class DepthScales(NamedTuple):
+    """Where lengths and correlations settle, and over how many layers."""
+
+    q: float
+    """variance of the pre-activations in a deep layer; 0 or infinity where they do not settle"""
+    c: float
+    """correlation of any two inputs in a deep layer"""
+    chi: float
+    """perpendicular susceptibility at c = 1: factor of the mean squared gradient per layer"""
+    chi_parallel: float
+    """dV/dq: factor of a deviation of the length per layer"""
+    xi_q: float
+    """layers over which such a deviation changes by a factor of e, 1 / |ln(dV/dq)|"""
+    xi_c: float
+    """layers over which a deviation of the correlation does, 1 / |ln(slope of the map at c)|"""
+    trainable_depth: float
+    """6 xi_c: plain networks train up to about there"""
+
+
+def depth_scales(
+    activation: str | Activation, *, weight_var: float, bias_var: float = 0.0
+) -> DepthScales:
+    """Depth scales of lengths and correlations (Schoenholz et al. 2017, eq. 7 to 10).
+
+    Where the lengths settle at no finite size (q is 0 or infinity, as for ReLU off weight_var 2),
+    they decide the depth: c is then 1 and xi_c = 1 / |ln chi|. At criticality both are infinite;
+    what ends the depth there is the width (`finite_width`).
+
+    Args:
+        activation: a name, or an elementwise jax.numpy function.
+        weight_var: fan_in times the variance of a weight.
+        bias_var: variance of a bias.
+
+    >>> round(depth_scales("tanh", weight_var=1.5, bias_var=0.05).xi_c, 5)
+    15.79099
+    """
+    phi = curve(activation)
+    weight_var, bias_var = variance("weight_var", weight_var), variance("bias_var", bias_var)
+    q = limit_length(phi, weight_var, bias_var)
+    perpendicular, parallel = chi_at(phi, q, weight_var)
+    apart, slope = 0.0, perpendicular
+    if is_settled(q):
+        apart = limit_correlation(phi, weight_var, bias_var, q)
+        slope = weight_var * pair(phi, q, apart).slope_product
+    xi_c = _scale(slope)
+    return DepthScales(
+        q, 1 - apart, perpendicular, parallel, _scale(parallel), xi_c, TRAINABLE * xi_c
+    )
+
+
+def _scale(factor: float) -> float:
+    """1 / |ln factor|; infinite for 1, which quadrature meets to rounding."""
+    if abs(factor - 1) < 1e-12:
+        return math.inf
+    return 1 / abs(math.log(abs(factor))) if 0 < abs(factor) < math.inf else 0.0

@@ -1,0 +1,236 @@
+"""How the length of a signal changes from layer to layer in an infinitely wide network.
+
+For weights of variance weight_var / fan_in and biases of variance bias_var, the variance of the
+pre-activations follows (Poole et al. 2016, eq. 3)
+
+    q_{l+1} = V(q_l) = weight_var E[phi(sqrt(q_l) z)^2] + bias_var,    z ~ N(0, 1).
+
+The same holds for a convolution, whose fan_in is the number of weights of one output channel
+(`fan_in`): Xiao et al. 2018, section 2.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Literal, NamedTuple, overload
+
+import numpy as np
+
+from jinit import checks
+from jinit.activations import Activation
+from jinit.theory.moments.arguments import variance
+from jinit.theory.moments.curve import Curve, MomentError, TooRoughError, curve
+from jinit.theory.moments.roots import zeros
+
+__all__ = ["LengthFixedPoint", "fan_in", "length_fixed_point", "length_map", "limit_length"]
+
+_GRID = np.concatenate([np.logspace(-30, -5, 26), np.logspace(-4, 4, 33), np.logspace(5, 30, 26)])
+_BELOW, _ABOVE = np.logspace(-31, -300, 270), np.logspace(31, 290, 260)  # looked at where needed
+_TOO_FAR = 1e300  # where no expectation is followed
+_EVEN = 1e-13  # a relative change of length below this is rounding
+_MARGINAL = 1e-12  # so close to 1, a slope is neither stable nor unstable
+
+
+class LengthFixedPoint(NamedTuple):
+    """A variance that the length map keeps."""
+
+    q: float
+    slope: float
+    """dV/dq there, the parallel susceptibility"""
+    stable: bool
+    """whether the slope lies in (-1, 1), by more than 1e-12"""
+
+
+def length_map(
+    activation: str | Activation, q: float, *, weight_var: float, bias_var: float = 0.0
+) -> float:
+    """The next layer's pre-activation variance (Poole et al. 2016, eq. 3).
+
+    Args:
+        activation: a name, or an elementwise jax.numpy function.
+        q: variance of this layer's pre-activations.
+        weight_var: fan_in times the variance of a weight (1 for Xavier, 2 for He).
+        bias_var: variance of a bias.
+
+    Raises:
+        ValueError: negative variances; moments that diverge.
+
+    >>> round(length_map("relu", 1.0, weight_var=2.0), 12)
+    1.0
+    """
+    phi = curve(activation)
+    weight_var, bias_var = variance("weight_var", weight_var), variance("bias_var", bias_var)
+    return weight_var * phi.second(variance("q", q)) + bias_var
+
+
+@overload
+def length_fixed_point(
+    activation: str | Activation,
+    *,
+    weight_var: float,
+    bias_var: float = 0.0,
+    q: float = 1.0,
+    all_points: Literal[False] = False,
+) -> float: ...
+
+
+@overload
+def length_fixed_point(
+    activation: str | Activation,
+    *,
+    weight_var: float,
+    bias_var: float = 0.0,
+    q: float = 1.0,
+    all_points: Literal[True],
+) -> tuple[LengthFixedPoint, ...]: ...
+
+
+def length_fixed_point(
+    activation: str | Activation,
+    *,
+    weight_var: float,
+    bias_var: float = 0.0,
+    q: float = 1.0,
+    all_points: bool = False,
+) -> float | tuple[LengthFixedPoint, ...]:
+    """Where the lengths settle: the limit of q_l for a deep network (Poole et al. 2016).
+
+    Args:
+        activation: a name, or an elementwise jax.numpy function.
+        weight_var: fan_in times the variance of a weight.
+        bias_var: variance of a bias.
+        q: variance in the first layer. It matters where several fixed points are stable, and
+            where every length is one (ReLU with weight_var 2): then it is the answer.
+        all_points: return every fixed point between 1e-300 and 1e290, and 0 where it is one, as
+            a tuple of `LengthFixedPoint`, unstable ones too.
+
+    Returns:
+        The variance; 0 where the signal vanishes, infinity where it grows without end.
+
+    Raises:
+        ValueError: all_points where every length is a fixed point; moments that diverge at q, or
+            that cannot be followed as far as the lengths go.
+    """
+    phi = curve(activation)
+    weight_var, bias_var = variance("weight_var", weight_var), variance("bias_var", bias_var)
+    q = variance("q", q, positive=True)
+    if all_points:
+        return tuple(
+            LengthFixedPoint(at, slope, abs(slope) < 1 - _MARGINAL)
+            for at, slope in (
+                (at, weight_var * phi.second_growth(at))
+                for at in _isolated_points(phi, weight_var, bias_var)
+            )
+        )
+    return limit_length(phi, weight_var, bias_var, q)
+
+
+def limit_length(phi: Curve, weight_var: float, bias_var: float, q: float = 1.0) -> float:
+    """The limit of the lengths from q, by the sign of V(q) - q between fixed points."""
+    change = _change(phi, weight_var, bias_var, q)
+    if abs(change) < _EVEN:
+        return q
+    search = _search(phi, weight_var, bias_var)
+    if change < 0:
+        return max((p for p in search.points if p < q), default=0.0)
+    above = min((p for p in search.points if p > q), default=math.inf)
+    if math.isinf(above) and search.unknown:
+        phi.second(search.unknown)  # says why the lengths cannot be followed to where they settle
+    return above
+
+
+def _isolated_points(phi: Curve, weight_var: float, bias_var: float) -> list[float]:
+    search = _search(phi, weight_var, bias_var)
+    if search.every:
+        raise ValueError(
+            f"every length is a fixed point of {phi.name} with weight_var={weight_var:g} and "
+            f"bias_var={bias_var:g}, so that there are none to list; leave out all_points, and "
+            f"the answer is q."
+        )
+    return search.points
+
+
+def _change(phi: Curve, weight_var: float, bias_var: float, q: float) -> float:
+    """V(q) / q - 1."""
+    return (weight_var * phi.second(q) + bias_var) / q - 1
+
+
+class _Search(NamedTuple):
+    """What was found on the line of lengths."""
+
+    points: list[float]
+    """the fixed points, increasing"""
+    every: bool
+    """whether every length is one"""
+    unknown: float
+    """the first length at which phi cannot be followed, if lengths may settle beyond; else 0"""
+
+
+def _search(phi: Curve, weight_var: float, bias_var: float) -> _Search:
+    def change(log_q: float) -> float:
+        """Of the length; where a moment diverges, upwards; NaN where phi cannot be followed."""
+        try:
+            return min(_change(phi, weight_var, bias_var, math.exp(log_q)), 1e300)
+        except MomentError:
+            return 1e300
+        except TooRoughError:
+            return math.nan
+
+    least = weight_var * phi.second(0.0) + bias_var
+    grid = np.log(_GRID)
+    changes = np.array([change(x) for x in grid])
+    above, changes_above = _ladder(change, np.log(_ABOVE), changes[-1], changes[-2])
+    if 0 < least < _GRID[0]:  # V is flat down there, and no fixed point lies far below it
+        below = np.log([max(least / 10, math.ulp(0.0))])
+        changes_below = [change(below[0])]
+    else:
+        below, changes_below = _ladder(change, np.log(_BELOW), changes[0], changes[1])
+        below, changes_below = below[::-1], changes_below[::-1]
+    known = changes[np.isfinite(changes)]
+    unknown = 0.0
+    if len(known) < len(changes) and _falls(known[-1], known[-2], below=0.9):
+        unknown = float(_GRID[len(known)])
+    elif len(above) == len(_ABOVE) and abs(changes_above[-1]) >= _EVEN:
+        unknown = _TOO_FAR
+    points = zeros(
+        change,
+        np.concatenate([below, grid, above]),
+        np.concatenate([changes_below, changes, changes_above]),
+        even=_EVEN,
+    )
+    every = bool(np.all(np.abs(known) < _EVEN))
+    zero = [0.0] if least == 0 else []
+    return _Search(zero + [math.exp(x) for x in points], every, unknown)
+
+
+def _ladder(
+    change: Callable[[float], float], rungs: np.ndarray, last: float, before: float
+) -> tuple[np.ndarray, list[float]]:
+    """The rungs climbed, and the changes there, for as long as these are on their way to 0."""
+    changes: list[float] = []
+    climbs = _falls(last, before)
+    while climbs and len(changes) < len(rungs):
+        before, last = last, change(rungs[len(changes)])
+        changes.append(last)
+        on_zero = abs(last) < _EVEN <= abs(before)  # which is told by the rung beyond it
+        climbs = on_zero or _falls(last, before)
+    return rungs[: len(changes)], changes
+
+
+def _falls(last: float, before: float, *, below: float = 1 - 1e-6) -> bool:
+    """Whether a change is on its way to 0, to less than that part of it from point to point."""
+    return bool(np.sign(last) == np.sign(before) and abs(last) < below * abs(before))
+
+
+def fan_in(kernel: Iterable[int], channels_in: int) -> int:
+    """Weights of one output channel of a convolution: k * k * c_in for a k x k kernel.
+
+    A convolution whose weights have the variance weight_var / fan_in follows the same maps as a
+    dense layer (Xiao et al. 2018, section 2; for strides of 1 and circular padding exactly).
+
+    >>> fan_in((3, 3), 16)
+    144
+    """
+    if not isinstance(kernel, Iterable):
+        raise TypeError(f"kernel must list the sizes of the kernel, as in (3, 3), got {kernel!r}.")
+    sizes = [checks.count("kernel", size) for size in kernel]
+    return math.prod(sizes) * checks.count("channels_in", channels_in)

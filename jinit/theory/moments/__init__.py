@@ -1,0 +1,1 @@
+"""Gaussian expectations of any activation, in float64."""

@@ -1,0 +1,1 @@
+"""Singular values: of the Jacobian of a deep network, and of deep linear nets."""

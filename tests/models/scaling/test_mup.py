@@ -1,0 +1,645 @@
+"""muP by hand for an MLP, a CNN and a transformer, and by what a step does at every width."""
+
+import math
+import re
+
+import equinox as eqx
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.stats
+
+from jinit.models.drawing.reinit import reinit
+from jinit.models.scaling.mup import Setup, coordinate_check, mup
+from jinit.models.tracing.roles import roles
+from jinit.models.tracing.values import RoleError
+
+KEY = jax.random.key(0)
+
+
+def lenient(f):
+    """Frameworks mix dtypes and ranks freely, which jax can be told to refuse."""
+
+    def wrapped(*arguments):
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return f(*arguments)
+
+    return wrapped
+
+
+def shapes_of(model, *inputs):
+    return lenient(lambda: jax.eval_shape(model.init, KEY, *inputs))()
+
+
+def linen(build, wide, narrow, *inputs, **options):
+    target, base = build(wide), build(narrow)
+    return mup(
+        lenient(target.apply), shapes_of(target, *inputs), *inputs,
+        base_variables=shapes_of(base, *inputs), base_apply=lenient(base.apply), **options,
+    )  # fmt: skip
+
+
+def multipliers(found):
+    """path -> (class, init, SGD, Adam)"""
+    return {row.path: (row.kind, row.init, row.sgd, row.adam) for row in found.rows}
+
+
+def named(expected):
+    """a/b -> ['params']['a']['b']"""
+    return {
+        "['params']" + "".join(f"[{part!r}]" for part in name.split("/")): what
+        for name, what in expected.items()
+    }
+
+
+SCALAR = ("scalar", 1.0, 1.0, 1.0)
+
+
+def vector(r):
+    return ("input", 1.0, r, 1.0)
+
+
+# --- classes and multipliers ------------------------------------------------------------------
+
+
+class LinenMLP(nn.Module):
+    width: int
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.tanh(nn.Dense(self.width)(x))
+        x = nn.LayerNorm()(nn.tanh(nn.Dense(2 * self.width)(x)))
+        return nn.Dense(3)(x)
+
+
+MLP_INPUT = jax.ShapeDtypeStruct((5, 7), jnp.float32)
+MLP_IS = {  # four times as wide
+    "Dense_0/kernel": ("input", 1.0, 4.0, 1.0),
+    "Dense_0/bias": vector(4.0),
+    "Dense_1/kernel": ("hidden", 1.0, 1.0, 1 / 4),
+    "Dense_1/bias": vector(4.0),
+    "LayerNorm_0/scale": vector(4.0),
+    "LayerNorm_0/bias": vector(4.0),
+    "Dense_2/kernel": ("output", 1 / 2, 1 / 4, 1 / 4),
+    "Dense_2/bias": SCALAR,
+}
+
+
+def test_an_mlp_is_table_3():
+    assert multipliers(linen(LinenMLP, 32, 8, MLP_INPUT)) == named(MLP_IS)
+
+
+class EquinoxMLP(eqx.Module):
+    first: eqx.nn.Linear
+    second: eqx.nn.Linear
+    norm: eqx.nn.LayerNorm
+    last: eqx.nn.Linear
+    activation: object
+
+    def __init__(self, width, key=KEY):
+        self.first = eqx.nn.Linear(7, width, key=key)
+        self.second = eqx.nn.Linear(width, 2 * width, key=key)
+        self.norm = eqx.nn.LayerNorm(2 * width)
+        self.last = eqx.nn.Linear(2 * width, 3, key=key)
+        self.activation = jax.nn.tanh
+
+    def __call__(self, x):
+        x = self.activation(self.first(x))
+        return self.last(self.norm(self.activation(self.second(x))))
+
+
+@lenient
+def over_batch(model, x):
+    return jax.vmap(model)(x)
+
+
+def test_equinox_layout_gives_the_same_multipliers():
+    model = EquinoxMLP(32)
+    found = mup(over_batch, model, MLP_INPUT, base_variables=EquinoxMLP(8))
+    paths = {
+        "Dense_0/kernel": ".first.weight", "Dense_0/bias": ".first.bias",
+        "Dense_1/kernel": ".second.weight", "Dense_1/bias": ".second.bias",
+        "LayerNorm_0/scale": ".norm.weight", "LayerNorm_0/bias": ".norm.bias",
+        "Dense_2/kernel": ".last.weight", "Dense_2/bias": ".last.bias",
+    }  # fmt: skip
+    assert multipliers(found) == {paths[name]: what for name, what in MLP_IS.items()}
+    assert found.adam.second.weight == 1 / 4
+    assert found.adam.activation == 1  # a function, which nothing trains
+
+
+class LinenCNN(nn.Module):
+    width: int
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(self.width, (3, 3))(x))
+        x = nn.relu(nn.Conv(self.width, (3, 3), feature_group_count=self.width)(x))
+        x = nn.relu(nn.Conv(2 * self.width, (3, 3), feature_group_count=2)(x))
+        x = nn.relu(nn.ConvTranspose(self.width, (2, 2), strides=(2, 2))(x))
+        return nn.Dense(3)(x.mean((1, 2)))
+
+
+def test_a_cnn_with_depthwise_grouped_and_transposed_convolutions():
+    images = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
+    found = linen(LinenCNN, 32, 8, images)
+    convolutions = ("Conv_0", "Conv_1", "Conv_2", "ConvTranspose_0")
+    assert multipliers(found) == named({
+        "Conv_0/kernel": vector(4.0),
+        "Conv_1/kernel": vector(4.0),  # 9 inputs to each of so many more channels
+        "Conv_2/kernel": ("hidden", 1.0, 1.0, 1 / 4),
+        "ConvTranspose_0/kernel": ("hidden", 1.0, 1.0, 1 / 4),
+        "Dense_0/kernel": ("output", 1 / 2, 1 / 4, 1 / 4),
+        **{f"{name}/bias": vector(4.0) for name in convolutions},
+        "Dense_0/bias": SCALAR,
+    })  # fmt: skip
+
+
+VOCABULARY, TIME = 11, 6
+TOKENS = jax.ShapeDtypeStruct((2, TIME), jnp.int32)
+
+
+class LinenTransformer(nn.Module):
+    width: int
+    heads: int = 2
+    tied: bool = False
+    shrunk: float = 1.0
+    """what the logits of a tied embedding are divided by"""
+
+    @nn.compact
+    def __call__(self, tokens):
+        embed = nn.Embed(VOCABULARY, self.width)
+        x = embed(tokens)
+        x = x + self.param("positions", nn.initializers.normal(0.02), (TIME, self.width))
+        h = nn.LayerNorm()(x)
+        x = x + nn.MultiHeadDotProductAttention(self.heads)(h, h)
+        h = nn.gelu(nn.Dense(4 * self.width)(nn.LayerNorm()(x)))
+        x = x + nn.Dense(self.width)(h)
+        x = nn.LayerNorm()(x)
+        if self.tied:
+            return embed.attend(x) / self.shrunk
+        return nn.Dense(VOCABULARY)(x)
+
+
+def test_a_transformer_counts_all_heads():
+    found = linen(LinenTransformer, 48, 12, TOKENS, embeddings="unit")
+    hidden = ("hidden", 1.0, 1.0, 1 / 4)
+    attention = "MultiHeadDotProductAttention_0"
+    projections = [f"{attention}/{name}" for name in ("query", "key", "value", "out")]
+    expected = {
+        "Embed_0/embedding": vector(4.0),
+        "positions": vector(4.0),
+        **{f"LayerNorm_{i}/{name}": vector(4.0) for i in range(3) for name in ("scale", "bias")},
+        **{f"{name}/kernel": hidden for name in (*projections, "Dense_0", "Dense_1")},
+        **{f"{name}/bias": vector(4.0) for name in (*projections, "Dense_0", "Dense_1")},
+        "Dense_2/kernel": ("output", 1 / 2, 1 / 4, 1 / 4),
+        "Dense_2/bias": SCALAR,
+    }
+    assert multipliers(found) == named(expected)
+    # More heads of the same size, or as many that are larger: nothing changes.
+    more = lenient_pair(LinenTransformer(48, heads=8), LinenTransformer(12, heads=2))
+    assert multipliers(more) == named(expected)
+
+
+def lenient_pair(target, base):
+    return mup(
+        lenient(target.apply), shapes_of(target, TOKENS), TOKENS, embeddings="unit",
+        base_variables=shapes_of(base, TOKENS), base_apply=lenient(base.apply),
+    )  # fmt: skip
+
+
+def test_an_embedding_comes_back_to_the_size_that_it_has_in_the_base():
+    found = linen(LinenTransformer, 48, 12, TOKENS, embeddings="features")
+    assert found.init["params"]["Embed_0"]["embedding"] == 2
+    model = LinenTransformer(768)
+    wide = linen(lambda n: LinenTransformer(n), 768, 12, TOKENS, embeddings="features")
+    drawn = reinit(KEY, lenient(model.apply), shapes_of(model, TOKENS), TOKENS)
+    start = wide.variables(drawn)["params"]["Embed_0"]["embedding"]
+    entries = VOCABULARY * 768
+    # std of a sample of normal entries, five standard errors
+    assert float(start.std()) * math.sqrt(12) == pytest.approx(1, abs=5 / math.sqrt(2 * entries))
+
+
+def test_a_tied_embedding_needs_a_factor_in_the_forward_pass():
+    path = "['params']['Embed_0']['embedding']"
+
+    def build(width):
+        return LinenTransformer(width, tied=True, shrunk=width / 12)
+
+    with pytest.raises(RoleError, match=re.escape(f"{path} is an embedding and a readout")):
+        linen(build, 48, 12, TOKENS, embeddings="unit")
+    with pytest.raises(RoleError, match="Divide the logits by 4,"):
+        linen(build, 48, 12, TOKENS, embeddings="unit")
+    found = linen(build, 48, 12, TOKENS, embeddings="unit", rules={path: "embedding"})
+    assert multipliers(found)[path] == vector(4.0)
+    # Nothing to say where it does not grow.
+    assert multipliers(linen(build, 12, 12, TOKENS))[path] == SCALAR
+
+
+def test_scanned_layers_are_like_layers_of_their_own():
+    def apply(p, x):
+        x = jnp.tanh(x @ p["in"])
+        x = jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, p["hidden"])[0]
+        return x @ p["out"]
+
+    def of(n, layers=3):
+        shapes = {"in": (7, n), "hidden": (layers, n, n), "out": (n, 3)}
+        return {name: jax.ShapeDtypeStruct(s, jnp.float32) for name, s in shapes.items()}
+
+    found = mup(apply, of(32), MLP_INPUT, base_variables=of(8))
+    assert found.adam == {"in": 1, "hidden": 1 / 4, "out": 1 / 4}
+    assert found.sgd == {"in": 4, "hidden": 1, "out": 1 / 4}
+    with pytest.raises(ValueError, match=r"\['hidden'\] with layers 2 in the base and 3 in the ta"):
+        mup(apply, of(32), MLP_INPUT, base_variables=of(8, layers=2))
+
+
+def test_unequal_ratios_and_narrower_targets():
+    def apply(p, x):
+        return jnp.tanh(jnp.tanh(x @ p["in"]) @ p["hidden"]) @ p["out"]
+
+    def of(n, m):
+        shapes = {"in": (7, n), "hidden": (n, m), "out": (m, 3)}
+        return {name: jax.ShapeDtypeStruct(s, jnp.float32) for name, s in shapes.items()}
+
+    found = mup(apply, of(32, 16), MLP_INPUT, base_variables=of(8, 8))
+    assert (found.sgd["hidden"], found.adam["hidden"]) == (1 / 2, 1 / 4)
+    assert found.init == {"in": 1, "hidden": 1, "out": 2**-0.5}
+    back = mup(apply, of(8, 8), MLP_INPUT, base_variables=of(32, 16))
+    for name in ("init", "sgd", "adam"):
+        products = jax.tree.map(lambda a, b: a * b, getattr(found, name), getattr(back, name))
+        assert products == pytest.approx({"in": 1, "hidden": 1, "out": 1})
+
+
+def test_statistics_and_what_is_not_used_stay():
+    def build(width):
+        class Model(nn.Module):
+            @nn.compact
+            def __call__(self, x):
+                x = nn.BatchNorm(use_running_average=False)(nn.Dense(width)(x))
+                return nn.Dense(3)(nn.relu(x))
+
+        return Model()
+
+    target, base = build(32), build(8)
+
+    def run(model):
+        return lenient(lambda v, x: model.apply(v, x, mutable=["batch_stats"]))
+
+    found = mup(run(target), shapes_of(target, MLP_INPUT), MLP_INPUT,
+                base_variables=shapes_of(base, MLP_INPUT), base_apply=run(base))  # fmt: skip
+    kinds = {row.path: row.kind for row in found.rows}
+    assert kinds["['batch_stats']['BatchNorm_0']['mean']"] == "untrained"
+    assert found.sgd["batch_stats"]["BatchNorm_0"] == {"mean": 1.0, "var": 1.0}
+
+
+# --- start and optimizer ------------------------------------------------------------------------
+
+
+def draw(key, n, inputs=64):
+    """Of a tanh network of three layers, variance 1/fan_in."""
+    shapes = {"in": (inputs, n), "hidden": (n, n), "out": (n, 10)}
+    weights = {
+        name: jax.random.normal(own, shape) / math.sqrt(shape[0])
+        for own, (name, shape) in zip(jax.random.split(key, 3), shapes.items(), strict=True)
+    }
+    return weights | {"b": jnp.zeros(n)}
+
+
+def apply(p, x):
+    return jnp.tanh(jnp.tanh(x @ p["in"]) @ p["hidden"] + p["b"][None]) @ p["out"]
+
+
+X = jax.random.normal(jax.random.key(1), (32, 64))
+Y = jax.random.randint(jax.random.key(2), (32,), 0, 10)
+BASE = 64
+
+
+def loss(logits):
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, Y))
+
+
+def of_width(n):
+    return mup(apply, draw(KEY, n), X, base_variables=draw(KEY, BASE))
+
+
+def test_the_start_is_the_drawn_one_times_its_multipliers():
+    found, drawn = of_width(256), draw(KEY, 256)
+    start = found.variables(drawn)
+    np.testing.assert_array_equal(start["out"], drawn["out"] * np.float32(0.5))
+    assert start["hidden"] is drawn["hidden"]
+    zero = found.variables(drawn, zero_readout=True)
+    assert not zero["out"].any()
+    assert zero["in"] is drawn["in"]
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), drawn)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found.variables(half))} == {np.dtype("bfloat16")}
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_updates_are_those_of_the_base_optimizer_times_its_multipliers(kind):
+    found, params = of_width(256), draw(KEY, 256)
+    base = {"sgd": optax.sgd(0.1, momentum=0.9), "adam": optax.adam(0.1)}[kind]
+    gradient = jax.grad(lambda p: loss(apply(p, X)))(params)
+    scaled = found.optimizer(base, kind=kind)
+    with jax.numpy_dtype_promotion("standard"):
+        plain, _ = base.update(gradient, base.init(params), params)
+        own, _ = jax.jit(scaled.update)(gradient, scaled.init(params), params)
+    factors = {"sgd": {"in": 4, "hidden": 1, "out": 0.25, "b": 4},
+               "adam": {"in": 1, "hidden": 0.25, "out": 0.25, "b": 1}}[kind]  # fmt: skip
+    for name, factor in factors.items():
+        np.testing.assert_allclose(own[name], factor * plain[name], rtol=1e-6)
+
+
+def test_a_part_of_the_variables_is_trained():
+    found = linen(LinenMLP, 32, 8, MLP_INPUT)
+    params = shapes_of(LinenMLP(32), MLP_INPUT)["params"]
+    ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), params)
+    optimizer = found.optimizer(optax.sgd(1.0), part=lambda v: v["params"])
+    updates, _ = optimizer.update(ones, optimizer.init(ones))
+    assert float(updates["Dense_1"]["kernel"][0, 0]) == -0.25
+    whole = found.optimizer(optax.sgd(1.0))
+    with pytest.raises(ValueError, match=r"part=lambda variables: variables\['params'\]"):
+        whole.update(ones, whole.init(ones))
+
+
+def test_the_table_shows_every_parameter():
+    found = of_width(256)
+    lines = str(found).splitlines()
+    columns = ["parameter", "role", "class", "x fan_in", "x fan_out", "x init", "x sgd", "x adam"]
+    assert re.split(r"\s{2,}", lines[0]) == columns
+    assert lines[-1].split() == ["out", "weight", "output", "4", "1", "0.5", "0.25", "0.25"]
+    frame = found.to_dataframe()
+    assert list(frame["path"]) == [row.path for row in found.rows]
+    assert list(frame["adam"]) == [row.adam for row in found.rows]
+
+
+# --- what a step does ---------------------------------------------------------------------------
+
+WIDTHS, SEEDS = (64, 128, 256, 512, 1024), 8
+LAYERS = ["in", "hidden", "out"]
+
+
+def checked(kind, *, scaled, rate):
+    def make(n):
+        optimizer = {"sgd": optax.sgd, "adam": optax.adam}[kind](rate)
+        if not scaled:
+            return Setup(apply, jax.jit(lambda key: draw(key, n)), (X,), loss, optimizer)
+        found = of_width(n)
+        init = jax.jit(lambda key: found.variables(draw(key, n)))
+        return apply, init, (X,), loss, found.optimizer(optimizer, kind=kind)
+
+    return coordinate_check(make, WIDTHS, key=jax.random.key(3), steps=1, seeds=SEEDS)
+
+
+def slope(found, variable, step):
+    """Mean over networks, and what chance allows: as rare as five standard errors."""
+    values = found[f"{variable}_slope"].sel(step=step).values
+    allowed = scipy.stats.t.isf(scipy.stats.norm.sf(5), SEEDS - 1)
+    return values.mean(0), allowed * values.std(0, ddof=1) / math.sqrt(SEEDS)
+
+
+@pytest.fixture(scope="module", params=["sgd", "adam"])
+def both(request):
+    kind, rate = request.param, {"sgd": 1e-2, "adam": 1e-4}[request.param]
+    return kind, *(checked(kind, scaled=scaled, rate=rate) for scaled in (False, True))
+
+
+def test_one_step_moves_every_layer_alike_at_every_width(both):
+    kind, standard, scaled = both
+    assert list(scaled.layer.values) == LAYERS
+    mean, allowed = slope(scaled, "change", 1)
+    np.testing.assert_array_less(np.abs(mean), allowed)
+    assert max(allowed) < 0.3
+    # And not without muP. One step of SGD: layer 1 moves by n^(-1/2), layer 2 by n^(-1/2) to
+    # n^(1/2), logits by 1 to n. One of Adam: 1, 1 to n, n to n^(3/2).
+    mean, allowed = slope(standard, "change", 1)
+    powers = {"sgd": ((-0.5, -0.5), (-0.5, 0.5), (0.0, 1.0)), "adam": ((0, 0), (0, 1), (1, 1.5))}
+    low, high = np.transpose(powers[kind])
+    np.testing.assert_array_less(low - allowed, mean)
+    np.testing.assert_array_less(mean, high + allowed)
+    for i in (1, 2):
+        assert mean[i] > allowed[i]
+
+
+def test_before_training_only_the_readout_of_mup_shrinks(both):
+    _, standard, scaled = both
+    for found, expected in ((standard, (0, 0, 0)), (scaled, (0, 0, -0.5))):
+        mean, allowed = slope(found, "size", 0)
+        np.testing.assert_array_less(np.abs(mean - np.array(expected)), allowed)
+        assert np.isnan(found.change_slope.sel(step=0)).all()
+        assert (found.change.sel(step=0) == 0).all()
+
+
+def test_sizes_are_those_of_the_model_itself():
+    params, optimizer = draw(KEY, 64), optax.sgd(0.1)
+    found = coordinate_check(
+        lambda n: Setup(apply, lambda key: draw(KEY, n), (X,), loss, optimizer), [64, 128],
+        key=KEY, steps=1, seeds=2,
+    )  # fmt: skip
+    gradient = jax.grad(lambda p: loss(apply(p, X)))(params)
+    after = jax.tree.map(lambda p, g: p - np.float32(0.1) * g, params, gradient)
+
+    def layers(p):
+        first = X @ p["in"]
+        second = jnp.tanh(first) @ p["hidden"]
+        return first, second, jnp.tanh(second + p["b"][None]) @ p["out"]
+
+    def sizes(values):
+        return [float(jnp.abs(value).mean()) for value in values]
+
+    at = found.sel(width=64, seed=1)
+    start, end = layers(params), layers(after)
+    np.testing.assert_allclose(at["size"], [sizes(start), sizes(end)], rtol=1e-5)
+    changes = sizes([b - a for a, b in zip(start, end, strict=True)])
+    # Differences of numbers of size 1, of which float32 rounds each.
+    np.testing.assert_allclose(at["change"], [[0.0] * 3, changes], rtol=1e-5, atol=1e-6)
+    assert found["size"].dims == ("width", "seed", "step", "layer")
+
+
+def test_layers_of_loops_are_seen_one_by_one_and_steps_in_time_together():
+    def model(p, x):
+        x = jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x @ p["in"], p["layers"])[0]
+        return jax.lax.scan(lambda h, _: (jnp.tanh(h @ p["shared"]), None), x, None, length=4)[0]
+
+    def init(n):
+        def drawn(key):
+            shapes = {"in": (64, n), "layers": (3, n, n), "shared": (n, n)}
+            return {
+                name: jax.random.normal(key, s) / math.sqrt(s[-2]) for name, s in shapes.items()
+            }
+
+        return drawn
+
+    found = coordinate_check(
+        lambda n: (model, init(n), (X,), lambda out: jnp.mean(out**2), optax.sgd(0.1)), [8, 16],
+        key=KEY, steps=1, seeds=1,
+    )  # fmt: skip
+    assert list(found.layer.values) == ["in", "layers[0]", "layers[1]", "layers[2]", "shared"]
+    p = init(16)(jax.random.split(KEY, 1)[0])
+    h, seen = X @ p["in"], []
+    for w in [*p["layers"], *[p["shared"]] * 4]:
+        seen.append(float(jnp.abs(h @ w).mean()))
+        h = jnp.tanh(h @ w)
+    expected = [*seen[:3], np.mean(seen[3:])]
+    np.testing.assert_allclose(found["size"].sel(width=16, step=0, seed=0)[1:], expected, rtol=1e-5)
+
+
+def test_the_model_keeps_derivatives_of_its_own():
+    @jax.custom_vjp
+    def product(x, w):
+        return x @ w
+
+    # Backward, nothing: a model that was differentiated otherwise would learn.
+    product.defvjp(lambda x, w: (x @ w, w), lambda w, g: (g @ w.T, jnp.zeros_like(w)))
+    found = coordinate_check(
+        lambda n: (
+            lambda p, x: product(x, p["w"]), lambda key: {"w": jax.random.normal(key, (64, n))},
+            (X,), lambda out: jnp.mean(out**2), optax.sgd(0.1),
+        ),
+        [8, 16], key=KEY, steps=1, seeds=1,
+    )  # fmt: skip
+    assert (found["size"] > 0).all()
+    assert (found["change"] == 0).all()
+
+
+def test_what_a_while_loop_does_is_left_out():
+    def model(p, x):
+        # jax knows no gradient of such a loop, but may be told that there is none.
+        w = jax.lax.stop_gradient(p["loop"])
+        h = jax.lax.stop_gradient(x @ p["in"])
+        _, h = jax.lax.while_loop(lambda c: c[0] < 2, lambda c: (c[0] + 1, c[1] @ w), (0, h))
+        return h @ p["out"]
+
+    def init(n):
+        shapes = {"in": (64, n), "loop": (n, n), "out": (n, 2)}
+        return lambda key: {name: jax.random.normal(key, s) for name, s in shapes.items()}
+
+    used = {role.path: role.times for role in roles(model, init(8)(KEY), X)}
+    assert used["['loop']"] == 1
+    found = coordinate_check(
+        lambda n: (model, init(n), (X,), lambda out: jnp.mean(out**2), optax.sgd(0.1)), [8, 16],
+        key=KEY, steps=1, seeds=1,
+    )  # fmt: skip
+    assert list(found.layer.values) == ["in", "out"]
+
+
+def test_a_transformer_is_checked_from_its_embedding_on():
+    def make(n):
+        model = LinenTransformer(n)
+        inputs = jnp.arange(2 * TIME, dtype=jnp.int32).reshape(2, TIME) % VOCABULARY
+        return (
+            lenient(model.apply), lenient(lambda key: jax.jit(model.init)(key, inputs)), (inputs,),
+            lambda out: jnp.mean(out**2), optax.adam(1e-3),
+        )  # fmt: skip
+
+    found = coordinate_check(make, [8, 16], key=KEY, steps=1, seeds=1)
+    layers = list(found.layer.values)
+    assert layers[0] == "Embed_0"
+    assert len(layers) == 1 + 4 + 3
+    assert np.isfinite(found["size"]).all()
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.bad_input
+def test_models_that_differ_in_more_than_width_are_refused():
+    target = draw(KEY, 32)
+    less = {name: leaf for name, leaf in draw(KEY, 8).items() if name != "b"}
+    with pytest.raises(ValueError, match=r"none for \['b'\] in base_variables; the two models"):
+        mup(apply, target, X, base_variables=less)
+    with pytest.raises(ValueError, match=r"none for \['more'\] in variables"):
+        mup(apply, target, X, base_variables=draw(KEY, 8) | {"more": jnp.ones(3)})
+
+    def one(p, x):
+        return x @ p["w"]
+
+    def other(p, x):
+        return x + p["w"]
+
+    wide, narrow = {"w": jnp.ones((64, 8))}, {"w": jnp.ones((64,))}
+    with pytest.raises(ValueError, match="with role 'bias' in the base and 'weight' in the target"):
+        mup(one, wide, X, base_variables=narrow, base_apply=lambda p, x: other(
+            {"w": p["w"][None]}, x))  # fmt: skip
+
+
+@pytest.mark.bad_input
+def test_widths_that_grow_and_shrink_are_refused():
+    def model(p, x):
+        return jnp.tanh(jnp.tanh(x @ p["in"]) @ p["hidden"]) @ p["out"]
+
+    def of(n, m):
+        shapes = {"in": (64, n), "hidden": (n, m), "out": (m, 3)}
+        return {name: jax.ShapeDtypeStruct(s, jnp.float32) for name, s in shapes.items()}
+
+    with pytest.raises(ValueError, match=r"\['hidden'\] that grows and \['hidden'\] that shrinks"):
+        mup(model, of(32, 8), X, base_variables=of(8, 32))
+
+
+@pytest.mark.bad_input
+def test_another_kernel_or_vocabulary_is_no_width():
+    def build(size):
+        return nn.Conv(4, (size, size))
+
+    images = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
+    with pytest.raises(ValueError, match="receptive_field 9 in the base and 25 in the target"):
+        linen(build, 5, 3, images)
+    with pytest.raises(ValueError, match="its entries grow x2, its fans x1 and x1"):
+        linen(lambda rows: nn.Embed(rows, 4), 22, 11, TOKENS)
+
+
+@pytest.mark.bad_input
+def test_what_mup_has_to_be_told():
+    with pytest.raises(ValueError, match=r"'Embed_0'\]\['embedding'\] is an embedding that widens"):
+        linen(LinenTransformer, 48, 12, TOKENS)
+    with pytest.raises(ValueError, match="unknown embeddings 'units'; did you mean 'unit'"):
+        linen(LinenTransformer, 48, 12, TOKENS, embeddings="units")
+    with pytest.raises(RoleError, match=r"\['b'\] grows with the width, and nothing is known"):
+        mup(apply, draw(KEY, 32), X, base_variables=draw(KEY, 8), rules={"['b']": "other"})
+    with pytest.raises(RoleError, match=r"\['b'\] is a weight by rule, but no product"):
+        mup(apply, draw(KEY, 32), X, base_variables=draw(KEY, 8), rules={"['b']": "weight"})
+    target, base = LinenMLP(32), LinenMLP(8)
+    with pytest.raises(Exception, match="shape") as caught:
+        mup(lenient(target.apply), shapes_of(target, MLP_INPUT), MLP_INPUT,
+            base_variables=shapes_of(base, MLP_INPUT))  # fmt: skip
+    assert "give base_apply" in " ".join(caught.value.__notes__)
+
+
+@pytest.mark.bad_input
+def test_variables_and_kinds_that_do_not_fit_are_refused():
+    found = of_width(256)
+    with pytest.raises(ValueError, match=r"got shape \[64\] for \['b'\], which is \[256\]"):
+        found.variables(draw(KEY, 64))
+    drawn = draw(KEY, 256)
+    del drawn["out"]
+    with pytest.raises(ValueError, match=r"got none for \['out'\]"):
+        found.variables(drawn)
+    with pytest.raises(ValueError, match="unknown kind 'adamw'; did you mean 'adam'"):
+        found.optimizer(optax.adam(1.0), kind="adamw")
+
+
+@pytest.mark.bad_input
+def test_a_coordinate_check_says_what_make_must_give():
+    def make(n):
+        return Setup(apply, lambda key: draw(key, n), (X,), loss, optax.sgd(0.1))
+
+    for widths in ([64], [64, 64]):
+        with pytest.raises(ValueError, match="widths must be two or more different ones"):
+            coordinate_check(make, widths, key=KEY)
+    with pytest.raises(ValueError, match="steps must be an integer of at least 1, got 0"):
+        coordinate_check(make, [8, 16], key=KEY, steps=0)
+    with pytest.raises(TypeError, match=r"make must return \(apply, init, inputs, loss, optimizer"):
+        coordinate_check(lambda n: (apply, X), [8, 16], key=KEY)
+    with pytest.raises(TypeError, match=r"inputs must be a tuple .* write \(batch,\)"):
+        coordinate_check(lambda n: make(n)._replace(inputs=X), [8, 16], key=KEY)
+    with pytest.raises(TypeError, match="init must be a function"):
+        coordinate_check(lambda n: make(n)._replace(init=draw(KEY, n)), [8, 16], key=KEY)
+
+    def deeper(n):
+        if n == 8:
+            return make(n)
+        return make(n)._replace(apply=lambda p, x: jnp.tanh(apply(p, x)) @ p["out"].T @ p["hidden"])
+
+    with pytest.raises(ValueError, match="models that differ in their widths alone, got layers"):
+        coordinate_check(deeper, [8, 16], key=KEY, steps=1, seeds=1)

@@ -1,0 +1,164 @@
+"""The built-in map, from Python and from the shell."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import jinit
+from jinit import trainability
+
+GRID = {"schemes": ["xavier", "he"], "depths": [8], "gains": np.geomspace(0.5, 4.0, 13)}
+
+
+def test_relu_hands_the_gradient_back_where_he_says():
+    """At gain 1 for He and sqrt(2) for Xavier, within the scatter of 8 seeds of width 64."""
+    plan = trainability.plan(trainability.Setting(activation="relu"), **GRID, seeds=8)
+    ds = jinit.sweep(plan, progress=False)
+    found = trainability.crossings(ds)
+    # ln(ratio) grows by depth * ln(gain), and scatters by sqrt(5 depth / width) / 2.
+    for depth in GRID["depths"]:
+        off = 4 * np.sqrt(5 * depth / 64) / 2 / (depth - 1) / np.sqrt(8)
+        assert float(found.sel(scheme="he", depth=depth)) == pytest.approx(1, rel=off)
+        assert float(found.sel(scheme="xavier", depth=depth)) == pytest.approx(2**0.5, rel=off)
+    # The same keys stretched by sqrt(2): He is Xavier with a gain.
+    assert trainability.table(ds).row_count == 2
+
+
+def test_training_is_recorded_beside_the_gradient():
+    setting = trainability.Setting(activation="relu", steps=60, width=32)
+    plan = trainability.plan(
+        setting, schemes=["he"], depths=[2], gains=[0.01, 1.0], rates=[0.1], seeds=2
+    )
+    ds = jinit.sweep(plan, progress=False)
+    assert set(ds) == {"log10_gradient_ratio", "loss", "accuracy"}
+    accuracy = ds.accuracy.squeeze(["scheme", "depth", "lr"]).mean("seed")
+    assert float(accuracy.sel(gain=1.0)) > 0.7 > 0.4 > float(accuracy.sel(gain=0.01))
+
+
+@pytest.mark.bad_input
+def test_maps_that_cannot_be_made():
+    with pytest.raises(ValueError, match="which 'zeros' does not take; choose among xavier, he"):
+        trainability.plan(trainability.Setting(), schemes=["zeros"], depths=[2], gains=[1.0])
+    with pytest.raises(ValueError, match=r"every depth \(of hidden layers\) must be an integer of"):
+        trainability.plan(trainability.Setting(), schemes=["he"], depths=[1], gains=[1.0])
+    with pytest.raises(ValueError, match="unknown data 'mnist'"):
+        trainability.plan(
+            trainability.Setting(data="mnist"), schemes=["he"], depths=[2], gains=[1.0]
+        )
+    with pytest.raises(ValueError, match="batch must lie between 2 and 1437, got 5000"):
+        trainability.plan(trainability.Setting(batch=5000), schemes=["he"], depths=[2], gains=[1.0])
+    plan = trainability.plan(trainability.Setting(), schemes=["he"], depths=[2], gains=[1.0])
+    with pytest.raises(TypeError, match="a Sweep holds its axes and seeds already, got traced="):
+        jinit.sweep(plan, traced={"gain": [1.0]})
+
+
+# --- from the shell -----------------------------------------------------------------------------
+
+SMALL = (
+    "--scheme",
+    "he",
+    "--depth",
+    "2",
+    "--depth",
+    "3",
+    "--gain",
+    "0.5",
+    "2",
+    "5",
+    "--seeds",
+    "2",
+)
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "jinit", *arguments]
+
+
+def call(*arguments, cwd):
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=240, cwd=cwd, check=False,
+        env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1"},
+    )  # fmt: skip
+
+
+@pytest.mark.script
+def test_a_map_that_is_killed_goes_on_and_is_read_in_every_form(tmp_path):
+    grid = (*SMALL, "--depth", "4")  # the second of three programs compiles when the kill comes
+    begun = subprocess.Popen(
+        command("map", *grid, "--store", "map.zarr"), cwd=tmp_path, stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    give_up = time.monotonic() + 120
+    while not list(tmp_path.glob("map.zarr/done/c/0")) and time.monotonic() < give_up:
+        time.sleep(0.02)
+    begun.send_signal(signal.SIGKILL)
+    begun.wait()
+    unfinished = call("status", "map.zarr", cwd=tmp_path)
+    assert unfinished.returncode == 0, unfinished.stderr
+    assert "1 of 3 blocks of 12 networks are done." in unfinished.stdout
+    assert "Run the same sweep again to go on." in unfinished.stdout
+    refused = call("export", "map.zarr", "--csv", "map.csv", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "holds 1 of 3 blocks" in refused.stderr
+
+    done = call("map", *grid, "--store", "map.zarr", "--plot", "map.png", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "30 of 30 networks (10 resumed)" in done.stderr
+    assert "2 layers" in done.stdout
+    assert (tmp_path / "map.png").stat().st_size > 5_000
+    status = call("status", "map.zarr", cwd=tmp_path)
+    assert "3 of 3 blocks" in status.stdout
+    assert "scheme (1) x depth (3) x gain (5) x seed (2)" in status.stdout
+
+    for option, file in (("--csv", "map.csv"), ("--nc", "map.nc")):
+        assert call("export", "map.zarr", option, file, cwd=tmp_path).returncode == 0
+    ds = jinit.load(tmp_path / "map.zarr")
+    assert len((tmp_path / "map.csv").read_text().splitlines()) == 31
+    with xr.open_dataset(tmp_path / "map.nc", engine="scipy") as read:
+        np.testing.assert_array_equal(read.log10_gradient_ratio, ds.log10_gradient_ratio)
+    assert call("plot", "map.zarr", "again.svg", cwd=tmp_path).returncode == 0
+    assert "<svg" in (tmp_path / "again.svg").read_text()[:1000]
+    again = call("plot", "map.zarr", "again.svg", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "add --overwrite" in again.stderr
+
+
+@pytest.mark.script
+def test_shards_of_a_map_share_a_store(tmp_path):
+    one, two = (
+        call("map", *SMALL, "--store", "map.zarr", "--shard", f"{i}/2", cwd=tmp_path)
+        for i in range(2)
+    )
+    assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
+    assert np.isfinite(jinit.load(tmp_path / "map.zarr").log10_gradient_ratio).all()
+
+
+@pytest.mark.script
+def test_a_dry_run_makes_nothing(tmp_path):
+    done = call("map", *SMALL, "--store", "map.zarr", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "20 networks in 2 blocks, 4 programs to compile" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.script
+@pytest.mark.bad_input
+@pytest.mark.parametrize(("arguments", "words"), [
+    (("map", "--shard", "3"), "--shard must be i/n, such as 0/4, got '3'"),
+    (("map", "--gain", "2", "1", "5"), "--gain must be a lowest above 0"),
+    (("map", "--activation", "tahn"), "did you mean 'tanh'"),
+    (("status", "nothing.zarr"), "does not exist"),
+    (("plot", "nothing.zarr", "x.txt"), "--plot must end in .png, .svg or .pdf"),
+    (("export", "nothing.zarr"), "export needs one of --csv FILE and --nc FILE"),
+])  # fmt: skip
+def test_mistakes_are_one_sentence(tmp_path, arguments, words):
+    done = call(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert words in done.stderr
