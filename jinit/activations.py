@@ -1,19 +1,38 @@
-"""Activation functions by name.
+"""Activation functions by name: one row of facts each.
 
-Each is an elementwise function of one array. The dictionaries are literal: `KINKS` lists the
-points at which a named one is not smooth, so that quadrature can split its panels there.
+Every function is elementwise on one array. To add one, add its row (and its formula to the test):
+networks, theory, diagnosis and command line read everything they know of it from there.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jinit import checks
 
-__all__ = ["ACTIVATIONS", "KINKS", "SATURATION", "SLOPES", "Activation", "activation"]
+__all__ = ["ACTIVATIONS", "SATURATION", "Activation", "ActivationFacts", "activation", "facts"]
 
 Activation = Callable[[jax.Array], jax.Array]
+
+
+class ActivationFacts(NamedTuple):
+    """What is known of an activation; called like the function itself."""
+
+    function: Activation
+    kinks: tuple[float, ...] = ()
+    """points where it is not smooth, at which quadrature splits its panels"""
+    slope: Activation | None = None
+    """its derivative, where automatic differentiation rounds that to zero in the tails"""
+    rectifies: bool = False
+    """whether it keeps what is above 0 and drops what is below, so that half a signal is lost"""
+    squashes: bool = False
+    """whether it is steepest at 0 and flat on both sides, so that large signals saturate it"""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The function's value, entry by entry."""
+        return self.function(x)
 
 
 def _identity(x: jax.Array) -> jax.Array:
@@ -29,29 +48,6 @@ def _gelu_tanh(x: jax.Array) -> jax.Array:
     return jax.nn.gelu(x, approximate=True)
 
 
-ACTIVATIONS: dict[str, Activation] = {
-    "identity": _identity,
-    "relu": jax.nn.relu,
-    "leaky_relu": jax.nn.leaky_relu,
-    "relu6": jax.nn.relu6,
-    "tanh": jnp.tanh,
-    "hard_tanh": jax.nn.hard_tanh,
-    "sigmoid": jax.nn.sigmoid,
-    "hard_sigmoid": jax.nn.hard_sigmoid,
-    "elu": jax.nn.elu,
-    "celu": jax.nn.celu,
-    "selu": jax.nn.selu,
-    "gelu": _gelu,
-    "gelu_tanh": _gelu_tanh,
-    "silu": jax.nn.silu,
-    "mish": jax.nn.mish,
-    "softplus": jax.nn.softplus,
-    "softsign": jax.nn.soft_sign,
-    "erf": jax.scipy.special.erf,
-    "sin": jnp.sin,
-}
-
-
 def _tanh_slope(x: jax.Array) -> jax.Array:
     """sech(x)^2 without the cancellation of 1 - tanh(x)^2, which is 0 beyond |x| = 9."""
     decay = jnp.exp(-2 * jnp.abs(x))
@@ -63,27 +59,36 @@ def _sigmoid_slope(x: jax.Array) -> jax.Array:
     return decay / jnp.square(1 + decay)
 
 
-SLOPES: dict[str, Activation] = {"tanh": _tanh_slope, "sigmoid": _sigmoid_slope}
-"""Derivatives that automatic differentiation rounds to zero in the tails."""
+_Row = ActivationFacts
+
+ACTIVATIONS: dict[str, ActivationFacts] = {
+    "identity": _Row(_identity),
+    "relu": _Row(jax.nn.relu, kinks=(0.0,), rectifies=True),
+    "leaky_relu": _Row(jax.nn.leaky_relu, kinks=(0.0,), rectifies=True),
+    "relu6": _Row(jax.nn.relu6, kinks=(0.0, 6.0), rectifies=True),
+    "tanh": _Row(jnp.tanh, slope=_tanh_slope, squashes=True),
+    "hard_tanh": _Row(jax.nn.hard_tanh, kinks=(-1.0, 1.0), squashes=True),
+    "sigmoid": _Row(jax.nn.sigmoid, slope=_sigmoid_slope, squashes=True),
+    "hard_sigmoid": _Row(jax.nn.hard_sigmoid, kinks=(-3.0, 3.0), squashes=True),
+    "elu": _Row(jax.nn.elu, kinks=(0.0,)),
+    "celu": _Row(jax.nn.celu, kinks=(0.0,)),
+    "selu": _Row(jax.nn.selu, kinks=(0.0,)),
+    "gelu": _Row(_gelu),
+    "gelu_tanh": _Row(_gelu_tanh),
+    "silu": _Row(jax.nn.silu),
+    "mish": _Row(jax.nn.mish),
+    "softplus": _Row(jax.nn.softplus),
+    "softsign": _Row(jax.nn.soft_sign, kinks=(0.0,), squashes=True),
+    "erf": _Row(jax.scipy.special.erf, squashes=True),
+    "sin": _Row(jnp.sin),
+}
 
 SATURATION = 0.05
 """A unit counts as saturated where its slope is below this fraction of the steepest slope."""
 
-KINKS: dict[str, tuple[float, ...]] = {
-    "relu": (0.0,),
-    "leaky_relu": (0.0,),
-    "relu6": (0.0, 6.0),
-    "hard_tanh": (-1.0, 1.0),
-    "hard_sigmoid": (-3.0, 3.0),
-    "elu": (0.0,),
-    "celu": (0.0,),
-    "selu": (0.0,),
-    "softsign": (0.0,),
-}
 
-
-def activation(name_or_function: str | Activation) -> Activation:
-    """The elementwise function of that name; a callable is returned as it is.
+def facts(name_or_function: str | Activation) -> ActivationFacts:
+    """The row of that name; of a function of one's own nothing but itself is known.
 
     Raises:
         ValueError: for an unknown name, with the nearest known one.
@@ -92,9 +97,16 @@ def activation(name_or_function: str | Activation) -> Activation:
     if isinstance(name_or_function, str):
         checks.choice("activation", name_or_function, ACTIVATIONS)
         return ACTIVATIONS[name_or_function]
-    if callable(name_or_function):
+    if isinstance(name_or_function, ActivationFacts):
         return name_or_function
+    if callable(name_or_function):
+        return ActivationFacts(name_or_function)
     raise TypeError(
         f"activation must be a name such as 'relu' or an elementwise function, "
         f"got {name_or_function!r}."
     )
+
+
+def activation(name_or_function: str | Activation) -> Activation:
+    """The elementwise function of that name; a callable is returned as it is (see `facts`)."""
+    return facts(name_or_function).function

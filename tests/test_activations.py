@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.special as sp
 
-from jinit.activations import ACTIVATIONS, KINKS, SLOPES, activation
+from jinit.activations import ACTIVATIONS, activation, facts
 
 
 def _sigmoid(x):
@@ -71,7 +71,7 @@ def test_kinks_are_where_a_derivative_jumps_and_nowhere_else(name):
         behind = np.polyfit(-np.arange(9) * h, formula(point - np.arange(9) * h), 4)[:-1]
         # Slopes are good to 1e-9 and curvatures to 1e-5 at this step.
         jump = max(abs(ahead[-1] - behind[-1]) / 1e-6, abs(ahead[-2] - behind[-2]) / 1e-3)
-        assert (jump > 1) == (point in KINKS.get(name, ())), (name, point, jump)
+        assert (jump > 1) == (point in ACTIVATIONS[name].kinks), (name, point, jump)
 
 
 def test_relu_has_slope_zero_at_zero():
@@ -79,7 +79,7 @@ def test_relu_has_slope_zero_at_zero():
     assert jax.grad(activation("relu"))(0.0) == 0.0
 
 
-@pytest.mark.parametrize("name", SLOPES)
+@pytest.mark.parametrize("name", [n for n, row in ACTIVATIONS.items() if row.slope])
 def test_slopes_of_their_own_are_the_derivative_and_keep_their_tails(name):
     """Compared with float64, in float32, out to where float32 itself ends."""
     x = np.linspace(-40, 40, 81)
@@ -87,7 +87,7 @@ def test_slopes_of_their_own_are_the_derivative_and_keep_their_tails(name):
         "tanh": 4 * np.exp(-2 * np.abs(x)) / (1 + np.exp(-2 * np.abs(x))) ** 2,
         "sigmoid": np.exp(-np.abs(x)) / (1 + np.exp(-np.abs(x))) ** 2,
     }[name]
-    got = SLOPES[name](jnp.asarray(x, jnp.float32))
+    got = ACTIVATIONS[name].slope(jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(got, exact, rtol=1e-5)
     assert np.all(np.asarray(got) > 0)
     # Near the middle automatic differentiation agrees.
@@ -101,4 +101,25 @@ def test_a_callable_is_returned_as_it_is():
 
 def test_every_table_entry_has_a_formula_here():
     assert set(FORMULAS) == set(ACTIVATIONS)
-    assert set(KINKS) <= set(ACTIVATIONS)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_what_rectifies_and_what_squashes(name):
+    formula, x = FORMULAS[name], np.linspace(0.1, 5, 50)
+    keeps = np.allclose(formula(x), x, rtol=1e-12)
+    drops = np.all(np.abs(formula(-x)) <= 0.01 * x)
+    assert ACTIVATIONS[name].rectifies == (keeps and drops)
+    slope = np.gradient(formula(GRID), GRID)
+    steepest_at_0 = np.abs(slope[20]) >= np.abs(slope).max() * (1 - 1e-9)
+    ends = np.array([-1e5, -1e3, 1e3, 1e5])
+    with np.errstate(over="ignore"):
+        far = formula(ends)
+    flat = np.ptp(far[:2]) < 2e-3 and np.ptp(far[2:]) < 2e-3
+    assert ACTIVATIONS[name].squashes == (steepest_at_0 and flat)
+
+
+def test_a_row_is_called_like_its_function_and_one_of_your_own_has_no_facts():
+    assert ACTIVATIONS["tanh"](0.5) == jnp.tanh(0.5)
+    assert facts(ACTIVATIONS["tanh"]) is facts("tanh")
+    assert facts(jnp.cos) == (jnp.cos, (), None, False, False)
+    assert activation(ACTIVATIONS["tanh"]) is jnp.tanh

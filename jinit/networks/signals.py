@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jinit import checks
-from jinit.activations import SATURATION, SLOPES, Activation, activation
+from jinit.activations import SATURATION, Activation, facts
 from jinit.networks.losses import LOSSES, Loss, as_targets, loss_function
 from jinit.networks.mlp import MLP, Run, as_input, as_stacked
 from jinit.networks.norms import BatchStats
@@ -348,8 +348,8 @@ class _Slopes:
     low, high = -33, 60
 
     def __init__(self, phi: str | Activation, dtype: Any) -> None:
-        self.phi, self.dtype = activation(phi), dtype
-        self.exact_slope = SLOPES.get(phi) if isinstance(phi, str) else None
+        row = facts(phi)
+        self.phi, self.exact_slope, self.dtype = row.function, row.slope, dtype
         self.proportional_low = self._proportional(self.low)
         self.proportional_high = self._proportional(self.high)
         grid = jnp.linspace(-8.0, 8.0, 1601, dtype=dtype)

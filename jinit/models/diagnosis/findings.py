@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import scipy.stats
 
+from jinit.activations import ACTIVATIONS
 from jinit.models.diagnosis.records import LayerSignal, Measured, ParameterSignal
 
 __all__ = ["FAULTS", "Fault", "Finding", "find"]
@@ -44,9 +45,6 @@ DEAD, SATURATED = 0.75, 0.5
 OFF = 5.0
 """times the usual size of weights"""
 LARGE_OUTPUT = 8.0
-
-_RECTIFIERS = {"relu", "relu6", "leaky_relu"}
-_BOUNDED = {"tanh", "sigmoid", "hard_tanh", "hard_sigmoid", "erf", "softsign"}
 
 
 class Finding(NamedTuple):
@@ -163,7 +161,11 @@ def _dead(d: Measured) -> list[Finding]:
 
 
 def _saturated(d: Measured) -> list[Finding]:
-    flat = [a for a in d.activations if a.name in _BOUNDED and a.saturated > SATURATED]
+    flat = [
+        a
+        for a in d.activations
+        if a.name in ACTIVATIONS and ACTIVATIONS[a.name].squashes and a.saturated > SATURATED
+    ]
     if not flat:
         return []
     worst = max(flat, key=lambda a: a.saturated)
@@ -365,14 +367,13 @@ def _reason(d: Measured, kind: Fault, forward: float) -> str:
 def _scheme(d: Measured, p: "ParameterSignal | None", name: str | None = None) -> str:
     """The scheme for an activation: the most frequent one's if none is named."""
     from jinit import theory
-    from jinit.activations import ACTIVATIONS
 
     names = [row.activation for row in d.layers if row.activation in ACTIVATIONS]
     if name is None and p is not None:
         name = p.role.activation
     if name is None and names:
         name = max(set(names), key=names.count)
-    if name in _RECTIFIERS:
+    if name in ACTIVATIONS and ACTIVATIONS[name].rectifies:
         return 'jinit.reinit, scheme="he"'
     if name is None or name not in ACTIVATIONS:
         return 'jinit.reinit, scheme="xavier"'

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from jinit import checks
-from jinit.activations import ACTIVATIONS, SATURATION, SLOPES
+from jinit.activations import ACTIVATIONS, SATURATION
 from jinit.models.auditing.oddities import orthogonal
 from jinit.models.diagnosis.findings import Finding, find
 from jinit.models.diagnosis.records import (
@@ -361,7 +361,8 @@ def _slopes(activation: Activation, u: jax.Array) -> tuple[jax.Array, jax.Array]
         return nothing, nothing
     steepest = curves.slopes(activation.curve).max()
     if activation.name in ACTIVATIONS:
-        phi, exact = ACTIVATIONS[activation.name], SLOPES.get(activation.name)
+        row = ACTIVATIONS[activation.name]
+        phi, exact = row.function, row.slope
         slope = exact(u) if exact else jax.jvp(phi, (u,), (jnp.ones_like(u),))[1]
         steepest = np.max(curves.slopes(curves.curve_of(activation.name)))
     else:

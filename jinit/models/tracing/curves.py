@@ -50,7 +50,8 @@ def _known() -> dict[str, np.ndarray]:
     # Under vmap functions with a derivative of their own are mapped here too, unless compiled.
     with jax.ensure_compile_time_eval():
         grid = jnp.asarray(GRID)
-        return {name: np.asarray(jax.jit(phi)(grid)) for name, phi in ACTIVATIONS.items()}
+        known = ACTIVATIONS.items()
+        return {name: np.asarray(jax.jit(row.function)(grid)) for name, row in known}
 
 
 def curve_of(name: str) -> np.ndarray:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jinit.activations import KINKS, SLOPES, Activation, activation
+from jinit.activations import Activation, facts
 from jinit.theory.moments.quadrature import nodes_and_weights, pieces
 
 __all__ = ["Curve", "MomentError", "Sample", "TooRoughError", "curve", "on_cpu"]
@@ -69,11 +69,10 @@ class Curve:
     def __init__(self, phi: str | Activation) -> None:
         """Refuse what is not elementwise; nothing else is looked at before it is needed."""
         self.name = phi if isinstance(phi, str) else getattr(phi, "__name__", repr(phi))
-        self._phi = activation(phi)
-        self._exact_slope = SLOPES.get(phi) if isinstance(phi, str) else None
+        row = facts(phi)
+        self._phi, self._exact_slope, kinks = row.function, row.slope, row.kinks
         self._compiled = jax.jit(self._value_and_slope)
         self._check_elementwise()
-        kinks = KINKS.get(phi, ()) if isinstance(phi, str) else ()
         self._shells = -1  # how far the pieces reach: 2 ** shells
         self._too_rough = math.inf
         self._edges = np.array(sorted({0.0, *kinks}))
@@ -264,7 +263,7 @@ class Curve:
 
 def curve(phi: str | Activation) -> Curve:
     """The `Curve` of an activation by name or callable; made once for each."""
-    activation(phi)  # an unknown name is answered before anything else
+    facts(phi)  # an unknown name is answered before anything else
     try:
         return _kept(phi)
     except TypeError as error:

@@ -10,7 +10,8 @@ import pytest
 import jinit
 from jinit import theory
 from jinit.runtime import jit_once
-from jinit.theory import MomentError, correlations
+from jinit.theory import MomentError
+from jinit.theory.maps import correlations
 from jinit.theory.maps.depth import follow
 from jinit.theory.moments.pairs import pair
 

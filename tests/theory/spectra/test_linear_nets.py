@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad, solve_ivp
 
 import jinit
-from jinit.theory import linear
+from jinit.theory.spectra import linear_nets as linear
 from jinit.theory.spectra.linear_nets import (
     linear_dynamics,
     linear_dynamics_time,
