@@ -1,0 +1,40 @@
+"""How the tests themselves run: what is checked, and what a minute of them is."""
+
+import tomllib
+from pathlib import Path
+
+import jaxtyping
+import pytest
+from conftest import CORE
+
+import jinit
+
+ROOT = Path(__file__).parent.parent
+CHECKER = "jinit,beartype.beartype"
+
+
+@pytest.fixture
+def checked(pytestconfig):
+    if pytestconfig.getoption("jaxtyping_packages", None) != CHECKER:
+        pytest.skip("the options of pyproject.toml were replaced")
+
+
+def test_the_checker_is_among_the_options_that_everybody_runs_with():
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    assert f"--jaxtyping-packages={CHECKER}" in options["addopts"].split()
+
+
+def test_annotations_are_checked_while_tests_run(checked):
+    with pytest.raises(jaxtyping.TypeCheckError, match="gain"):
+        jinit.gain("gelu", kind=3)
+
+
+@pytest.mark.bad_input
+def test_bad_input_meets_the_sentence_and_not_the_checker(checked):
+    with pytest.raises(ValueError, match="unknown kind 3"):
+        jinit.gain("gelu", kind=3)
+
+
+@pytest.mark.parametrize("path", sorted(CORE))
+def test_every_part_of_the_core_exists(path):
+    assert (ROOT / "tests" / path).exists()
