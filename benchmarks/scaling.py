@@ -52,7 +52,7 @@ def one(setting: dict[str, Any]) -> dict[str, Any]:
     import jinit
     from jinit.sweeps import run as runs
     from jinit.sweeps.blocks import Runner
-    from jinit.sweeps.store import Store
+    from jinit.sweeps.zarr_store import ZarrStore
 
     jinit.configure()
     networks = setting.pop("networks")
@@ -65,7 +65,7 @@ def one(setting: dict[str, Any]) -> dict[str, Any]:
         networks // side,
     )
     spent = {"compute": 0.0, "write": 0.0, "first": 0.0, "blocks": 0}
-    compute, write = Runner.run, Store.write
+    compute, write = Runner.run, ZarrStore.write
 
     def timed_compute(self: Any, *rest: Any) -> Any:
         began = time.perf_counter()
@@ -86,7 +86,7 @@ def one(setting: dict[str, Any]) -> dict[str, Any]:
     chosen = runner.choose(block)
     spent["compile"] = time.perf_counter() - began
     runs.Runner = lambda plan: runner  # type: ignore[misc,assignment]
-    Runner.run, Store.write = timed_compute, timed_write  # type: ignore[method-assign]
+    Runner.run, ZarrStore.write = timed_compute, timed_write  # type: ignore[method-assign]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     began = time.perf_counter()
     dataset = jinit.sweep(

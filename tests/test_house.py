@@ -35,6 +35,13 @@ FLOORS: dict[str, list[set[str]]] = {
         {"signals"},
         {"training"},
     ],
+    "sweeps": [
+        {"grid", "progress"},
+        {"compile"},
+        {"blocks", "store", "datasets"},
+        {"fingerprint", "zarr_store"},
+        {"run"},
+    ],
     "theory": [{"moments"}, {"maps"}, {"spectra", "layers"}, {"advice"}],
     "models": [{"tracing"}, {"drawing", "auditing"}, {"diagnosis"}, {"scaling"}],
 }

@@ -361,18 +361,18 @@ def status(store: Annotated[Path, typer.Argument(help="A sweep's folder.")]) -> 
     """How far a stored sweep is."""
     from rich.console import Console
 
-    from jinit.sweeps.store import Store
+    from jinit.sweeps.zarr_store import ZarrStore
 
     try:
-        kept = Store(store, write=False)
+        kept = ZarrStore(store, write=False)
         done = kept.done()
     except ValueError as error:
         _fail(str(error))
-    meta = kept.meta["fingerprint"]
+    meta = kept.made_for
     console = Console(highlight=False)
     axes = {**meta["static"], **meta["traced"], "seed": meta["seeds"]}
     grid = " x ".join(f"{name} ({len(values)})" for name, values in axes.items())
-    console.print(f"{int(done.sum())} of {len(done)} blocks of {kept.block} networks are done.")
+    console.print(f"{int(done.sum())} of {len(done)} blocks of {meta['block']} networks are done.")
     console.print(f"Grid: {grid}")
     console.print(f"Outputs: {', '.join(output.name for output in kept.outputs)}")
     console.print(f"Made on {meta['platform']} with jax {meta['jax']}.")

@@ -17,7 +17,7 @@ from jinit.sweeps.compile import (
     outputs_of,
     row_bytes,
     scalars_of,
-    trace,
+    trace_point,
     usual_group,
 )
 from jinit.sweeps.grid import Sweep
@@ -66,7 +66,7 @@ class Runner:
         """Trace every point; nothing is compiled yet."""
         self.sweep = sweep
         self.devices = tuple(jax.local_devices())
-        self.traced = [trace(sweep, point) for point in sweep.points]
+        self.traced = [trace_point(sweep, point) for point in sweep.points]
         self.outputs = outputs_of(sweep, self.traced)
         self._row_bytes = max(row_bytes(each) for each in self.traced)
         self._programs: dict[Any, Program] = {}

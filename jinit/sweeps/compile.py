@@ -16,7 +16,7 @@ import numpy as np
 from jax.extend.core import jaxprs_in_params
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jinit.sweeps.grid import Sweep, label, traced_array
+from jinit.sweeps.grid import Sweep, as_coordinate, traced_array
 
 __all__ = [
     "Output",
@@ -25,7 +25,7 @@ __all__ = [
     "outputs_of",
     "row_bytes",
     "scalars_of",
-    "trace",
+    "trace_point",
     "usual_group",
 ]
 
@@ -62,7 +62,7 @@ class Traced(NamedTuple):
 # --- tracing ------------------------------------------------------------------------------------
 
 
-def trace(sweep: Sweep, point: Mapping[str, Any]) -> Traced:
+def trace_point(sweep: Sweep, point: Mapping[str, Any]) -> Traced:
     """Abstract results of one row; the function's own error, with the point as a note."""
     seed = jax.ShapeDtypeStruct((), np.uint32)
     what = "prepare"
@@ -79,7 +79,7 @@ def trace(sweep: Sweep, point: Mapping[str, Any]) -> Traced:
             seed, start, scalars_of(sweep, "fn")
         )
     except Exception as error:
-        static = {name: label(value) for name, value in point.items()}
+        static = {name: as_coordinate(value) for name, value in point.items()}
         error.add_note(f"jinit.sweep: {what} raised this while it was traced at {static or 'all'}.")
         raise
     own = _sizes(jaxpr.jaxpr)

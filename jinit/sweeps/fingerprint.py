@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jinit.sweeps.blocks import Runner, Settings
+from jinit.sweeps.blocks import Runner
 from jinit.sweeps.compile import scalars_of
-from jinit.sweeps.grid import label
+from jinit.sweeps.grid import as_coordinate
 
 __all__ = ["differences", "fingerprint"]
 
@@ -23,8 +23,8 @@ _WORDS = {
 }  # fmt: skip
 
 
-def fingerprint(runner: Runner, settings: Settings) -> dict[str, Any]:
-    """Axes, seeds, block and group, programs, platform, jax version, numerics flags.
+def fingerprint(runner: Runner) -> dict[str, Any]:
+    """Axes, seeds, programs, platform, jax version, numerics flags.
 
     A program stands for itself as the hash of its StableHLO for one row and of the constants that
     it closes over, data among them.
@@ -36,7 +36,7 @@ def fingerprint(runner: Runner, settings: Settings) -> dict[str, Any]:
     for point, traced in zip(sweep.points, runner.traced, strict=True):
         for what in ("prepare", "fn") if sweep.prepare is not None else ("fn",):
             own = sweep.arguments_of(what, point)
-            name = f"{what}({', '.join(f'{k}={label(v)}' for k, v in own.items())})"
+            name = f"{what}({', '.join(f'{k}={as_coordinate(v)}' for k, v in own.items())})"
             if name in programs:
                 continue
             scalars = scalars_of(sweep, what)
@@ -46,8 +46,6 @@ def fingerprint(runner: Runner, settings: Settings) -> dict[str, Any]:
                 programs[name] = _hash(sweep.run(point), seed, traced.start, scalars)
     return {
         **sweep.description,
-        "block": settings.block,
-        "group": settings.group,
         "programs": programs,
         "platform": runner.devices[0].platform,
         "jax": jax.__version__,

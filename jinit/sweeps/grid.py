@@ -11,24 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
 
 from jinit import checks
 
-__all__ = ["Axis", "Sweep", "label"]
+__all__ = ["Sweep", "as_coordinate", "traced_array"]
 
 RESERVED = ("seed", "key", "run")
 MOST_SEED = 2**32 - 1
-
-
-class Axis(NamedTuple):
-    """A named axis and its values: any objects if static, an array if traced."""
-
-    name: str
-    values: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,13 +163,20 @@ class Sweep:
 
         return one
 
+    @property
+    def dry_run(self) -> NoReturn:
+        """Of jinit 0.1."""
+        raise AttributeError("Sweep.dry_run() of jinit 0.1 is now jinit.dry_run(sweep).")
+
     # --- as data ---
 
     @cached_property
     def description(self) -> dict[str, Any]:
         """Axes, seeds and dims as JSON can hold them."""
         described = {
-            "static": {name: [label(v) for v in values] for name, values in self.static.items()},
+            "static": {
+                name: [as_coordinate(v) for v in values] for name, values in self.static.items()
+            },
             "traced": {name: values.tolist() for name, values in self.traced.items()},
             "seeds": [int(seed) for seed in self.seeds],  # type: ignore[union-attr]
             "dims": {name: list(names) for name, names in self.dims.items()},
@@ -196,7 +196,7 @@ def traced_array(values: np.ndarray) -> np.ndarray:
     return values.astype(jax.dtypes.canonicalize_dtype(values.dtype))
 
 
-def label(value: Any) -> Any:
+def as_coordinate(value: Any) -> Any:
     """A static value as a coordinate: itself if plain, a function's name, else its repr."""
     if isinstance(value, np.generic):
         value = value.item()
@@ -282,11 +282,12 @@ def _static(axes: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
                 ) from None
         if not found:
             raise ValueError(f"the static axis {name!r} is empty; list at least one value.")
-        repeated = [v for v in found if [label(u) for u in found].count(label(v)) > 1]
+        shown = [as_coordinate(value) for value in found]
+        repeated = [value for value in shown if shown.count(value) > 1]
         if repeated:
             raise ValueError(
-                f"the static axis {name!r} holds {label(repeated[0])!r} more than once; list each "
-                f"value once."
+                f"the static axis {name!r} holds {repeated[0]!r} more than once; list each value "
+                f"once."
             )
         checked[name] = found
     return checked

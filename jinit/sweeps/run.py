@@ -18,7 +18,8 @@ from jinit.sweeps.datasets import assemble
 from jinit.sweeps.fingerprint import differences, fingerprint
 from jinit.sweeps.grid import Sweep
 from jinit.sweeps.progress import Reporter
-from jinit.sweeps.store import Store, StoreError, check_place
+from jinit.sweeps.store import MemoryStore, Store, StoreError
+from jinit.sweeps.zarr_store import ZarrStore, check_place
 
 __all__ = ["DryRun", "dry_run", "load", "sweep"]
 
@@ -91,14 +92,9 @@ def sweep(
             f"a shard writes to a store that all share, got shard={part} without one; give store=."
         )
     runner = Runner(plan)
-    if store is None:
-        return _in_memory(plan, runner, block, executor, progress)
-    path = Path(store)
-    check_place(path)
-    settings = _open_or_create(path, runner, block)
-    kept = Store(path, write=True)
-    _run(plan, runner, settings, kept, part, executor, progress)
-    return load(path, partial=True)
+    kept = _store(store, runner, block)
+    _fill(kept, runner, part, executor, progress)
+    return _dataset(kept, kept.done())
 
 
 def load(store: str | os.PathLike[str], *, partial: bool = False) -> xr.Dataset:
@@ -112,22 +108,25 @@ def load(store: str | os.PathLike[str], *, partial: bool = False) -> xr.Dataset:
         ValueError: a folder that is no sweep; blocks that are damaged, or missing if not
             `partial`.
     """
-    path = Path(store)
-    kept = Store(path, write=False)
+    kept = ZarrStore(Path(store), write=False)
     done = kept.done()
     if not partial and not done.all():
         raise StoreError(
-            f"store '{path}' holds {int(done.sum())} of {len(done)} blocks; run the same sweep "
-            f"again to finish it, or load(..., partial=True) for what is there."
+            f"{kept.name} holds {int(done.sum())} of {len(done)} blocks; run the same sweep again "
+            f"to finish it, or load(..., partial=True) for what is there."
         )
-    blocks = [kept.read(i) if done[i] else None for i in range(len(done))]
+    return _dataset(kept, done)
+
+
+def _dataset(kept: Store, done: np.ndarray) -> xr.Dataset:
+    blocks = [kept.read(i) if finished else None for i, finished in enumerate(done)]
     damaged = [i for i, each in enumerate(blocks) if done[i] and each is None]
     if damaged:
         raise StoreError(
-            f"store '{path}' is damaged in {len(damaged)} of {len(done)} blocks (the first is "
+            f"{kept.name} is damaged in {len(damaged)} of {len(done)} blocks (the first is "
             f"{damaged[0]}); run the same sweep again, and they are computed anew."
         )
-    return assemble(kept.meta["fingerprint"], kept.outputs, blocks, kept.block)
+    return assemble(kept.made_for, kept.outputs, blocks, kept.made_for["block"])
 
 
 def _plan(
@@ -177,71 +176,53 @@ def dry_run(plan: Sweep, *, block: int | None = None) -> DryRun:
     )  # fmt: skip
 
 
-# --- with and without a store -------------------------------------------------------------------
+# --- filling a store ----------------------------------------------------------------------------
 
 
-def _in_memory(
-    plan: Sweep, runner: Runner, block: int | None, executor: Executor | None, progress: bool
-) -> xr.Dataset:
-    settings = runner.choose(block)
-    blocks = blocks_of(plan, settings.block)
-    results: list[dict[str, np.ndarray] | None] = [None] * len(blocks)
-    with Reporter(plan.runs, 0, show=progress) as reporter:
-        for i, values in _results(plan, runner, settings, list(enumerate(blocks)), executor):
-            results[i] = values
-            reporter.advance(blocks[i].rows)
-    return assemble(plan.description, runner.outputs, results, settings.block)
-
-
-def _open_or_create(path: Path, runner: Runner, block: int | None) -> Settings:
-    """Settings of the store, which is made if it is not there and compared if it is."""
+def _store(place: str | os.PathLike[str] | None, runner: Runner, block: int | None) -> Store:
+    """Memory, or a store on disk: made if it is not there, and compared if it is."""
+    if place is None:
+        settings = runner.choose(block)
+        made_for = runner.sweep.description | settings._asdict()
+        return MemoryStore(made_for, runner.outputs, len(blocks_of(runner.sweep, settings.block)))
+    path = Path(place)
+    check_place(path)
+    now = fingerprint(runner)
     if not path.exists():
         settings = runner.choose(block)
-        meta = {
-            "fingerprint": fingerprint(runner, settings),
-            "block": settings.block,
-            "group": settings.group,
-            "blocks": len(blocks_of(runner.sweep, settings.block)),
-        }
-        Store.create(path, meta, runner.outputs)
-    stored = Store(path, write=False).meta
-    settings = Settings(stored["group"], stored["block"])
-    now = fingerprint(runner, settings)
-    if block is not None:
-        now["block"] = block
-    different = differences(stored["fingerprint"], now)
+        blocks = len(blocks_of(runner.sweep, settings.block))
+        ZarrStore.create(path, now | settings._asdict(), runner.outputs, blocks)
+    kept = ZarrStore(path, write=True)
+    now |= {"group": kept.made_for["group"], "block": block or kept.made_for["block"]}
+    different = differences(kept.made_for, now)
     if different:
         raise StoreError(
-            f"store '{path}' was made by another sweep: {'; '.join(different)}. Give another "
-            f"store, or go on with the sweep that it was made for."
+            f"{kept.name} was made by another sweep: {'; '.join(different)}. Give another store, "
+            f"or go on with the sweep that it was made for."
         )
-    return settings
+    return kept
 
 
-def _run(
-    plan: Sweep,
-    runner: Runner,
-    settings: Settings,
-    kept: Store,
-    part: tuple[int, int],
-    executor: Executor | None,
-    progress: bool,
+def _fill(
+    kept: Store, runner: Runner, part: tuple[int, int], executor: Executor | None, progress: bool
 ) -> None:
     """Compute what is missing of a shard and write it."""
-    blocks = blocks_of(plan, settings.block)
+    settings = Settings(kept.made_for["group"], kept.made_for["block"])
+    blocks = blocks_of(runner.sweep, settings.block)
+    done = kept.done()
     mine = range(part[0], len(blocks), part[1])
     missing = []
     for i in mine:
-        if not kept.is_done(i):
-            missing.append(i)
-        elif kept.read(i) is None:  # damaged since
+        if done[i] and kept.read(i) is None:  # damaged since
             kept.forget(i)
+            done[i] = False
+        if not done[i]:
             missing.append(i)
     total = sum(blocks[i].rows for i in mine)
     resumed = total - sum(blocks[i].rows for i in missing)
     with Reporter(total, resumed, show=progress) as reporter:
         waiting = ((i, blocks[i]) for i in missing if not _elsewhere(kept, i, reporter, blocks))
-        for i, values in _results(plan, runner, settings, waiting, executor):
+        for i, values in _results(runner, settings, waiting, executor):
             kept.write(i, values)
             reporter.advance(blocks[i].rows)
 
@@ -255,10 +236,9 @@ def _elsewhere(kept: Store, i: int, reporter: Reporter, blocks: list[Block]) -> 
 
 
 def _results(
-    plan: Sweep,
     runner: Runner,
     settings: Settings,
-    blocks: Any,
+    blocks: Iterator[tuple[int, Block]],
     executor: Executor | None,
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """(number, arrays) of blocks, as they are finished."""
@@ -267,13 +247,12 @@ def _results(
             yield i, runner.run(block, settings)
         return
     name = uuid4().hex
-    todo = iter(blocks)
     running: dict[Future[dict[str, np.ndarray]], int] = {}
     try:
         while True:
-            while len(running) < _IN_FLIGHT and (following := next(todo, None)) is not None:
+            while len(running) < _IN_FLIGHT and (following := next(blocks, None)) is not None:
                 i, block = following
-                running[executor.submit(_in_worker, name, plan, settings, block)] = i
+                running[executor.submit(_in_worker, name, runner.sweep, settings, block)] = i
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:

@@ -1,226 +1,72 @@
-"""Results on disk: one zarr chunk per block, and `done`, written strictly last.
+"""Where the blocks of a sweep are kept. One class makes a store; memory is the simplest."""
 
-A chunk that exists is not yet a block that is finished: only `done` says so. Chunks are written
-beside their place and renamed, and carry a CRC-32C, so that whatever a killed process, a full disk
-or a bad sector leaves behind is told from a result. Two writers on one store are safe: a block's
-bytes depend on its configurations alone, so that both write the same.
-"""
-
-import glob
-import json
-import os
-import shutil
-import tempfile
-import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Protocol
 
 import numpy as np
 
 from jinit.sweeps.compile import Output
 
-__all__ = ["Store", "StoreError", "check_place"]
-
-FORMAT = 1
-_DONE = "done"
-_ABANDONED = 3600  # seconds
+__all__ = ["MemoryStore", "Store", "StoreError"]
 
 
 class StoreError(ValueError):
     """A store that cannot be used as it is; the message says why and what to do."""
 
 
-class Store:
-    """An open store."""
+class Store(Protocol):
+    """What a sweep asks of the place that keeps its blocks: each is there as a whole, or not."""
 
-    def __init__(self, path: Path, *, write: bool) -> None:
-        """Open what `create` made.
-
-        Raises:
-            StoreError: for anything else.
-        """
-        zarr = _zarr()
-        self.path = path
-        if not path.exists():
-            raise StoreError(
-                f"{_named(path)} does not exist; give the folder that a sweep has made."
-            )
-        try:
-            mode: Any = "r+" if write else "r"
-            self._group = zarr.open_group(path, mode=mode, zarr_format=3)
-            self.meta: dict[str, Any] = json.loads(str(self._group.attrs["jinit_sweep"]))
-            if self.meta["format"] != FORMAT:
-                raise KeyError("format")
-            self.outputs = tuple(
-                Output(o["name"], np.dtype(o["dtype"]), tuple(o["shape"]), tuple(o["dims"]))
-                for o in self.meta["outputs"]
-            )
-            # A block of NaN equals the fill value, and would else not be written; zarr does not
-            # keep this with the array.
-            self._arrays = {
-                name: self._group[name].with_config({"write_empty_chunks": True})
-                for name in (_DONE, *(o.name for o in self.outputs))
-            }
-        except PermissionError as error:
-            raise StoreError(f"{_named(path)} cannot be read ({error.strerror}).") from None
-        except Exception as error:
-            raise StoreError(
-                f"{_named(path)} is not a sweep that jinit has stored, or its description is "
-                f"damaged ({type(error).__name__}); give another path, or remove it and start anew."
-            ) from None
-        self.block: int = self.meta["block"]
-
-    @staticmethod
-    def create(path: Path, meta: Mapping[str, Any], outputs: tuple[Output, ...]) -> None:
-        """Make an empty store under a temporary name and rename it; one that is there stays.
-
-        Shards may do so at the same moment: the first to rename wins, and all open what it made.
-        """
-        zarr = _zarr()
-        described = {
-            **meta,
-            "format": FORMAT,
-            "outputs": [o._asdict() | {"dtype": o.dtype.str} for o in outputs],
-        }
-        staging = ""
-        try:
-            _remove_leftovers(path)
-            staging = tempfile.mkdtemp(prefix=_staging(path), dir=path.parent)
-            group = zarr.create_group(staging, zarr_format=3, overwrite=True)
-            blocks, block = meta["blocks"], meta["block"]
-            for output in outputs:
-                _create(
-                    group, output.name, (blocks * block, *output.shape), (block, *output.shape),
-                    output.dtype, ("run", *output.dims),
-                )  # fmt: skip
-            _create(group, _DONE, (blocks,), (1,), np.dtype(np.uint8), ("block",))
-            group.attrs["jinit_sweep"] = json.dumps(described)
-            os.chmod(staging, 0o755)
-            os.rename(staging, path)
-        except OSError as error:
-            if not path.exists():
-                _cannot_write(path, error)
-        finally:
-            if staging:
-                shutil.rmtree(staging, ignore_errors=True)
-
-    # --- blocks ---
-
-    def is_done(self, block: int) -> bool:
-        """Whether a block is finished, as far as `done` says."""
-        try:
-            return bool(self._arrays[_DONE][block])
-        except Exception:  # a torn or damaged entry: compute the block again
-            return False
+    name: str
+    """in sentences"""
+    made_for: Mapping[str, Any]
+    """`Sweep.description` with "group" and "block", and what else tells its results apart"""
+    outputs: tuple[Output, ...]
 
     def done(self) -> np.ndarray:
         """Finished blocks, `[blocks]` bool."""
-        return np.array([self.is_done(block) for block in range(self.meta["blocks"])])
+
+    def is_done(self, block: int) -> bool:
+        """Whether a block is finished by now: other processes may write to the same store."""
+
+    def read(self, block: int) -> Mapping[str, np.ndarray] | None:
+        """All arrays of a finished block `[block, ...]`; None where they are damaged or missing."""
 
     def write(self, block: int, values: Mapping[str, np.ndarray]) -> None:
-        """All arrays of a block, then its `done`.
-
-        Raises:
-            StoreError: a disk that is full or read-only; blocks written before stay.
-        """
-        rows = slice(block * self.block, (block + 1) * self.block)
-        try:
-            for name, array in values.items():
-                self._arrays[name][rows] = array
-            self._arrays[_DONE][block] = 1
-        except OSError as error:
-            _cannot_write(self.path, error)
+        """All arrays of a block, which is finished then."""
 
     def forget(self, block: int) -> None:
         """A block that is to be computed again."""
-        try:
-            self._arrays[_DONE][block] = 0
-        except OSError as error:
-            _cannot_write(self.path, error)
-
-    def read(self, block: int) -> dict[str, np.ndarray] | None:
-        """All arrays of a finished block `[block, ...]`; None where they are damaged or missing."""
-        rows = slice(block * self.block, (block + 1) * self.block)
-        try:
-            found = {}
-            for output in self.outputs:
-                array = self._arrays[output.name]
-                chunk = array.metadata.encode_chunk_key((block, *(0,) * len(output.shape)))
-                if not (self.path / output.name / chunk).is_file():
-                    return None  # zarr would answer with its fill value
-                found[output.name] = np.asarray(array[rows])
-            return found
-        except OSError as error:
-            raise StoreError(f"{_named(self.path)} cannot be read ({error.strerror}).") from None
-        except Exception:  # a checksum or a codec's complaint
-            return None
 
 
-def check_place(path: Path) -> None:
-    """A store's path lies in a folder that can be written.
+class MemoryStore:
+    """Blocks that live as long as the call."""
 
-    Raises:
-        StoreError: with what to do.
-    """
-    _zarr()
-    if path.exists():
-        if not path.is_dir():
-            raise StoreError(f"{_named(path)} is a file; give the name of a folder to be made.")
-        return
-    if not path.parent.is_dir():
-        raise StoreError(
-            f"{_named(path)} lies in the folder '{path.parent}', which does not exist; make it "
-            f"first."
-        )
-    if not os.access(path.parent, os.W_OK):
-        raise StoreError(f"{_named(path)} lies in a folder that cannot be written; give another.")
+    name = "memory"
 
+    def __init__(
+        self, made_for: Mapping[str, Any], outputs: tuple[Output, ...], blocks: int
+    ) -> None:
+        """Begin with no block."""
+        self.made_for, self.outputs = made_for, outputs
+        self._blocks: list[Mapping[str, np.ndarray] | None] = [None] * blocks
 
-def _staging(path: Path) -> str:
-    """How the names of folders begin in which the store is made."""
-    return f".{path.name}.jinit-new-"
+    def done(self) -> np.ndarray:
+        """See `Store`."""
+        return np.array([each is not None for each in self._blocks])
 
+    def is_done(self, block: int) -> bool:
+        """See `Store`."""
+        return self._blocks[block] is not None
 
-def _remove_leftovers(path: Path) -> None:
-    """What processes left that were killed while they made the store.
+    def read(self, block: int) -> Mapping[str, np.ndarray] | None:
+        """See `Store`."""
+        return self._blocks[block]
 
-    Making one takes milliseconds; an hour is time enough for the slowest disk.
-    """
-    for folder in path.parent.glob(f"{glob.escape(_staging(path))}*"):
-        if time.time() - folder.stat().st_mtime > _ABANDONED:
-            shutil.rmtree(folder, ignore_errors=True)
+    def write(self, block: int, values: Mapping[str, np.ndarray]) -> None:
+        """See `Store`."""
+        self._blocks[block] = values
 
-
-def _create(
-    group: Any, name: str, shape: Any, chunks: Any, dtype: np.dtype[Any], dims: Any
-) -> None:
-    from zarr.codecs import Crc32cCodec, ZstdCodec
-
-    group.create_array(
-        name, shape=shape, chunks=tuple(max(1, size) for size in chunks), dtype=dtype,
-        compressors=[ZstdCodec(level=1), Crc32cCodec()], dimension_names=dims,
-        fill_value=np.nan if dtype.kind == "f" else 0,
-    )  # fmt: skip
-
-
-def _cannot_write(path: Path, error: OSError) -> NoReturn:
-    raise StoreError(
-        f"{_named(path)} cannot be written ({error.strerror or error}); what it holds is kept: "
-        f"make room or give it write permission, and run the same sweep again to go on."
-    ) from None
-
-
-def _named(path: Path) -> str:
-    return f"store '{path}'"
-
-
-def _zarr() -> Any:
-    try:
-        import zarr
-    except ImportError:
-        raise StoreError(
-            "a store needs zarr, which is not installed; install jinit[store], or leave store= out "
-            "to keep the results in memory."
-        ) from None
-    return zarr
+    def forget(self, block: int) -> None:
+        """See `Store`."""
+        self._blocks[block] = None

@@ -148,6 +148,8 @@ def test_a_dry_run_counts():
     assert found[:4] == (48, 6, 2, 6 * 8 * per_row)
     assert 0 < found.seconds < 60
     assert plan.runs == 48
+    with pytest.raises(AttributeError, match=r"of jinit 0.1 is now jinit\.dry_run\(sweep\)"):
+        plan.dry_run  # noqa: B018
 
 
 @pytest.mark.parametrize("block", range(1, 40))

@@ -17,6 +17,9 @@ from swept import NOISY, noisy
 import jinit
 from jinit.sweeps import StoreError
 from jinit.sweeps.blocks import Runner
+from jinit.sweeps.compile import Output
+from jinit.sweeps.store import MemoryStore
+from jinit.sweeps.zarr_store import ZarrStore
 
 HERE = Path(__file__).parent
 
@@ -160,6 +163,36 @@ def test_another_sweep_is_refused_with_the_difference(copy, name):
 
 
 @pytest.mark.bad_input
+@pytest.mark.parametrize("call", [run, jinit.load])
+def test_a_store_of_another_version_says_what_to_do(copy, call):
+    group = zarr.open_group(copy)
+    kept = json.loads(group.attrs["jinit_sweep"])
+    group.attrs["jinit_sweep"] = json.dumps(kept | {"format": 1})
+    with pytest.raises(StoreError, match=r"has format 1, .* run the sweep again into a new p"):
+        call(copy)
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_every_store_keeps_blocks_whole(tmp_path, where):
+    outputs = (Output("x", np.dtype("f4"), (2,), ("entry",)),)
+    made_for = {"block": 3}
+    if where == "memory":
+        kept = MemoryStore(made_for, outputs, 2)
+    else:
+        ZarrStore.create(tmp_path / "s.zarr", made_for, outputs, 2)
+        kept = ZarrStore(tmp_path / "s.zarr", write=True)
+    assert kept.made_for == made_for
+    assert kept.outputs == outputs
+    assert kept.done().tolist() == [False, False]
+    assert kept.read(1) is None
+    kept.write(1, {"x": np.ones((3, 2), np.float32)})
+    assert (kept.is_done(0), kept.is_done(1)) == (False, True)
+    np.testing.assert_array_equal(kept.read(1)["x"], np.ones((3, 2)))
+    kept.forget(1)
+    assert not kept.done().any()
+
+
+@pytest.mark.bad_input
 def test_another_program_is_refused(copy):
     with pytest.raises(StoreError, match=r"another program or other data in fn\(size=3\) and 1"):
         jinit.sweep(other, **NOISY, block=8, store=copy, progress=False)
@@ -183,9 +216,9 @@ FINGERPRINT = """
 import json, sys
 from swept import DESCEND, descend
 from jinit.sweeps import Sweep
-from jinit.sweeps.blocks import Runner, Settings
+from jinit.sweeps.blocks import Runner
 from jinit.sweeps.fingerprint import fingerprint
-print(json.dumps(fingerprint(Runner(Sweep(descend, **DESCEND)), Settings(2, 4))))
+print(json.dumps(fingerprint(Runner(Sweep(descend, **DESCEND)))))
 """
 
 
@@ -237,13 +270,13 @@ import jinit
 from swept import NOISY, noisy
 sys.setrecursionlimit(10_000)
 import jax, zarr, xarray  # imported while files may still be written
-from jinit.sweeps import store
-real = store.Store.write
+from jinit.sweeps.zarr_store import ZarrStore
+real = ZarrStore.write
 def write(self, block, values):
     if block == 2:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
     real(self, block, values)
-store.Store.write = write
+ZarrStore.write = write
 try:
     jinit.sweep(noisy, **NOISY, block=8, store=sys.argv[1], progress=False)
 except ValueError as error:
