@@ -4,10 +4,13 @@ from jinit.models.auditing.audit import Audit, audit
 from jinit.models.diagnosis.findings import FAULTS, Finding
 from jinit.models.diagnosis.measure import Diagnosis, diagnose
 from jinit.models.drawing.fixup import fixup, skipinit
+from jinit.models.drawing.gradinit import gradinit
 from jinit.models.drawing.lsuv import lsuv
-from jinit.models.drawing.metainit import Learned, gradient_quotient, gradinit, metainit
+from jinit.models.drawing.metainit import gradient_quotient, metainit
 from jinit.models.drawing.reinit import reinit
-from jinit.models.scaling.mup import MuP, MuPRow, Setup, coordinate_check, mup
+from jinit.models.drawing.scales import Learned
+from jinit.models.scaling.coordinate_check import Setup, coordinate_check
+from jinit.models.scaling.mup import MuP, MuPRow, mup
 from jinit.models.tracing.roles import Role, roles
 from jinit.models.tracing.uses import Use
 from jinit.models.tracing.values import RoleError

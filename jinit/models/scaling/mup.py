@@ -12,23 +12,18 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jaxtyping import Array, Float
 
 from jinit import checks
 from jinit.models.tracing.names import label, table
-from jinit.models.tracing.probe import Place, interpret
 from jinit.models.tracing.roles import Role, roles
-from jinit.models.tracing.trace import Trace, trace
-from jinit.models.tracing.uses import Kind, Use
+from jinit.models.tracing.uses import Kind
 from jinit.models.tracing.values import RoleError
 
 if TYPE_CHECKING:
     import pandas as pd
-    import xarray as xr
 
-__all__ = ["MuP", "MuPRow", "Setup", "coordinate_check", "mup"]
+__all__ = ["MuP", "MuPRow", "mup"]
 
 Class = Literal["input", "hidden", "output", "scalar", "untrained"]
 
@@ -349,196 +344,3 @@ def _one_direction(rows: Sequence[MuPRow]) -> None:
             f"widths must all grow or all shrink from the base, got {wider[0].path} that grows and "
             f"{narrower[0].path} that shrinks; change the base."
         )
-
-
-# --- the coordinate check -----------------------------------------------------------------------
-
-
-class Setup(NamedTuple):
-    """A model of one width, and how it is trained."""
-
-    apply: Callable[..., Any]
-    """`apply(variables, *inputs)`, traceable and differentiable"""
-    init: Callable[[jax.Array], Any]
-    """`init(key)` draws variables; jit it to save time"""
-    inputs: tuple[Any, ...]
-    """one batch, the same in every step"""
-    loss: Callable[[Any], Any]
-    """`loss(output) -> scalar`"""
-    optimizer: optax.GradientTransformation
-    """of this width, as `MuP.optimizer` gives it"""
-
-
-def coordinate_check(
-    make: Callable[[int], Setup | tuple[Any, ...]],
-    widths: Sequence[int],
-    *,
-    key: jax.Array,
-    steps: int = 4,
-    seeds: int = 4,
-) -> "xr.Dataset":
-    """Train at several widths for a few steps, and see whether coordinates stay the same size.
-
-    Under muP the slopes of log size against log width are 0 for every layer and step, except that
-    a readout that does not start at 0 has -1/2 before the first steps. A curve that bends up or
-    down with the width shows a multiplier that is wrong or was forgotten.
-
-    Args:
-        make: `make(width)` gives a `Setup`, or a tuple like one.
-        widths: at least two.
-        key: one PRNG key; every width draws from the same keys.
-        steps: updates.
-        seeds: models of every width.
-
-    Returns:
-        A Dataset with the dimensions width, seed, step (0 before the first update) and layer, which
-        is every application of a weight or embedding, in call order, the layers of loops one by
-        one:
-
-        - "size", mean absolute value of what comes out, before the bias;
-        - "change", mean absolute value of its change since step 0;
-        - "size_slope" and "change_slope", [seed, step, layer]: the least-squares slope of their
-          logarithm against that of the width. The spread over seeds gives the standard error.
-
-        Products that read no parameter, as of queries with keys, are not seen, nor what happens in
-        a `while`.
-
-    Raises:
-        TypeError, ValueError: what `make` gives is no `Setup`; widths whose models differ in their
-            layers; numbers that are not allowed.
-
-    Source: Yang et al. 2022, "Tensor Programs V", appendix D.1, and figure 5.
-    """
-    key = checks.key(key)
-    steps, seeds = checks.count("steps", steps), checks.count("seeds", seeds)
-    widths = [checks.count("widths", width) for width in widths]
-    if len(set(widths)) < max(len(widths), 2):
-        raise ValueError(f"widths must be two or more different ones, got {widths}.")
-    keys = jax.random.split(key, seeds)
-    names: list[str] | None = None
-    found = []
-    for width in widths:
-        layers, values = _coordinates(_setup(make(width), width), keys, steps)
-        if names is not None and layers != names:
-            raise ValueError(
-                f"make must give models that differ in their widths alone, got layers {layers} at "
-                f"{width} and {names} at {widths[0]}."
-            )
-        names = layers
-        found.append(values)
-    return _dataset(np.stack(found), widths, names or [])
-
-
-def _setup(made: Any, width: int) -> Setup:
-    if not isinstance(made, tuple) or len(made) != len(Setup._fields):
-        raise TypeError(
-            f"make must return ({', '.join(Setup._fields)}), a jinit.models.mup.Setup, got "
-            f"{type(made).__name__} for width {width}."
-        )
-    setup = Setup(*made)
-    if not isinstance(setup.inputs, tuple):
-        raise TypeError(
-            f"inputs must be a tuple of what apply takes after the variables, got "
-            f"{type(setup.inputs).__name__}; write (batch,)."
-        )
-    for name in ("apply", "init", "loss"):
-        if not callable(getattr(setup, name)):
-            raise TypeError(f"{name} must be a function, got {getattr(setup, name)!r}.")
-    return setup
-
-
-def _coordinates(
-    setup: Setup, keys: jax.Array, steps: int
-) -> tuple[list[str], Float[np.ndarray, "seeds 2 steps layers"]]:
-    first = setup.init(keys[0])
-    traced = trace(setup.apply, first, *setup.inputs)
-    drawn, structure = jax.tree.flatten(first)
-
-    def tree(floats: Sequence[Any], others: Sequence[Any]) -> Any:
-        leaves = list(others)
-        for i, leaf in zip(traced.chosen, floats, strict=True):
-            leaves[i] = leaf
-        return jax.tree.unflatten(structure, leaves)
-
-    def objective(floats: list[Any]) -> jax.Array:
-        return setup.loss(setup.apply(tree(floats, drawn), *setup.inputs))
-
-    def seen(floats: list[Any]) -> dict[int, jax.Array]:
-        return interpret(
-            traced, floats, setup.inputs, places,
-            lambda i, value, _: (value, value.astype(jnp.float32)),
-        )[1]  # fmt: skip
-
-    nothing: list[Any] = [None] * len(drawn)
-
-    def step(carry: Any, _: None) -> Any:
-        floats, state = carry
-        gradient = jax.grad(objective)(floats)
-        with jax.numpy_dtype_promotion("standard"):
-            params = tree(floats, nothing)
-            updates, state = setup.optimizer.update(tree(gradient, nothing), state, params)
-            new = optax.apply_updates(params, updates)
-        return (jax.tree.leaves(new), state), seen(floats)
-
-    @jax.jit
-    def run(floats: list[Any]) -> Float[Array, "2 steps layers"]:
-        start = (floats, setup.optimizer.init(tree(floats, nothing)))
-        records = jax.lax.scan(step, start, None, length=steps + 1)[1]
-        values = [records[i] for i in range(len(sites))]
-        return jnp.stack([
-            jnp.concatenate([_sizes(v - v[:1] if changed else v, uses[0])
-                             for v, uses in zip(values, sites, strict=True)], axis=1)
-            for changed in (False, True)
-        ])  # fmt: skip
-
-    sites = list(traced.by_equation("weight", "embedding").values())
-    places = [Place(uses[0].path) for uses in sites]
-    visible = jax.eval_shape(seen, [drawn[i] for i in traced.chosen])
-    sites = [uses for i, uses in enumerate(sites) if i in visible]  # those of a while loop are not
-    places = [Place(uses[0].path) for uses in sites]
-    results = []
-    for own in keys:
-        leaves = jax.tree.leaves(setup.init(own))
-        results.append(np.asarray(run([jnp.asarray(leaves[i]) for i in traced.chosen])))
-    return _names(traced, sites), np.stack(results)
-
-
-def _sizes(value: Float[Array, "steps ..."], use: Use) -> Float[Array, "steps layers"]:
-    kept = (0, *(1 + i for i in use.view.stacked))
-    others = tuple(axis for axis in range(value.ndim) if axis not in kept)
-    return jnp.mean(jnp.abs(value), axis=others).reshape(value.shape[0], -1)
-
-
-def _names(traced: Trace, sites: Sequence[Sequence[Use]]) -> list[str]:
-    names: list[str] = []
-    for uses in sites:
-        paths = dict.fromkeys(traced.paths[use.view.leaf] for use in uses)
-        own = " + ".join(label(path) for path in paths)
-        for layer in np.ndindex(*uses[0].view.layers):
-            name = own + "".join(f"[{n}]" for n in layer)
-            before = sum(other == name or other.startswith(f"{name} (use ") for other in names)
-            names.append(f"{name} (use {before + 1})" if before else name)
-    return names
-
-
-def _dataset(
-    values: Float[np.ndarray, "widths seeds 2 steps layers"],
-    widths: Sequence[int],
-    names: list[str],
-) -> "xr.Dataset":
-    import xarray as xr
-
-    x = np.log(np.asarray(widths, np.float64))
-    x -= x.mean()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        slopes = np.tensordot(x / (x @ x), np.log(values.astype(np.float64)), axes=1)
-    slopes[~np.isfinite(slopes)] = np.nan
-    data: dict[str, Any] = {}
-    for i, name in enumerate(("size", "change")):
-        data[name] = (("width", "seed", "step", "layer"), values[:, :, i])
-        data[f"{name}_slope"] = (("seed", "step", "layer"), slopes[:, i])
-    coordinates = {
-        "width": list(widths), "seed": np.arange(values.shape[1]),
-        "step": np.arange(values.shape[3]), "layer": names,
-    }  # fmt: skip
-    return xr.Dataset(data, coordinates)
