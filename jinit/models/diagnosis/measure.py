@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-__all__ = ["Diagnosis", "diagnose"]
+__all__ = ["Diagnosis", "diagnose", "measure"]
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,8 @@ def diagnose(
     apply: Callable[..., Any],
     variables: Any,
     *inputs: Any,
-    loss: Callable[[Any], Any] | None = None,
+    loss: Callable[..., Any] | None = None,
+    targets: Any = None,
     rules: Mapping[str, Kind] | None = None,
 ) -> Diagnosis:
     """Measure the signal at every weight and activation, forward and backward, and judge.
@@ -163,8 +164,9 @@ def diagnose(
         apply: `apply(variables, *inputs)`, traceable and differentiable.
         variables: any pytree.
         *inputs: pytrees of arrays: a batch as the model meets it in training.
-        loss: `loss(output) -> scalar`. None takes a random gradient by the output, N(0, 1) per
-            entry, always the same; the output must then be one array.
+        loss: `loss(output) -> scalar`, or `loss(output, targets)`. None takes a random gradient by
+            the output, N(0, 1) per entry, always the same; the output must then be one array.
+        targets: what the loss compares the output with, as labels; any pytree.
         rules: path -> role, for parameters of which the trace says nothing certain. Without a
             rule these count as "other" here, which no verdict looks at.
 
@@ -173,14 +175,28 @@ def diagnose(
 
     Raises:
         TypeError: an output that is not one floating-point array, and no loss; a loss that is no
-            scalar.
+            scalar; targets without a loss.
         ValueError: an empty batch.
     """
     checks.batch(inputs)
     traced = trace(apply, variables, *inputs)
     roles = judge(traced, rules, strict=False)
+    return measure(traced, roles, variables, inputs, loss=loss, targets=targets)
+
+
+def measure(
+    traced: Trace,
+    roles: Sequence[Role],
+    variables: Any,
+    inputs: Sequence[Any],
+    *,
+    loss: Callable[..., Any] | None = None,
+    targets: Any = None,
+) -> Diagnosis:
+    """`diagnose` of a model that has been traced: with these variables, which hold numbers."""
+    checks.batch(tuple(inputs))
     sites = _sites(traced)
-    measured = _measurement(traced, sites, variables, inputs, loss)
+    measured = _measurement(traced, sites, variables, inputs, loss, targets)
     value, output, records, gradients, by_leaf = jax.device_get(measured())
     records = {
         i: _seen(record, gradients[i]) if i in gradients else record
@@ -213,11 +229,11 @@ def prepared(
     apply: Callable[..., Any],
     variables: Any,
     *inputs: Any,
-    loss: Callable[[Any], Any] | None = None,
+    loss: Callable[..., Any] | None = None,
 ) -> Callable[[], Any]:
     """The compiled measurement of `diagnose`, to time it."""
     traced = trace(apply, variables, *inputs)
-    return _measurement(traced, _sites(traced), variables, inputs, loss)
+    return _measurement(traced, _sites(traced), variables, inputs, loss, None)
 
 
 def _measurement(
@@ -225,24 +241,34 @@ def _measurement(
     sites: "_Sites",
     variables: Any,
     inputs: Sequence[Any],
-    loss: Callable[[Any], Any] | None,
+    loss: Callable[..., Any] | None,
+    targets: Any,
 ) -> Callable[[], Any]:
     leaves = jax.tree.leaves(variables)
     floats = [leaves[i] for i in traced.chosen]
-    measure = jax.jit(partial(_measure, traced, sites, _objective(traced, loss)))
-    return lambda: measure(floats, inputs)
+    compiled = jax.jit(partial(_measure, traced, sites, _objective(traced, loss, targets)))
+    return lambda: compiled(floats, inputs)
 
 
-def _objective(traced: Trace, loss: Callable[[Any], Any] | None) -> Callable[[list[Any]], Any]:
+def _objective(
+    traced: Trace, loss: Callable[..., Any] | None, targets: Any
+) -> Callable[[list[Any]], Any]:
     shapes = [v.aval for v in traced.jaxpr.jaxpr.outvars]
+    if loss is None and targets is not None:
+        raise TypeError("targets need a loss: give loss=lambda output, targets: a scalar of both.")
     if loss is not None:
-        out = jax.eval_shape(lambda arrays: loss(traced.outputs(arrays)), list(shapes))
+        more = () if targets is None else (targets,)
+
+        def given(arrays: list[Any]) -> Any:
+            return loss(traced.outputs(arrays), *more)
+
+        out = jax.eval_shape(given, list(shapes))
         if not hasattr(out, "shape") or out.shape != ():
             raise TypeError(
                 f"loss must map the model's output to a scalar, got "
                 f"{getattr(out, 'shape', type(out).__name__)}; take the mean over the batch."
             )
-        return lambda arrays: loss(traced.outputs(arrays))
+        return given
     tree: Any = jax.tree.structure(traced.outputs(shapes))
     if len(shapes) != 1 or tree != jax.tree.structure(0):
         raise TypeError(

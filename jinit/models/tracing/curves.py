@@ -13,7 +13,7 @@ import numpy as np
 
 from jinit.activations import ACTIVATIONS
 
-__all__ = ["GRID", "OPERATIONS", "apply", "curve_of", "name_of", "slopes"]
+__all__ = ["GRID", "OPERATIONS", "again", "apply", "curve_of", "name_of", "slopes"]
 
 GRID = np.linspace(-8, 8, 641, dtype=np.float32)
 
@@ -57,6 +57,14 @@ def _known() -> dict[str, np.ndarray]:
 def curve_of(name: str) -> np.ndarray:
     """Of one of jinit's activations."""
     return _known()[name]
+
+
+def again(name: str | None, curve: np.ndarray) -> np.ndarray | None:
+    """One of jinit's activations applied to a curve."""
+    if name not in ACTIVATIONS:
+        return None
+    with jax.ensure_compile_time_eval():
+        return np.asarray(jax.jit(ACTIVATIONS[name].function)(jnp.asarray(curve)))
 
 
 def name_of(curve: np.ndarray) -> str | None:

@@ -101,17 +101,18 @@ class Graph:
         signal = self.fresh(uses=uses, path=at, features=features, normed=normed)
         return Held(signal, self.node(held, data=data))
 
-    def settle(self, signal: Signal, *, summed: bool = False) -> None:
+    def settle(self, signal: Signal, *, summed: bool = False, read: bool = False) -> None:
         """A pointwise function is over: it was the activation of the weights before it.
 
-        Unless it has no name and is a part of a norm: summed over, or of a sum.
+        Unless it has no name and is a part of a norm: summed over, or of a sum. What a weight reads
+        is an activation even if none waits for it.
         """
-        if not signal.uses or signal.pointwise is None or not is_bent(signal):
+        if not (signal.uses or read) or signal.pointwise is None or not is_bent(signal):
             return
         if signal.pointwise.curve.dtype != np.float32:
             return  # a mask
         name = curves.name_of(signal.pointwise.curve)
-        smaller = signal.size < max(self._sizes[i] for i in signal.uses)
+        smaller = signal.size < max((self._sizes[i] for i in signal.uses), default=0)
         if name is None and (summed or smaller):
             return
         if any(a.path == signal.path and a.uses >= signal.uses for a in self.activations):
@@ -207,7 +208,11 @@ class Graph:
         order = len(self.uses)
         # Loops that go through its layers use each of them once.
         times = math.prod(loop.length for loop in self.loops) // math.prod(view.layers)
-        self.uses.append(Use(kind, order, times, view, at, self.loops, size=self.size, **more))
+        made = {h.value.path for h in held if isinstance(h.value, Signal)}
+        after = made.pop() if len(made) == 1 else None
+        self.uses.append(
+            Use(kind, order, times, view, at, self.loops, size=self.size, after=after, **more)
+        )
         node = self.node(held, 1 << order, data=True)
         self._used_at.append(node)
         self._fed.append(sum(1 << n for n in {h.node for h in held if h.node is not None}))
@@ -324,4 +329,18 @@ def _merged(activations: Sequence[Activation]) -> list[Activation]:
     for activation in activations:
         known = found.get(activation.path, activation)
         found[activation.path] = known._replace(uses=known.uses | activation.uses)
-    return [found[path] for path in sorted(found)]
+    merged = [found[path] for path in sorted(found)]
+    return [next((_again(a, b) for b in merged[:i] if _is_again(a, b)), a)
+            for i, a in enumerate(merged)]  # fmt: skip
+
+
+def _is_again(later: Activation, first: Activation) -> bool:
+    """Whether it is the same function once more, as where the first value is a stream's start."""
+    if later.entry != first.entry or later.curve is None or first.curve is None:
+        return False
+    twice = curves.again(first.name, first.curve)
+    return twice is not None and np.allclose(later.curve, twice, 1e-4, 1e-4)
+
+
+def _again(later: Activation, first: Activation) -> Activation:
+    return later._replace(name=first.name, curve=first.curve, entry=(first.path, None))

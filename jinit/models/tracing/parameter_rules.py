@@ -139,7 +139,7 @@ def _product(
 ) -> Held:
     for h in rest:
         if isinstance(h.value, Signal):
-            graph.settle(h.value)
+            graph.settle(h.value, read=True)
     contracting, batch = equation.params["dimension_numbers"]
     summed, batched = tuple(contracting[i]), tuple(batch[i])
     free = tuple(a for a in range(len(view.shape)) if a not in summed + batched)
@@ -158,7 +158,7 @@ def _product(
 def _convolution(graph: Graph, equation: Any, view: View, rest: Sequence[Held], at: Path) -> Held:
     for h in rest:
         if isinstance(h.value, Signal):
-            graph.settle(h.value)
+            graph.settle(h.value, read=True)
     params = equation.params
     numbers = params["dimension_numbers"]
     out, into, *space = numbers.rhs_spec

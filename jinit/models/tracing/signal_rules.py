@@ -34,7 +34,8 @@ def through_signals(graph: Graph, equation: Any, held: list[Held], at: Path) -> 
             return [Held(replace(signal, features=features), held[0].node)]
     axes = {
         h.value.features for h, atom in zip(held, equation.invars, strict=True)
-        if isinstance(h.value, Signal) and h.value.uses and atom.aval.shape == shape
+        if isinstance(h.value, Signal) and atom.aval.shape == shape
+        and h.value.features is not None
     }  # fmt: skip
     features = axes.pop() if len(axes) == 1 else None
     if name in ("add", "add_any") and all(isinstance(h.value, Signal) for h in held):
@@ -58,10 +59,13 @@ _ROOTS = {"rsqrt", "sqrt", "pow"}
 def _together(graph: Graph, equation: Any, held: list[Held], at: Path) -> Held | None:
     """One function more on single entries of one source."""
     sources = {h.value.source for h in held if isinstance(h.value, Signal)}
-    fitting = all(isinstance(h.value, Signal | Constant) for h in held)
-    waiting = any(isinstance(h.value, Signal) and h.value.uses for h in held)
-    if len(sources) > 1 or not fitting or not waiting:
-        return None  # and of what no weight has made nobody asks how it is bent
+    if len(sources) > 1 or not all(
+        isinstance(h.value, Constant)
+        or (isinstance(h.value, Signal)
+            and (h.value.pointwise or jax.numpy.issubdtype(v.aval.dtype, np.floating)))
+        for h, v in zip(held, equation.invars, strict=True)
+    ):  # fmt: skip
+        return None
     samples, entries = [], []
     for i, h in enumerate(held):
         value = h.value

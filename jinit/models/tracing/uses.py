@@ -40,6 +40,8 @@ class Use(NamedTuple):
     """axis of the units in what comes out"""
     size: int = 0
     """entries of what comes out"""
+    after: Path | None = None
+    """the equation that made the signal it is applied to, changes of shape aside"""
 
     @property
     def part(self) -> int:
@@ -60,9 +62,9 @@ class Activation(NamedTuple):
     curve: np.ndarray | None
     """its values on `pointwise.GRID`; None of a function of several entries, as softmax is"""
     uses: frozenset[int]
-    """of weights, that it follows"""
-    entry: tuple[Path, int]
-    """equation and operand that hold its argument"""
+    """of weights, that it follows; none of one that a weight reads after another activation"""
+    entry: tuple[Path, int | None]
+    """equation and operand that hold its argument; no operand for what the equation makes"""
     path: Path
     """the equation that its value comes out of"""
     loops: tuple[Loop, ...]
