@@ -1,11 +1,16 @@
 """jinit beside what a user would pick instead: network-steps per second, in one interleaved run.
 
     python -m benchmarks.compare [--workloads small typical ...] [--rounds 7] [--out DIR]
+    python -m benchmarks.compare --against COMMIT [--rounds 15] [--out DIR]
 
 Every peer builds the same networks in a process of its own; their results are compared before
 anything is timed; then they run in turn, in a new order every round, on the same cores, alone.
 Peers that take long are timed on fewer networks, and marked. PyTorch and Flax must be installed.
 Writes speed.json (every run's seconds), speed.md (the tables) and speed.png.
+
+With --against, the other side is jinit itself as it was at a commit (benchmarks/against.py), and
+`layer_signals` is timed too. Writes against.json and against.md, and ends with 1 if a row's 95 %
+interval lies below its floor.
 """
 
 import argparse
@@ -14,22 +19,18 @@ import os
 import platform
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks import against
+from benchmarks.rounds import Worker, differences, in_turn
 from benchmarks.worker import ENTRIES
 from benchmarks.workloads import WORKLOADS, Workload
-
-ROOT = Path(__file__).parent.parent
-AGREE = 1e-3  # results of two peers, relative to their size (absolute for logarithms)
-PAUSE = 0.3  # seconds: threads of the one before stop spinning
 
 # One network after the other: timed on a part, since the time is in proportion.
 SLOW = ("NumPy loop", "PyTorch loop", "jitted step", "Flax loop")
@@ -54,41 +55,6 @@ FLOORS = {  # against jit(vmap), against a PyTorch loop
 }  # fmt: skip
 
 
-class Worker:
-    """A peer's process."""
-
-    def __init__(self, entry: str, work: Workload, folder: Path, small: bool) -> None:
-        self.entry = entry
-        self.networks = _part(entry, work, small)
-        self.results = folder / f"{entry.replace(' ', '_')}.npy"
-        arguments = [entry, work.name, str(self.networks), str(self.results)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", *arguments, *(["--small"] * small)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            cwd=ROOT,
-        )  # fmt: skip
-        self.compile_seconds = self._answer()["compile"]
-        self.seconds: list[float] = []
-
-    def run(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        self.seconds.append(self._answer()["seconds"])
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.communicate()
-
-    def _answer(self) -> dict[str, float]:
-        assert self.process.stdout is not None
-        assert self.process.stderr is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.entry} ended:\n{self.process.stderr.read()[-2000:]}")
-        return json.loads(line)
-
-
 def _part(entry: str, work: Workload, small: bool) -> int:
     if small:
         return work.networks
@@ -107,17 +73,12 @@ def measure(work: Workload, entries: list[str], rounds: int, *, small: bool = Fa
     with tempfile.TemporaryDirectory() as folder:
         try:
             for entry in [*entries, "gemm"]:
-                workers.append(Worker(entry, work, Path(folder), small))
+                place = Path(folder) / f"{entry.replace(' ', '_')}.npy"
+                workers.append(Worker(entry, work, _part(entry, work, small), place, small=small))
             *peers, gemm = workers
-            differences = _differences(work, peers)
+            apart = differences(work, peers)
             order = random.Random(0)
-            for i in range(rounds):
-                started = time.perf_counter()
-                for worker in order.sample(workers, len(workers)):
-                    time.sleep(PAUSE)
-                    worker.run()
-                left = (rounds - 1 - i) * (time.perf_counter() - started)
-                print(f"  {work.name}: round {i + 1} of {rounds}, {left:.0f} s left", flush=True)
+            in_turn(work, workers, rounds, lambda _, all_: order.sample(all_, len(all_)))
         finally:
             for worker in workers:
                 worker.close()
@@ -134,27 +95,9 @@ def measure(work: Workload, entries: list[str], rounds: int, *, small: bool = Fa
                 "seconds": worker.seconds,
                 "difference": difference,
             }
-            for worker, difference in zip(peers, differences, strict=True)
+            for worker, difference in zip(peers, apart, strict=True)
         },
     }
-
-
-def _differences(work: Workload, peers: list[Worker]) -> list[float]:
-    """Of each peer's results from the first's, at most."""
-    reference = np.load(peers[0].results).astype(float)
-    found = []
-    for peer in peers:
-        results = np.load(peer.results).astype(float)
-        expected = reference[: len(results)]
-        size = 1.0 if work.kind == "gradients" else np.abs(expected)
-        if results.shape != expected.shape or not np.isfinite(results).all():
-            raise AssertionError(f"{work.name}: {peer.entry} gave {results.shape} or no numbers")
-        found.append(float(np.max(np.abs(results - expected) / size)))
-        if found[-1] > AGREE:
-            raise AssertionError(
-                f"{work.name}: {peer.entry} differs from {peers[0].entry} by {found[-1]:.2g}"
-            )
-    return found
 
 
 # --- tables -------------------------------------------------------------------------------------
@@ -285,26 +228,31 @@ def versions() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, help="all, if not given")
     parser.add_argument("--entries", nargs="+", choices=ENTRIES, default=ENTRIES)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, help="7, or 15 with --against")
+    parser.add_argument("--against", metavar="COMMIT", help="time jinit beside itself at a commit")
     parser.add_argument("--out", type=Path, default=Path("speed"))
     parser.add_argument("--small", action="store_true", help="tiny networks, to try the program")
     parser.add_argument("--add", action="store_true", help="keep workloads that --out holds")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    rounds = options.rounds or (15 if options.against else 7)
+    names = options.workloads or [n for n in WORKLOADS if options.against or n in FLOORS]
+    works = [WORKLOADS[name].small() if options.small else WORKLOADS[name] for name in names]
+    facts = {"machine": machine(), "date": str(date.today()), "versions": versions()}
+    if options.against:
+        sys.exit(_against(options.against, works, rounds, options.out, facts, options.small))
+    if unknown := [name for name in names if name not in FLOORS]:
+        parser.error(f"{unknown[0]} has no peers; it is timed with --against COMMIT.")
     path = options.out / "speed.json"
     entries = [e for e in ENTRIES if e in options.entries or e == "jinit"]
     results: Any = {"workloads": {}}
     if options.add and path.exists():
         results = json.loads(path.read_text())
-    results |= {
-        "machine": machine(), "date": str(date.today()), "versions": versions(),
-        "rounds": options.rounds,
-    }  # fmt: skip
-    for name in options.workloads:
-        work = WORKLOADS[name].small() if options.small else WORKLOADS[name]
-        results["workloads"][name] = measure(work, entries, options.rounds, small=options.small)
+    results |= facts | {"rounds": rounds}
+    for work in works:
+        results["workloads"][work.name] = measure(work, entries, rounds, small=options.small)
         path.write_text(json.dumps(results, indent=1))
     measured = results["workloads"]
     results["workloads"] = {name: measured[name] for name in WORKLOADS if name in measured}
@@ -312,6 +260,21 @@ def main() -> None:
     (options.out / "speed.md").write_text(tables(results))
     figure(results, options.out / "speed.png")
     print(tables(results))
+
+
+def _against(
+    commit: str, works: list[Workload], rounds: int, out: Path, facts: dict[str, str], small: bool
+) -> int:
+    """The exit status: 1 if a row was lost."""
+    try:
+        results = facts | against.compare(commit, works, rounds, out, small=small)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    (out / "against.json").write_text(json.dumps(results, indent=1))
+    (out / "against.md").write_text(against.table(results))
+    print(against.table(results))
+    return int(bool(against.lost(results)))
 
 
 if __name__ == "__main__":

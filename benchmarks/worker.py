@@ -2,8 +2,9 @@
 
     python -m benchmarks.worker ENTRY WORKLOAD NETWORKS RESULTS.npy [--small]
 
-Every line on stdout is JSON: first {"compile": seconds} after one whole run, whose results it has
-saved; then, for each line on stdin, {"seconds": of one run}. `gemm` says the floor instead.
+Every line on stdout is JSON: first {"compile": seconds, "jinit": file} after one whole run, whose
+results it has saved; then, for each line on stdin, {"seconds": of one run}. `gemm` says the floor
+instead.
 """
 
 import importlib
@@ -18,11 +19,12 @@ from benchmarks.workloads import WORKLOADS
 
 PEERS = {
     "jinit_sweep": ("jinit", "jinit, jit(vmap)"),
+    "jinit_signals": ("layer_signals",),
     "jax_peers": ("jit(vmap)", "jitted step", "Flax loop"),
     "torch_peers": ("PyTorch loop", "torch.func", "torch.bmm"),
     "numpy_loop": ("NumPy loop",),
 }
-ENTRIES = [entry for entries in PEERS.values() for entry in entries]
+ENTRIES = [entry for entries in PEERS.values() for entry in entries if entry != "layer_signals"]
 
 
 def main() -> None:
@@ -35,18 +37,18 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever libraries print
 
-    def say(**what: float) -> None:
+    def say(**what: float | str) -> None:
         answers.write(json.dumps(what) + "\n")
         answers.flush()
 
-    if entry == "gemm":
-        import jinit
+    import jinit
 
+    if entry == "gemm":
         jinit.configure()
         from benchmarks import gemm
 
         gemm.seconds(work)
-        say(compile=0.0)
+        say(compile=0.0, jinit=jinit.__file__)
         for _ in sys.stdin:
             say(seconds=gemm.seconds(work))
         return
@@ -55,7 +57,7 @@ def main() -> None:
     np.save(results, build(work.compared(), int(networks)).run())
     built = build(work, int(networks))
     built.run()
-    say(compile=built.compile_seconds)
+    say(compile=built.compile_seconds, jinit=jinit.__file__)
     for _ in sys.stdin:
         started = time.perf_counter()
         built.run()

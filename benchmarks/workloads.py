@@ -18,7 +18,7 @@ class Workload:
     """One row of the table."""
 
     name: str
-    kind: Literal["train", "gradients", "grid"]
+    kind: Literal["train", "gradients", "grid", "signals"]
     networks: int
     layers: int
     """hidden ones"""
@@ -44,7 +44,12 @@ class Workload:
 
     @property
     def activation(self) -> str:
-        return "tanh" if self.kind == "grid" else "relu"
+        return "tanh" if self.kind in ("grid", "signals") else "relu"
+
+    @property
+    def logarithms(self) -> bool:
+        """whether results are logarithms of gradients, compared as they are"""
+        return self.kind in ("gradients", "signals")
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -156,5 +161,9 @@ WORKLOADS = {
         *(_gradients(depth) for depth in (10, 50, 100, 300)),
         Workload("grid f32", "grid", 4096, 1, 16, 272, 100),
         Workload("grid f64", "grid", 4096, 1, 16, 272, 100, dtype="float64"),
+        # `layer_signals`, beside jinit at another commit only: nobody else has it.
+        Workload("signals 10", "signals", 256, 10, 128, 64, 1),
+        Workload("signals 100", "signals", 48, 100, 128, 64, 1),
+        Workload("signals 300", "signals", 16, 300, 128, 64, 1),
     )
 }

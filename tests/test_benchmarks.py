@@ -10,11 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.worker import PEERS
+from benchmarks import against
+from benchmarks.worker import ENTRIES, PEERS
 from benchmarks.workloads import WORKLOADS
 
 ROOT = Path(__file__).parent.parent
-OTHERS = [entry for entries in PEERS.values() for entry in entries if entry != "jinit"]
+OTHERS = [entry for entry in ENTRIES if entry != "jinit"]
 
 
 def build(entry):
@@ -57,3 +58,51 @@ def test_work_is_counted_by_hand():
     work = WORKLOADS["typical"]
     square, readout = 2 * 128 * 64 * 64, 2 * 128 * 64 * 10
     assert work.flops == (3 * 10 - 1) * square + 3 * readout
+
+
+@pytest.mark.script
+def test_jinit_against_itself_at_a_commit(tmp_path):
+    """Two folders, two processes, one row of each kind; sizes are too small to ask for a ratio."""
+    if subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True).returncode:
+        pytest.skip("not a clone")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.compare", "--small", "--rounds", "2", "--against",
+         "HEAD", "--workloads", "typical", "signals 10", "--out", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr  # 1: slower by chance
+    results = json.loads((tmp_path / "against.json").read_text())["workloads"]
+    assert list(results) == ["typical", "signals 10"]
+    for result in results.values():
+        assert {len(seconds) for seconds in result["seconds"].values()} == {2}
+        assert result["difference"] < 1e-3
+    assert "| signals 10 |" in (tmp_path / "against.md").read_text()
+
+
+@pytest.mark.script
+def test_an_unknown_commit_is_one_sentence(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.compare", "--against", "no-such-commit",
+         "--out", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "give --against a commit of this repository" in done.stderr
+
+
+def test_the_interval_of_a_median():
+    """Against the binomial interval of a median of 15: its 4th and 12th values, 96.5 %."""
+    middle, low, high = against.interval(np.arange(15) / 14)
+    assert middle == 0.5
+    assert (round(low * 14), round(high * 14)) == (3, 11)
+
+
+def test_a_row_is_lost_when_its_whole_interval_lies_below_the_floor():
+    seconds = {"old": [0.90] * 14 + [1.2], "new": [1.0] * 15}
+    row = {"networks": 2, "steps": 5, "floor": 0.95, "seconds": seconds}
+    results = {"workloads": {"a": row, "b": row | {"floor": 0.90}}}
+    assert against.lost(results) == ["a"]
+    facts = {"machine": "m", "date": "d", "versions": "v", "against": "abc", "rounds": 15}
+    text = against.table(facts | results)
+    assert "| a | 10 | 11 | 0.900 | 0.900 to 0.900 | **below 0.95** |" in text
