@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from jinit.models.auditing.audit import audit
     from jinit.models.diagnosis.measure import diagnose
     from jinit.models.drawing.reinit import reinit
+    from jinit.networks.correlations import Correlations, correlations
+    from jinit.networks.jacobian import measure_jacobian_spectrum
     from jinit.networks.mlp import MLP, forward, init, init_params
     from jinit.networks.params import Layer, NormState, Params
     from jinit.networks.signals import LayerSignals, layer_signals
@@ -37,6 +39,7 @@ __all__ = [
     "ACTIVATIONS",
     "MLP",
     "SCHEMES",
+    "Correlations",
     "Data",
     "Layer",
     "LayerSignals",
@@ -48,6 +51,7 @@ __all__ = [
     "activations",
     "audit",
     "configure",
+    "correlations",
     "data",
     "diagnose",
     "dry_run",
@@ -58,6 +62,7 @@ __all__ = [
     "init_params",
     "layer_signals",
     "load",
+    "measure_jacobian_spectrum",
     "models",
     "networks",
     "plots",
@@ -76,6 +81,7 @@ _HOMES = {
     "ACTIVATIONS": "activations",
     "MLP": "networks.mlp",
     "SCHEMES": "schemes",
+    "Correlations": "networks.correlations",
     "Data": "data",
     "Layer": "networks.params",
     "LayerSignals": "networks.signals",
@@ -86,6 +92,7 @@ _HOMES = {
     "TrainState": "networks.training",
     "audit": "models",
     "configure": "runtime",
+    "correlations": "networks.correlations",
     "diagnose": "models",
     "dry_run": "sweeps",
     "evaluate": "networks.training",
@@ -95,6 +102,7 @@ _HOMES = {
     "init_params": "networks.mlp",
     "layer_signals": "networks.signals",
     "load": "sweeps",
+    "measure_jacobian_spectrum": "networks.jacobian",
     "reinit": "models",
     "scheme": "schemes",
     "sweep": "sweeps",

@@ -33,7 +33,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"params"},
         {"mlp"},
         {"signals"},
-        {"training"},
+        {"correlations", "jacobian", "training"},
     ],
     "sweeps": [
         {"grid", "progress"},

@@ -1,0 +1,126 @@
+"""How alike two inputs are, layer by layer, in a network that was drawn.
+
+Beside it lies `jinit.theory.correlation_trajectory`, for infinitely wide layers. Near c = 1 a
+correlation is rounded to 1 long before the inputs have become alike; 1 - c is therefore measured
+from the difference d = u - v, less what of it is a difference of lengths:
+
+    1 - c = |d - r v|^2 / (2 |u|^2),    r = |u| / |v| - 1 = d.(u + v) / ((|u| + |v|) |v|).
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from jinit import checks
+from jinit.networks.mlp import MLP, Run, as_input, as_stacked
+from jinit.networks.params import NormState, Params
+from jinit.networks.scaled import Scaled, normalise, to_array
+from jinit.networks.signals import _at_least_float32, _layer_up, _over_layers, _Slopes
+
+__all__ = ["Correlations", "correlations"]
+
+
+class Correlations(NamedTuple):
+    """Of pairs of inputs, in every layer's pre-activations; each `[pairs, layers]`.
+
+    The pre-activation is that of `LayerSignals`: the linear output `h W + b` before the norm, in a
+    residual block the stream after the block; the readout is the last layer. Nothing is centred.
+    """
+
+    correlation: Float[Array, "*batch pairs layers"]
+    """c = u.v / (|u| |v|), right also where lengths leave the range of the dtype; NaN where one of
+    the two is zero (a ReLU layer that is off)"""
+    apart: Float[Array, "*batch pairs layers"]
+    """1 - c, to the relative precision of the network's own arithmetic"""
+    length: Float[Array, "*batch pairs layers"]
+    """q of the first input, the mean square over units"""
+    other_length: Float[Array, "*batch pairs layers"]
+    """q of the second input"""
+    distance: Float[Array, "*batch pairs layers"]
+    """mean square of the difference of the two"""
+
+
+def correlations(
+    net: MLP,
+    params: Any,
+    state: Any,
+    x: Float[ArrayLike, "pairs in"],
+    other: Float[ArrayLike, "pairs in"],
+    *,
+    train: bool = True,
+) -> Correlations:
+    """The correlation of pairs of inputs through a network, layer by layer.
+
+        c_l = u_l.v_l / (|u_l| |v_l|),    u_l and v_l the pre-activations of layer l.
+
+    For the ensemble that `jinit.init(key, net, "xavier", gain=sqrt(weight_var), bias_var=bias_var)`
+    draws, without norms and skips, its mean over keys is what
+    `theory.correlation_trajectory(activation, c, depth=..., input_second_moment=...)` predicts for
+    wide layers: `correlation[i, :depth]`, where c and the second moment are the inputs' own.
+
+    Args:
+        net: the description.
+        params: what `init` returned, or a sequence of `Layer`s; bfloat16 and float16 are widened
+            to float32. The precision is theirs: where inputs come nearer than it resolves, give
+            float64.
+        state: what `init` returned.
+        x: one input of each pair.
+        other: the other one.
+        train: normalise by the batch, which is all inputs of both sides (True), or by the running
+            statistics (False).
+
+    Returns:
+        `Correlations`, the layers from the input side, the readout last.
+
+    Raises:
+        ValueError: arrays that do not fit the network, or each other.
+
+    Source: Poole et al. 2016, eq. 4 and 5.
+    """
+    params, state = _at_least_float32(as_stacked(net, params, state))
+    sides = []
+    for name, side in (("x", x), ("other", other)):
+        checks.finite(name, side)
+        sides.append(as_input(net, side, params.runs[0].w.dtype, name=name))
+    if sides[0].shape != sides[1].shape:
+        raise ValueError(
+            f"x and other must pair one input with one, got {sides[0].shape[0]} and "
+            f"{sides[1].shape[0]}; repeat the one that is shorter."
+        )
+    return _measure(net, train, params, state, jnp.concatenate(sides))
+
+
+@partial(jax.jit, static_argnames=("net", "train"))
+def _measure(net: MLP, train: bool, params: Params, state: NormState, x: jax.Array) -> Correlations:
+    slopes, h, seen = _Slopes(net.activation, x.dtype), normalise(x), []
+    for run, layers, stats in zip(net.runs, params.runs, state.runs, strict=True):
+
+        def up(h: Scaled, xs: Any, run: Run = run) -> Any:
+            layer, stats = xs
+            out, (cache, _) = _layer_up(net, run, slopes, layer, stats, h, train, None)
+            return out, _compare(out if cache.z is None else cache.z)
+
+        h, part = _over_layers(up, h, (layers, stats), run.length)
+        seen.append(part)
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts).T, *seen)
+
+
+def _compare(pre: Scaled) -> Correlations:
+    """Of the first half of the rows with the second, `[pairs]`."""
+
+    def mean(array: jax.Array) -> jax.Array:
+        return jnp.mean(array, axis=1)
+
+    def size(mean_square: jax.Array) -> jax.Array:
+        return to_array(Scaled(mean_square, 2 * pre.exponent))
+
+    u, v = jnp.split(pre.array, 2)
+    d = u - v
+    q, other = mean(u * u), mean(v * v)
+    one, two = jnp.sqrt(q), jnp.sqrt(other)
+    longer = mean(d * (u + v)) / ((one + two) * two)
+    apart = mean(jnp.square(d - longer[:, None] * v)) / (2 * q)
+    return Correlations(1 - apart, apart, size(q), size(other), size(mean(d * d)))
