@@ -1,7 +1,7 @@
 """Where the blocks of a sweep are kept. One class makes a store; memory is the simplest."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,6 +14,7 @@ class StoreError(ValueError):
     """A store that cannot be used as it is; the message says why and what to do."""
 
 
+@runtime_checkable
 class Store(Protocol):
     """What a sweep asks of the place that keeps its blocks: each is there as a whole, or not."""
 
