@@ -1,5 +1,7 @@
 """How the tests themselves run: what is checked, and what a minute of them is."""
 
+import importlib
+import re
 import tomllib
 from pathlib import Path
 
@@ -38,3 +40,27 @@ def test_bad_input_meets_the_sentence_and_not_the_checker(checked):
 @pytest.mark.parametrize("path", sorted(CORE))
 def test_every_part_of_the_core_exists(path):
     assert (ROOT / "tests" / path).exists()
+
+
+def test_the_version_is_one():
+    version = jinit.__version__
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    sections = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert sections[0] == version
+
+
+@pytest.mark.parametrize("module", ["", ".models", ".theory", ".plots", ".sweeps", ".tour"])
+def test_every_renamed_name_stands_in_the_changelog(module):
+    text = (ROOT / "CHANGELOG.md").read_text()
+    package = importlib.import_module(f"jinit{module}")
+    for old in getattr(package, "_RENAMED", ()):
+        assert f"| `jinit{module}.{old}` |" in text
+
+
+def test_the_license_is_the_one_that_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["license"] == "Apache-2.0"
+    assert (
+        "Apache License\n                           Version 2.0" in (ROOT / "LICENSE").read_text()
+    )
+    assert "license: Apache-2.0" in (ROOT / "CITATION.cff").read_text()
