@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from jinit.schemes import SCHEMES, scheme
     from jinit.sweeps import Sweep, dry_run, load, sweep
     from jinit.theory import gain
+    from jinit.tour import take_tour
+    from jinit.trainability import map_trainability
 
 __version__ = "0.2.0"
 
@@ -62,6 +64,7 @@ __all__ = [
     "init_params",
     "layer_signals",
     "load",
+    "map_trainability",
     "measure_jacobian_spectrum",
     "models",
     "networks",
@@ -69,6 +72,7 @@ __all__ = [
     "reinit",
     "scheme",
     "sweep",
+    "take_tour",
     "theory",
     "train",
     "train_state",
@@ -102,10 +106,12 @@ _HOMES = {
     "init_params": "networks.mlp",
     "layer_signals": "networks.signals",
     "load": "sweeps",
+    "map_trainability": "trainability",
     "measure_jacobian_spectrum": "networks.jacobian",
     "reinit": "models",
     "scheme": "schemes",
     "sweep": "sweeps",
+    "take_tour": "tour",
     "train": "networks.training",
     "train_state": "networks.training",
     "train_step": "networks.training",

@@ -1,7 +1,9 @@
 """The built-in map: where gradients vanish, and what trains, over scheme x depth x scale x seed."""
 
 import math
+import os
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,52 +18,120 @@ from rich.table import Table
 
 import jinit
 from jinit import checks
+from jinit.activations import Activation
 
-__all__ = ["DATA", "Setting", "crossing", "crossings", "export", "plan", "table"]
+__all__ = [
+    "DATA",
+    "UNITS",
+    "crossing",
+    "crossings",
+    "export",
+    "log_gradient_ratio",
+    "map_trainability",
+    "plan",
+    "table",
+]
 
 DATA = ("digits", "circles", "moons")
+GAINS = tuple(np.geomspace(0.1, 10, 33).tolist())
+UNITS = {"log_gradient_ratio": "natural logarithm of a ratio of root mean squares"}
 
 
 class Setting(NamedTuple):
     """What all networks of a map share."""
 
-    activation: str = "tanh"
-    width: int = 64
-    norm: str | None = None
-    bias_var: float = 0.0
-    data: str = "digits"
-    batch: int = 64
-    steps: int = 0
-    """of training by SGD; without any, only gradients at the start are measured"""
+    activation: str | Activation
+    width: int
+    norm: str | None
+    bias_var: float
+    data: str | jinit.Data
+    batch: int
+    steps: int
 
 
-def plan(
-    setting: Setting,
+def map_trainability(
+    activation: str | Activation = "tanh",
     *,
-    schemes: Sequence[str],
-    depths: Sequence[int],
-    gains: Sequence[float] | np.ndarray,
-    rates: Sequence[float] = (0.1,),
+    schemes: Sequence[str] = ("xavier", "he"),
+    depths: Sequence[int] = (2, 5, 10, 20, 50),
+    gains: Sequence[float] | np.ndarray = GAINS,
+    learning_rates: Sequence[float] | np.ndarray = (0.1,),
     seeds: int | Sequence[int] = 8,
-) -> jinit.Sweep:
-    """The sweep that makes a map.
+    width: int = 64,
+    norm: str | None = None,
+    bias_var: float = 0.0,
+    data: str | jinit.Data = "digits",
+    batch: int = 64,
+    steps: int = 0,
+    store: str | os.PathLike[str] | None = None,
+    block: int | None = None,
+    shard: tuple[int, int] | None = None,
+    executor: Executor | None = None,
+    progress: bool = True,
+) -> xr.Dataset:
+    """Where gradients vanish, and what trains, over scheme x depth x scale x learning rate x seed.
 
-    Drawing the weights is a program of its own, so that schemes share the others. Recorded are
-    `log10_gradient_ratio`, the gradient in the first layer over that in the last hidden one, and
-    after training `loss` and `accuracy` on the test half, NaN where a network diverged.
+    The gradient ratio is g_1 / g_L, g_l the root mean square of the loss's gradient by the
+    pre-activations of hidden layer l of L, over a batch, before training.
 
     Args:
-        setting: what all networks share.
+        activation: of all networks: a name or an elementwise jax.numpy function.
         schemes: names that take a gain.
         depths: hidden layers, at least 2.
         gains: factors on the schemes' standard deviation.
-        rates: learning rates, if there is training.
-        seeds: as in `jinit.sweep`.
+        learning_rates: of gradient descent, if there is training.
+        seeds: a count, or integers, as in `jinit.sweep`.
+        width: units of a hidden layer.
+        norm: as in `jinit.MLP`.
+        bias_var: variance of the biases.
+        data: "digits", "circles", "moons", or a `jinit.Data`.
+        batch: samples of a batch.
+        steps: of training; without any, only the gradients at the start are measured.
+        store: as in `jinit.sweep`; so are `block`, `shard`, `executor` and `progress`.
+        block: networks that are stored at once.
+        shard: (i, n), the i-th of n parts.
+        executor: who computes blocks.
+        progress: whether to report on stderr.
+
+    Returns:
+        The dataset, over "scheme", "depth", "gain", "learning_rate" (if there is training) and
+        "seed": `log_gradient_ratio`, the natural logarithm of the ratio, and after training `loss`
+        and `accuracy` on the test half, NaN where a network diverged.
 
     Raises:
-        ValueError: a scheme without a gain, unknown data, too large a batch.
+        ValueError, TypeError: a scheme without a gain, unknown data, too large a batch; and as in
+            `jinit.sweep`.
     """
-    checks.choice("data", setting.data, DATA)
+    sweep = plan(
+        activation, schemes=schemes, depths=depths, gains=gains, learning_rates=learning_rates,
+        seeds=seeds, width=width, norm=norm, bias_var=bias_var, data=data, batch=batch, steps=steps,
+    )  # fmt: skip
+    return _with_units(
+        jinit.sweep(
+            sweep, store=store, block=block, shard=shard, executor=executor, progress=progress
+        )
+    )
+
+
+def plan(
+    activation: str | Activation = "tanh",
+    *,
+    schemes: Sequence[str] = ("xavier", "he"),
+    depths: Sequence[int] = (2, 5, 10, 20, 50),
+    gains: Sequence[float] | np.ndarray = GAINS,
+    learning_rates: Sequence[float] | np.ndarray = (0.1,),
+    seeds: int | Sequence[int] = 8,
+    width: int = 64,
+    norm: str | None = None,
+    bias_var: float = 0.0,
+    data: str | jinit.Data = "digits",
+    batch: int = 64,
+    steps: int = 0,
+) -> jinit.Sweep:
+    """The sweep that `map_trainability` runs, for `jinit.dry_run`; its arguments are the same.
+
+    Drawing the weights is a program of its own, so that schemes share the others.
+    """
     for name in schemes:
         checks.choice("scheme", name, jinit.SCHEMES)
         if "gain" not in jinit.SCHEMES[name].options:
@@ -72,15 +142,19 @@ def plan(
             )
     for depth in depths:
         checks.count("every depth (of hidden layers)", depth, least=2)
-    samples = len(_data(setting.data).x_train)
-    if not 2 <= setting.batch <= samples:
-        raise ValueError(f"batch must lie between 2 and {samples}, got {setting.batch}.")
+    if not isinstance(data, jinit.Data):
+        checks.choice("data", data, DATA)
+    checks.count("steps", steps, least=0)
+    setting = Setting(activation, width, norm, bias_var, data, batch, steps)
+    samples = len(_data(setting).x_train)
+    if not 2 <= batch <= samples:
+        raise ValueError(f"batch must lie between 2 and {samples}, got {batch}.")
+    _net(setting, 2)  # refuses what no network can have
     traced: dict[str, Any] = {"gain": gains}
-    if setting.steps:
-        traced["lr"] = rates
-    measure = _train if setting.steps else _measure
+    if steps:
+        traced["learning_rate"] = learning_rates
     return jinit.Sweep(
-        partial(measure, setting=setting),
+        partial(_train if steps else _measure, setting=setting),
         {"scheme": list(schemes), "depth": list(depths)},
         traced,
         seeds,
@@ -88,15 +162,22 @@ def plan(
     )
 
 
-def _data(name: str) -> jinit.Data:
-    return getattr(jinit.data, name)()
+def log_gradient_ratio(signals: jinit.LayerSignals) -> jax.Array:
+    """The natural logarithm of the gradient in the first layer over that in the last hidden one."""
+    return signals.log_grad[..., 0] - signals.log_grad[..., -2]
+
+
+def _data(setting: Setting) -> jinit.Data:
+    data = setting.data
+    return data if isinstance(data, jinit.Data) else getattr(jinit.data, data)()
 
 
 def _net(setting: Setting, depth: int) -> jinit.MLP:
-    data = _data(setting.data)
-    classes = int(np.max(data.y_train)) + 1
+    x, y = _data(setting)[:2]
+    labels = np.asarray(y)
+    outputs = int(labels.max()) + 1 if labels.dtype.kind in "iu" else labels[0].size
     return jinit.MLP(
-        (data.x_train.shape[1], *(setting.width,) * depth, classes),
+        (x.shape[1], *(setting.width,) * depth, outputs),
         activation=setting.activation,
         norm=setting.norm,  # type: ignore[arg-type]
     )
@@ -108,20 +189,19 @@ def _draw(key: jax.Array, *, scheme: str, depth: int, gain: jax.Array, setting: 
 
 
 def _measure(key: jax.Array, start: Any, *, depth: int, setting: Setting) -> dict[str, jax.Array]:
-    data = _data(setting.data)
     params, state = start
-    x, y = (jnp.asarray(a[: setting.batch]) for a in (data.x_train, data.y_train))
-    log_grad = jinit.layer_signals(_net(setting, depth), params, state, x, y).log_grad
-    return {"log10_gradient_ratio": (log_grad[0] - log_grad[-2]) / math.log(10)}
+    x, y = (jnp.asarray(a[: setting.batch]) for a in _data(setting)[:2])
+    signals = jinit.layer_signals(_net(setting, depth), params, state, x, y)
+    return {"log_gradient_ratio": log_gradient_ratio(signals)}
 
 
 def _train(
-    key: jax.Array, start: Any, *, depth: int, lr: jax.Array, setting: Setting
+    key: jax.Array, start: Any, *, depth: int, learning_rate: jax.Array, setting: Setting
 ) -> dict[str, jax.Array]:
     params, state = start
     run = jinit.train(
-        key, _net(setting, depth), params, state, _data(setting.data), optimizer=optax.sgd(lr),
-        steps=setting.steps, batch_size=setting.batch,
+        key, _net(setting, depth), params, state, _data(setting),
+        optimizer=optax.sgd(learning_rate), steps=setting.steps, batch_size=setting.batch,
     )  # fmt: skip
     before = _measure(key, start, depth=depth, setting=setting)
     return before | {"loss": run.loss, "accuracy": run.accuracy}
@@ -133,9 +213,10 @@ def _train(
 def crossings(dataset: xr.Dataset) -> xr.DataArray:
     """The gain at which the median gradient ratio first rises through one; NaN where it never does.
 
-    Interpolated in log10(ratio) against log(gain), by scheme and depth.
+    Interpolated in log(ratio) against log(gain), by scheme and depth.
     """
-    ratio = dataset.log10_gradient_ratio.median([d for d in ("seed", "lr") if d in dataset.dims])
+    ratio = dataset.log_gradient_ratio
+    ratio = ratio.median([d for d in ("seed", "learning_rate") if d in ratio.dims])
     return xr.apply_ufunc(
         partial(crossing, dataset.gain.values), ratio, input_core_dims=[["gain"]], vectorize=True
     )
@@ -170,6 +251,12 @@ def table(dataset: xr.Dataset) -> Table:
     return shown
 
 
+def _with_units(dataset: xr.Dataset) -> xr.Dataset:
+    """The same, whose variables say what they are; a store keeps numbers alone."""
+    known = {n: each.assign_attrs(units=UNITS[n]) for n, each in dataset.items() if n in UNITS}
+    return dataset.assign(known)
+
+
 def export(dataset: xr.Dataset, file: Path, *, csv: bool) -> None:
     """As CSV, a row per network (and entry, for vectors), or as NetCDF; whole or not at all."""
     staging = file.with_name(f".{file.name}.partial")
@@ -177,7 +264,7 @@ def export(dataset: xr.Dataset, file: Path, *, csv: bool) -> None:
         if csv:
             dataset.to_dataframe().to_csv(staging)
         else:
-            dataset.to_netcdf(staging, engine="scipy")
+            _with_units(dataset).to_netcdf(staging, engine="scipy")
         staging.replace(file)
     except OSError as error:
         raise ValueError(f"'{file}' cannot be written ({error.strerror or error}).") from None

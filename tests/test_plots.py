@@ -39,7 +39,7 @@ def test_histograms_draw_one_ridge_per_layer_with_its_note(ax):
 
 def test_gradient_map_marks_schemes_on_log_axes(ax):
     scale, depth = np.geomspace(0.1, 10, 9), [2, 4, 8]
-    values = np.log10(scale)[None] * np.array(depth)[:, None]
+    values = np.log(scale)[None] * np.array(depth)[:, None]
     mesh = plots.gradient_map(ax, scale, depth, values, limit=5.0, marks={"Xavier": 1.0})
     assert ax.get_xscale() == ax.get_yscale() == "log"
     assert "Xavier" in [t.get_text() for t in ax.texts]
@@ -129,7 +129,7 @@ def test_the_colour_bar_speaks_of_the_gradient_not_of_its_square():
 
 def test_labels_of_contours_stand_inside_the_map():
     scale, depth = np.geomspace(0.1, 10, 30), np.array([2, 5, 10, 20, 50])
-    ratio = np.log10(scale)[None, :] * depth[:, None]
+    ratio = np.log(scale)[None, :] * depth[:, None]
     _fig, axes = plots.figure(1)
     plots.gradient_map(axes[0][0], scale, depth, ratio, limit=12.0)
     labels = [t for t in axes[0][0].texts if t.get_text().startswith("$10^")]
@@ -192,6 +192,18 @@ def test_a_sweep_is_a_map_over_its_two_longest_axes():
         np.testing.assert_allclose(drawn, ds.loss.sel(scheme=scheme).median("seed"))
         assert ax.get_xscale() == "log"
     assert "median over 3 seeds" in picture.axes[-1].get_ylabel()
+
+
+def test_natural_logarithms_of_a_sweep_are_drawn_as_powers_of_ten():
+    ds = sweep_like(depth=[2, 5], gain=np.geomspace(0.1, 10, 7), seed=[0, 1, 2])
+    ds = ds.rename(loss="log_ratio")
+    panel, bar = plots.grid(ds, "log_ratio").axes
+    drawn = panel.collections[0].get_array()
+    np.testing.assert_allclose(drawn, ds.log_ratio.median("seed") / np.log(10))
+    assert bar.get_ylabel() == "ratio (median over 3 seeds)"
+    assert all(text.get_text().startswith("$10^{") for text in bar.get_yticklabels())
+    (ax,) = plots.grid(ds.isel(depth=0), "log_ratio").axes
+    assert all(text.get_text().startswith("$10^{") for text in ax.get_yticklabels())
 
 
 def test_a_sweep_over_one_axis_is_lines():

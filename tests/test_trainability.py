@@ -1,11 +1,13 @@
 """The built-in map, from Python and from the shell."""
 
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
@@ -18,8 +20,7 @@ GRID = {"schemes": ["xavier", "he"], "depths": [8], "gains": np.geomspace(0.5, 4
 
 def test_relu_hands_the_gradient_back_where_he_says():
     """At gain 1 for He and sqrt(2) for Xavier, within the scatter of 8 seeds of width 64."""
-    plan = trainability.plan(trainability.Setting(activation="relu"), **GRID, seeds=8)
-    ds = jinit.sweep(plan, progress=False)
+    ds = jinit.map_trainability("relu", **GRID, seeds=8, progress=False)
     found = trainability.crossings(ds)
     # ln(ratio) grows by depth * ln(gain), and scatters by sqrt(5 depth / width) / 2.
     for depth in GRID["depths"]:
@@ -31,31 +32,60 @@ def test_relu_hands_the_gradient_back_where_he_says():
 
 
 def test_training_is_recorded_beside_the_gradient():
-    setting = trainability.Setting(activation="relu", steps=60, width=32)
-    plan = trainability.plan(
-        setting, schemes=["he"], depths=[2], gains=[0.01, 1.0], rates=[0.1], seeds=2
-    )
-    ds = jinit.sweep(plan, progress=False)
-    assert set(ds) == {"log10_gradient_ratio", "loss", "accuracy"}
-    accuracy = ds.accuracy.squeeze(["scheme", "depth", "lr"]).mean("seed")
+    ds = jinit.map_trainability(
+        "relu", schemes=["he"], depths=[2], gains=[0.01, 1.0], learning_rates=[0.1], seeds=2,
+        steps=60, width=32, progress=False,
+    )  # fmt: skip
+    assert set(ds) == {"log_gradient_ratio", "loss", "accuracy"}
+    accuracy = ds.accuracy.squeeze(["scheme", "depth", "learning_rate"]).mean("seed")
     assert float(accuracy.sel(gain=1.0)) > 0.7 > 0.4 > float(accuracy.sel(gain=0.01))
+
+
+def shrink(x):
+    """An activation of one's own; e^-4 from the first of five layers to the last."""
+    return x / jnp.e
+
+
+def regression():
+    x = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
+    return jinit.data.from_arrays(x, x[:, :3])
+
+
+@pytest.mark.parametrize("data", [*trainability.DATA, regression])
+def test_the_ratio_is_a_natural_logarithm_on_any_data(data, tmp_path):
+    """Orthogonal layers keep every length, so that a slope of 1/e takes one e-fold a layer."""
+    made = data() if callable(data) else data
+    store = tmp_path / "map.zarr"
+    ds = jinit.map_trainability(
+        shrink, schemes=["orthogonal"], depths=[5], gains=[1.0, math.e], seeds=2, width=16,
+        batch=16, data=made, store=store, progress=False,
+    )  # fmt: skip
+    expected = np.broadcast_to([[-4.0], [0.0]], (1, 1, 2, 2))
+    np.testing.assert_allclose(ds.log_gradient_ratio, expected, atol=1e-4)
+    assert ds.log_gradient_ratio.attrs["units"].startswith("natural logarithm")
+    assert jinit.load(store).equals(ds)
+    trainability.export(jinit.load(store), tmp_path / "map.nc", csv=False)
+    with xr.open_dataset(tmp_path / "map.nc", engine="scipy") as read:
+        assert read.log_gradient_ratio.attrs == ds.log_gradient_ratio.attrs
 
 
 @pytest.mark.bad_input
 def test_maps_that_cannot_be_made():
+    make = jinit.map_trainability
     with pytest.raises(ValueError, match="which 'zeros' does not take; choose among xavier, he"):
-        trainability.plan(trainability.Setting(), schemes=["zeros"], depths=[2], gains=[1.0])
+        make(schemes=["zeros"])
     with pytest.raises(ValueError, match=r"every depth \(of hidden layers\) must be an integer of"):
-        trainability.plan(trainability.Setting(), schemes=["he"], depths=[1], gains=[1.0])
+        make(depths=[1])
     with pytest.raises(ValueError, match="unknown data 'mnist'"):
-        trainability.plan(
-            trainability.Setting(data="mnist"), schemes=["he"], depths=[2], gains=[1.0]
-        )
+        make(data="mnist")
     with pytest.raises(ValueError, match="batch must lie between 2 and 1437, got 5000"):
-        trainability.plan(trainability.Setting(batch=5000), schemes=["he"], depths=[2], gains=[1.0])
-    plan = trainability.plan(trainability.Setting(), schemes=["he"], depths=[2], gains=[1.0])
+        make(batch=5000)
+    with pytest.raises(ValueError, match="steps must be an integer of at least 0, got -1"):
+        make(steps=-1)
+    with pytest.raises(ValueError, match="unknown activation 'tahn'; did you mean 'tanh'"):
+        make("tahn")
     with pytest.raises(TypeError, match="a Sweep holds its axes and seeds already, got traced="):
-        jinit.sweep(plan, traced={"gain": [1.0]})
+        jinit.sweep(trainability.plan(), traced={"gain": [1.0]})
 
 
 # --- from the shell -----------------------------------------------------------------------------
@@ -121,7 +151,7 @@ def test_a_map_that_is_killed_goes_on_and_is_read_in_every_form(tmp_path):
     ds = jinit.load(tmp_path / "map.zarr")
     assert len((tmp_path / "map.csv").read_text().splitlines()) == 31
     with xr.open_dataset(tmp_path / "map.nc", engine="scipy") as read:
-        np.testing.assert_array_equal(read.log10_gradient_ratio, ds.log10_gradient_ratio)
+        np.testing.assert_array_equal(read.log_gradient_ratio, ds.log_gradient_ratio)
     assert call("plot", "map.zarr", "again.svg", cwd=tmp_path).returncode == 0
     assert "<svg" in (tmp_path / "again.svg").read_text()[:1000]
     again = call("plot", "map.zarr", "again.svg", cwd=tmp_path)
@@ -136,7 +166,7 @@ def test_shards_of_a_map_share_a_store(tmp_path):
         for i in range(2)
     )
     assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
-    assert np.isfinite(jinit.load(tmp_path / "map.zarr").log10_gradient_ratio).all()
+    assert np.isfinite(jinit.load(tmp_path / "map.zarr").log_gradient_ratio).all()
 
 
 @pytest.mark.script

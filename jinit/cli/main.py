@@ -53,7 +53,7 @@ def tour(
     from rich.console import Console
 
     from jinit.runtime import device_name
-    from jinit.tour import FULL, QUICK, OutputError, run_tour
+    from jinit.tour import FULL, QUICK, OutputError, take_tour
 
     try:
         device_name()
@@ -64,7 +64,7 @@ def tour(
             f"use JAX_PLATFORMS=cpu, or install jinit[cuda] or jinit[tpu]."
         )
     try:
-        run_tour(
+        take_tour(
             out, QUICK if quick else FULL, seed=seed, overwrite=overwrite,
             console=Console(),
         )  # fmt: skip
@@ -275,8 +275,9 @@ def map_(
     gain: Annotated[
         tuple[float, float, int], typer.Option(help="Scales: lowest, highest, how many.")
     ] = (0.1, 10.0, 33),
-    lr: Annotated[
-        list[float] | None, typer.Option(help="Learning rates; repeat for several: 0.1.")
+    learning_rate: Annotated[
+        list[float] | None,
+        typer.Option("--learning-rate", "--lr", help="Repeat for several: 0.1."),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Networks at every point.")] = 8,
     steps: Annotated[int, typer.Option(help="Of training; 0 measures gradients only.")] = 0,
@@ -315,24 +316,28 @@ def map_(
                 f"--gain must be a lowest above 0, a highest above that and at least 2 of them, "
                 f"got {low:g} {high:g} {count}."
             )
-        setting = trainability.Setting(activation, width, norm, bias_var, data, batch, steps)
-        plan = trainability.plan(
-            setting,
-            schemes=scheme or ["xavier", "he"],
-            depths=depth or [2, 5, 10, 20, 50],
-            gains=[low * (high / low) ** (i / (count - 1)) for i in range(count)],
-            rates=lr or [0.1],
-            seeds=seeds,
-        )
+        grid: dict[str, Any] = {
+            "schemes": scheme or ["xavier", "he"],
+            "depths": depth or [2, 5, 10, 20, 50],
+            "gains": [low * (high / low) ** (i / (count - 1)) for i in range(count)],
+            "learning_rates": learning_rate or [0.1],
+            "seeds": seeds,
+            "width": width,
+            "norm": norm,
+            "bias_var": bias_var,
+            "data": data,
+            "batch": batch,
+            "steps": steps,
+        }
         if dry_run:
-            console.print(_costs(jinit.dry_run(plan)))
+            console.print(_costs(jinit.dry_run(trainability.plan(activation, **grid))))
             return
-        found = jinit.sweep(plan, store=store, shard=_parts(shard))
+        found = jinit.map_trainability(activation, **grid, store=store, shard=_parts(shard))
     except (ValueError, TypeError, RuntimeError) as error:
         _fail(str(error))
     console.print(trainability.table(found))
     if plot is not None:
-        jinit.plots.grid(found, "accuracy" if steps else "log10_gradient_ratio").savefig(plot)
+        jinit.plots.grid(found, "accuracy" if steps else "log_gradient_ratio").savefig(plot)
         console.print(f"The map is in {plot}.")
     if store is not None:
         console.print(f"The results are in {store}; read them with jinit.load.")

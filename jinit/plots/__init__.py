@@ -3,7 +3,7 @@
 Nothing is computed here beyond averages and quantiles over runs.
 """
 
-from jinit.plots.figures import COLORS, figure, style
+from jinit.plots.figures import COLORS, figure, power_of_ten, style
 from jinit.plots.models import coordinate_check, diagnosis
 from jinit.plots.panels import band, gradient_map, histograms, weights
 from jinit.plots.sweeps import grid
@@ -19,6 +19,7 @@ __all__ = [
     "grid",
     "histograms",
     "phase_diagram",
+    "power_of_ten",
     "signals",
     "style",
     "weights",

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-__all__ = ["COLORS", "Values", "figure", "style"]
+__all__ = ["COLORS", "Values", "figure", "power_of_ten", "style"]
 
 
 Values = Sequence[Any] | jax.Array | np.ndarray
@@ -59,3 +59,8 @@ def figure(
     """A figure with its axes `[rows, columns]`, without any global state."""
     fig = Figure(figsize=(width, height), layout="constrained")
     return fig, fig.subplots(rows, columns, squeeze=False, **options)
+
+
+def power_of_ten(exponent: float, _: Any = None) -> str:
+    """How ticks and labels write a logarithm to base 10, which no reader has to undo."""
+    return f"$10^{{{exponent + 0.0:g}}}$"

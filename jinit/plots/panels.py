@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from jinit.plots.figures import Values
+from jinit.plots.figures import Values, power_of_ten
 
 __all__ = ["band", "gradient_map", "histograms", "weights"]
 
@@ -107,21 +107,22 @@ def gradient_map(
     marks: Mapping[str, float] | None = None,
     theory: Values | None = None,
 ) -> Any:
-    """A map over weight scale x depth, with the line where it is zero.
+    """A map of a ratio over weight scale x depth, with the line where it is one.
 
     Args:
         ax: where.
         scale: `[scales]`, increasing, drawn on a log axis.
         depth: `[depths]`, increasing, drawn on a log axis.
-        log_ratio: `[depths, scales]`; blue below zero, red above, white at zero.
-        limit: where the colours end.
+        log_ratio: natural logarithms `[depths, scales]`; blue below zero, red above, white at zero.
+        limit: the power of ten where the colours end.
         marks: labels and the scales they stand for, drawn as dotted lines.
         theory: the scales at which it should be zero, `[depths]`, drawn as circles on the line.
 
     Returns:
         The filled contours, for a colour bar.
     """
-    scale, depth, values = np.asarray(scale), np.asarray(depth, float), np.asarray(log_ratio)
+    scale, depth = np.asarray(scale), np.asarray(depth, float)
+    values = np.asarray(log_ratio) / np.log(10)
     levels = np.linspace(-limit, limit, 8 * int(limit) + 1)
     mesh = ax.contourf(scale, depth, values, levels=levels, cmap="RdBu_r", extend="both")
     steps = [v for v in (-20, -10, -5, -2, 2, 5, 10, 20) if abs(v) <= limit]
@@ -129,8 +130,8 @@ def gradient_map(
     lines = ax.contour(scale, depth, values, levels=steps, colors=shades, linewidths=0.8)
     far = [v for v in lines.levels if abs(v) > 2]  # near zero there is no room for a label
     ax.clabel(
-        lines, far, fmt=lambda v: f"$10^{{{v:.0f}}}$", fontsize=9,
-        manual=_label_places(np.asarray(scale), np.asarray(depth), values, far),
+        lines, far, fmt=power_of_ten, fontsize=9,
+        manual=_label_places(scale, depth, values, far),
     )  # fmt: skip
     ax.contour(scale, depth, values, levels=[0.0], colors="black", linewidths=2.5)
     if theory is not None:

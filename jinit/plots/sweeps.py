@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from jinit.plots.figures import COLORS, figure, style
+from jinit.plots.figures import COLORS, figure, power_of_ten, style
 
 __all__ = ["grid"]
 
@@ -19,7 +19,7 @@ def grid(dataset: Any, variable: str | None = None, *, title: str = "") -> Figur
     """A variable of a sweep over its two longest numeric axes, the median over seeds.
 
     A map where there are two such axes, lines where there is one; a panel for each combination of
-    the other axes.
+    the other axes. Variables called `log_*`, natural logarithms, are shown as powers of ten.
 
     Args:
         dataset: what `jinit.sweep` or `jinit.load` returns.
@@ -39,6 +39,9 @@ def grid(dataset: Any, variable: str | None = None, *, title: str = "") -> Figur
             f"{', '.join(map(repr, plain)) or 'none'}."
         )
     values = dataset[name].astype(float).median("seed")
+    form, shown = None, name
+    if name.startswith("log_"):
+        values, form, shown = values / np.log(10), power_of_ten, name.removeprefix("log_")
     numeric = sorted(
         (d for d in values.dims if values[d].dtype.kind in "fiu" and values.sizes[d] > 1),
         key=lambda d: -values.sizes[d],
@@ -72,17 +75,19 @@ def grid(dataset: Any, variable: str | None = None, *, title: str = "") -> Figur
                 continue
             panel = panels.isel(panel=i)
             mesh = _panel(ax, panel, across, upwards, low, high, crosses)
+            if form and upwards is None:
+                ax.yaxis.set_major_formatter(form)
             here = [f"{d} = {panel.coords[d].item()}" for d in rest if values.sizes[d] > 1]
             ax.set_title(", ".join(here), fontsize=10)
             if i >= count - columns:
                 ax.set_xlabel(across)
             if i % columns == 0:
-                ax.set_ylabel(upwards or name)
+                ax.set_ylabel(upwards or shown)
         if upwards is not None:
-            bar = fig.colorbar(mesh, ax=list(axes.flat), pad=0.015)
-            bar.set_label(f"{name} (median over {dataset.sizes['seed']} seeds)")
+            bar = fig.colorbar(mesh, ax=list(axes.flat), pad=0.015, format=form)
+            bar.set_label(f"{shown} (median over {dataset.sizes['seed']} seeds)")
         if title or not rest:
-            fig.suptitle(title or name, fontweight="bold")
+            fig.suptitle(title or shown, fontweight="bold")
     return fig
 
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jinit.plots.figures import COLORS, figure, style
+from jinit.plots.figures import COLORS, figure, power_of_ten, style
 
 __all__ = ["phase_diagram", "signals"]
 
@@ -112,7 +112,7 @@ def _powers_of_ten(ax: Axes) -> None:
         ax.set_ylim(low, high)
     if high - low > 2.5:
         ax.yaxis.set_major_locator(MaxNLocator(8, integer=True))
-        ax.yaxis.set_major_formatter(lambda v, _: f"$10^{{{v:.0f}}}$")
+        ax.yaxis.set_major_formatter(power_of_ten)
         return
     steps = [m * 10.0**k for k in range(-9, 10) for m in (1, 1.5, 2, 3, 5, 7)]
     ticks = [t for t in steps if low <= np.log10(t) <= high]

@@ -1,6 +1,6 @@
 """The tour: why initialisation matters, in six chapters measured while you wait."""
 
-from jinit.tour.run import OutputError, run_tour
+from jinit.tour.run import OutputError, take_tour
 from jinit.tour.setting import FULL, QUICK, Setting
 
-__all__ = ["FULL", "QUICK", "OutputError", "Setting", "run_tour"]
+__all__ = ["FULL", "QUICK", "OutputError", "Setting", "take_tour"]

@@ -18,7 +18,7 @@ from jinit.runtime import device_name
 from jinit.tour import batchnorm, gradients, he, scale, symmetry, xavier
 from jinit.tour.setting import Setting
 
-__all__ = ["OutputError", "run_tour"]
+__all__ = ["OutputError", "take_tour"]
 
 # Share of the whole time, measured on two cores.
 CHAPTERS: tuple[tuple[str, Callable[..., Chapter], float], ...] = (
@@ -35,7 +35,7 @@ class OutputError(ValueError):
     """The output folder cannot be used; the message says why and what to do."""
 
 
-def run_tour(
+def take_tour(
     out: Path, setting: Setting, *, seed: int = 0, overwrite: bool = False, console: Console
 ) -> Path:
     """Run all chapters and write `out/report.html` with figures and data beside it.

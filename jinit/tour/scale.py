@@ -68,9 +68,9 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
         seeds=setting.seeds, steps=setting.steps, learning_rate=0.1, signals=True,
     )  # fmt: skip
     advance(1.0)
-    log10_grad = np.asarray(curves.signals.log_grad) / math.log(10)
-    layers = 1 + np.arange(log10_grad.shape[-1])
-    grad = dict(zip(curves.starts, log10_grad, strict=True))
+    decades = np.asarray(curves.signals.log_grad) / math.log(10)
+    layers = 1 + np.arange(decades.shape[-1])
+    grad = dict(zip(curves.starts, decades, strict=True))
     per_layer = {n: 10 ** np.polyfit(layers[:-1], g[:, :-1].mean(0), 1)[0] for n, g in grad.items()}
     accuracy = dict(zip(curves.starts, curves.accuracy.mean(1), strict=True))
     loss = dict(zip(curves.starts, curves.loss, strict=True))
@@ -90,7 +90,10 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
             plots.band(
                 grad_ax, layers, runs, label=LABELS[name], color=plots.COLORS[name], marker="o"
             )
-        grad_ax.set(xlabel="layer (1 = next to the input)", ylabel="log10 of the gradient's rms")
+        grad_ax.set(
+            xlabel="layer (1 = next to the input)", ylabel="root mean square of the gradient"
+        )
+        grad_ax.yaxis.set_major_formatter(plots.power_of_ten)
         grad_ax.set_title("Gradient reaching each layer, before training")
         grad_ax.legend(loc="lower right")
 
