@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 
 from jinit import checks
 from jinit.theory.moments import arguments
-from jinit.theory.moments.quadrature import nodes_and_weights
+from jinit.theory.moments.quadrature import gaussian_nodes
 
 __all__ = ["SeluParameters", "selu_parameters", "tat_slope"]
 
@@ -160,10 +160,9 @@ def _negative_half(var: float) -> tuple[float, float, float, float]:
     """
     std = math.sqrt(var)
     finest = max(0, math.ceil(math.log2(std)) + 2)
-    x, weight = nodes_and_weights(
+    x, weight = gaussian_nodes(
         np.concatenate([[0.0], 2.0 ** np.arange(-finest, 0), np.arange(1, 39)])
     )
-    weight = weight * np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
     below, slope = np.expm1(-std * x), np.exp(-std * x)
     return (
         float(np.sum(weight * below)),

@@ -15,13 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinit.activations import Activation, facts
-from jinit.theory.moments.quadrature import nodes_and_weights, pieces
+from jinit.theory.moments.elementwise import check_elementwise
+from jinit.theory.moments.quadrature import BEYOND, REACHES, gaussian_nodes, pieces
 
-__all__ = ["Curve", "MomentError", "Sample", "TooRoughError", "curve", "on_cpu"]
+__all__ = [
+    "ActivationLike",
+    "Curve",
+    "MomentError",
+    "Sample",
+    "TooRoughError",
+    "curve",
+    "on_cpu",
+]
 
 _SMALL, _LARGE = 2**12, 2**16  # points per compiled call
-_REACHES = (12.0, 24.0, 37.0)  # in standard deviations; exp(-37**2 / 2) is almost the least float64
-_BEYOND = 1e-13  # what may lie in the outermost panel, relative
 _FARTHEST = 500  # 2**500: its square is still a float64
 _LARGEST = 1e297  # a variance all of whose reaches are less
 _ALMOST_ZERO = 1e-170  # whose square is 0
@@ -64,12 +71,13 @@ class Sample(NamedTuple):
 
 
 class Curve:
-    """One activation; use `curve(phi)`, which keeps it."""
+    """One activation; use `curve(activation)`, which keeps it."""
 
-    def __init__(self, phi: str | Activation) -> None:
+    def __init__(self, activation: str | Activation) -> None:
         """Refuse what is not elementwise; nothing else is looked at before it is needed."""
-        self.name = phi if isinstance(phi, str) else getattr(phi, "__name__", repr(phi))
-        row = facts(phi)
+        named = isinstance(activation, str)
+        self.name = activation if named else getattr(activation, "__name__", repr(activation))
+        row = facts(activation)
         self._phi, self._exact_slope, kinks = row.function, row.slope, row.kinks
         self._compiled = jax.jit(self._value_and_slope)
         self._check_elementwise()
@@ -121,17 +129,16 @@ class Curve:
         if q > _LARGEST:
             raise _too_large(self.name, q)
         root = math.sqrt(q)
-        for reach in _REACHES:
+        for reach in REACHES:
             edges = np.arange(-reach, reach + 1)
-            z, weight = nodes_and_weights(
+            z, weight = gaussian_nodes(
                 np.unique(np.concatenate([edges, self.pieces(reach * root) / root]))
             )
-            weight = weight * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
             value, slope = self.evaluate(root * z)
             with np.errstate(all="ignore"):
                 fourth = weight * np.maximum(value**2, slope**2) ** 2
             outer, total = fourth[np.abs(z) > reach - 1].sum(), fourth.sum()
-            if outer <= _BEYOND * total and total > 0:  # if all is 0, look farther out
+            if outer <= BEYOND * total and total > 0:  # if all is 0, look farther out
                 break
         return Sample(q, z, weight, value, slope, self.name)
 
@@ -174,7 +181,7 @@ class Curve:
         if shells <= self._shells:
             return
         if shells > _FARTHEST:
-            raise _too_large(self.name, (reach / _REACHES[0]) ** 2)
+            raise _too_large(self.name, (reach / REACHES[0]) ** 2)
         if shells >= self._too_rough:
             raise self._rough(2.0**self._too_rough)
         # Both sides at once: what is small on one is measured by the size of the other.
@@ -229,46 +236,32 @@ class Curve:
         return [float(x) for x in edges[bend > 1e-6 * self._size[1]]]
 
     def _check_elementwise(self) -> None:
-        what = f"activation {self.name} must be an elementwise jax.numpy function of one array"
-        shape = jax.ShapeDtypeStruct((8,), np.dtype("float64"))
-        try:
+        def output() -> Any:
+            shape = jax.ShapeDtypeStruct((8,), np.dtype("float64"))
             with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-                out = jax.eval_shape(self._phi, shape)
-        except Exception as error:
-            raise TypeError(
-                f"{what}, got one that raises {type(error).__name__} "
-                f"({str(error).splitlines()[0] if str(error) else ''}) on a float64 vector; write "
-                f"it with jax.numpy."
-            ) from error
-        if getattr(out, "shape", None) != (8,):
-            raise ValueError(
-                f"{what}, got one that turns shape (8,) into {getattr(out, 'shape', type(out))}."
-            )
-        if out.dtype != np.dtype("float64"):
-            raise ValueError(
-                f"{what} that keeps float64, got one that returns {out.dtype}; leave out its casts."
-            )
-        x = np.linspace(-3.0, 3.0, 64)
-        alone, _ = self.evaluate(x)
-        for kept in (slice(None, 32), slice(32, None)):  # later entries change, then earlier ones
-            changed = 3 * x + 1
-            changed[kept] = x[kept]
-            other, _ = self.evaluate(changed)
-            if not np.allclose(alone[kept], other[kept], rtol=1e-9, atol=1e-12, equal_nan=True):
-                raise ValueError(
-                    f"{what}, got one whose value at an entry depends on the other entries (as "
-                    f"softmax's or cumsum's does)."
-                )
+                return jax.eval_shape(self._phi, shape)
+
+        check_elementwise(
+            f"activation {self.name} must be an elementwise jax.numpy function of one array",
+            output,
+            lambda x: self.evaluate(x)[0],
+            points=64,
+        )
 
 
-def curve(phi: str | Activation) -> Curve:
+ActivationLike = str | Activation | Curve  # a name, a function, or what `curve` made of it
+
+
+def curve(activation: ActivationLike) -> Curve:
     """The `Curve` of an activation by name or callable; made once for each."""
-    facts(phi)  # an unknown name is answered before anything else
+    if isinstance(activation, Curve):
+        return activation
+    facts(activation)  # an unknown name is answered before anything else
     try:
-        return _kept(phi)
+        return _kept(activation)
     except TypeError as error:
         if "unhashable" in str(error):
-            return Curve(phi)
+            return Curve(activation)
         raise
 
 

@@ -10,14 +10,20 @@ import numpy as np
 from jinit.activations import activation
 from jinit.theory.moments.arguments import variance
 from jinit.theory.moments.curve import MomentError, TooRoughError, on_cpu
-from jinit.theory.moments.quadrature import ORDER, nodes_and_weights, pieces
+from jinit.theory.moments.elementwise import check_elementwise
+from jinit.theory.moments.quadrature import (
+    BEYOND,
+    ORDER,
+    REACHES,
+    density,
+    nodes_and_weights,
+    pieces,
+)
 
 __all__ = ["expectation"]
 
 Function = Callable[[np.ndarray], np.ndarray]
 
-_REACHES = (12.0, 24.0, 37.0)  # N(0, 1) has 4e-33 of its mass beyond the first
-_BEYOND = 1e-13  # what may lie in the outermost panels, relative
 _CUT_OFF = 1e-9  # what may lie there at last
 _SLIVER = 1e-12  # a panel narrower than that, relative, lies at a kink
 _SINGULAR = 1e-10  # what may lie in such panels, relative
@@ -40,26 +46,29 @@ def expectation(function: str | Callable[[Any], Any], q: float = 1.0) -> float:
     """
     q = variance("q", q)
     f = _in_float64(activation(function))
-    _check_elementwise(f)
+    check_elementwise(
+        "the function must be an elementwise one, of one array",
+        lambda: f(np.linspace(-3.0, 3.0, 8)),
+        f,
+        points=8,
+        kinds="biu",
+        write="numpy or jax.numpy",
+    )
     if q == 0:
         return float(f(np.zeros(1))[0])
     root = math.sqrt(q)
     total = size = outermost = 0.0
-    for reach in _REACHES:
+    for reach in REACHES:
         z, weight = nodes_and_weights(_panels(f, root, reach))
-        terms = weight * _density(z) * f(root * z)
+        terms = weight * density(z) * f(root * z)
         total, size = float(terms.sum()), float(np.abs(terms).sum())
         outermost = float(np.abs(terms[np.abs(z) > reach - 1]).sum())
-        if outermost <= _BEYOND * size and size > 0:  # if all is 0, look farther out
+        if outermost <= BEYOND * size and size > 0:  # if all is 0, look farther out
             break
     if outermost > _CUT_OFF * size or not math.isfinite(size):
         raise _diverges(q)
     _check_bounded(z, weight, terms, root)
     return total
-
-
-def _density(z: np.ndarray) -> np.ndarray:
-    return np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
 
 
 def _panels(f: Function, root: float, reach: float) -> np.ndarray:
@@ -68,9 +77,9 @@ def _panels(f: Function, root: float, reach: float) -> np.ndarray:
     bends = 2.0 ** np.arange(-2, max(-1, math.ceil(math.log2(reach * root)))) / root
     start = np.concatenate([np.arange(-reach, reach + 1), bends, -bends])
     try:
-        found = pieces(lambda z: (_density(z) * f(root * z))[None], np.unique(start))
+        found = pieces(lambda z: (density(z) * f(root * z))[None], np.unique(start))
     except FloatingPointError as error:
-        if reach > _REACHES[0]:  # up to there it was finite, and not small at the end
+        if reach > REACHES[0]:  # up to there it was finite, and not small at the end
             raise _diverges(root**2) from None
         raise ValueError(
             f"the function must be finite within twelve standard deviations, got a value that is "
@@ -116,30 +125,3 @@ def _in_float64(function: Callable[[Any], Any]) -> Function:
             return np.asarray(function(x))
 
     return f
-
-
-def _check_elementwise(f: Function) -> None:
-    what = "the function must be an elementwise one, of one array"
-    x = np.linspace(-3.0, 3.0, 8)
-    try:
-        out = f(x)
-    except Exception as error:
-        raise TypeError(
-            f"{what}, got one that raises {type(error).__name__} "
-            f"({str(error).splitlines()[0] if str(error) else ''}) on a float64 vector; write it "
-            f"with numpy or jax.numpy."
-        ) from error
-    if out.shape != x.shape:
-        raise ValueError(f"{what}, got one that turns shape {x.shape} into {out.shape}.")
-    if out.dtype.kind not in "biu" and out.dtype != np.float64:
-        raise ValueError(
-            f"{what} that keeps float64, got one that returns {out.dtype}; leave out its casts."
-        )
-    for kept in (slice(None, 4), slice(4, None)):
-        changed = 3 * x + 1
-        changed[kept] = x[kept]
-        if not np.allclose(f(changed)[kept], out[kept], rtol=1e-9, atol=1e-12, equal_nan=True):
-            raise ValueError(
-                f"{what}, got one whose value at an entry depends on the other entries (as "
-                f"softmax's does)."
-            )

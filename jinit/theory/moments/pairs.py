@@ -13,11 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from jinit.theory.moments.curve import Curve, TooRoughError
-from jinit.theory.moments.quadrature import ORDER, nodes_and_weights
+from jinit.theory.moments.quadrature import ORDER, density, nodes_and_weights, standard_grid
 
 __all__ = ["Pair", "pair"]
 
-_HALF_GRID = np.array([0, 1, 2, 3.5, 5, 7, 9, 12, 15, 18, 21, 24, 28, 32, 37])  # in std devs
 _SAME = 1e-11  # relative; edges that are closer are one
 _AT_ONCE = 2**15 // ORDER  # panels per evaluation, of s + d and s - d
 _EDGES = 2**20  # at a time
@@ -54,11 +53,11 @@ def pair(phi: Curve, q: float, one_minus_c: float) -> Pair:
     _check_number(phi, q, float(ORDER * len(kinks) ** 2))  # a panel wherever two of them may meet
     bends = phi.pieces(farthest)
     bends = bends[(np.abs(bends) > _SAME * farthest) | np.isin(bends, kinks)]
-    half_grid = _HALF_GRID[reach >= _HALF_GRID]
+    grid = standard_grid(reach)  # in standard deviations
     spread_s = math.sqrt(q * (2 - one_minus_c) / 2)
     spread_d = math.sqrt(q * one_minus_c / 2)
-    d, weight_d = _half_line(spread_d, spread_s, half_grid, bends, kinks)
-    line = _Line(spread_s, half_grid, farthest, bends, kinks)
+    d, weight_d = _half_line(spread_d, spread_s, grid, bends, kinks)
+    line = _Line(spread_s, spread_s * grid, farthest, bends, kinks)
     _check_number(phi, q, line.number(d))
     total = np.zeros(3)
     for row, s, weight_s in line.nodes(d):
@@ -85,28 +84,24 @@ def _check_number(phi: Curve, q: float, needed: float) -> None:
 
 
 def _half_line(
-    spread: float,
-    other: float,
-    half_grid: np.ndarray,
-    bends: np.ndarray,
-    kinks: np.ndarray,
+    spread: float, other: float, grid: np.ndarray, bends: np.ndarray, kinks: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Nodes d > 0, and weights of the whole symmetric line, `[nodes]`."""
     # Where kinks of s + d and s - d meet, the inner integral is not smooth.
     meet = np.unique(np.abs(np.subtract.outer(kinks, kinks))) / 2
     here = np.zeros((1, 1))
-    sources = [spread * half_grid, bends[bends >= 0], -bends[bends <= 0][::-1]]
+    sources = [spread * grid[grid >= 0], bends[bends >= 0], -bends[bends <= 0][::-1]]
     edges = [meet, *_merged([(each, here) for each in sources], kinks)]
     if other < spread:  # there and at the kinks themselves it bends within the other's spread
-        near = other * np.concatenate([-half_grid[:0:-1], half_grid])
+        near = other * grid
         places = (np.concatenate([meet, np.abs(kinks)])[:, None] + near).ravel()
         _, one_of_a_crowd = np.unique(np.round(2 * places / (other or 1.0)), return_index=True)
         edges.append(places[one_of_a_crowd])
     flat = np.concatenate([each.ravel() for each in edges])
-    reach = spread * half_grid[-1]
+    reach = spread * grid[-1]
     flat = _apart(np.concatenate([[0.0], flat[(flat > 0) & (flat < reach)], [reach]])[None], reach)
     d, width = nodes_and_weights(flat[np.isfinite(flat)])
-    return d, 2 * width * _density(d, spread)
+    return d, 2 * width * density(d, spread)
 
 
 # --- the inner ones -----------------------------------------------------------------------------
@@ -116,8 +111,8 @@ class _Line(NamedTuple):
     """The inner integrals, over s."""
 
     spread: float
-    half_grid: np.ndarray
-    """in standard deviations"""
+    grid: np.ndarray
+    """edges of panels on which its density is smooth"""
     farthest: float
     """how far u and v are followed"""
     bends: np.ndarray
@@ -127,12 +122,11 @@ class _Line(NamedTuple):
     def edges(self, d: np.ndarray) -> np.ndarray:
         """Edges of panels in s for each d, `[len(d), edges]`, increasing and then infinite."""
         away = d[:, None]
-        grid = self.spread * np.concatenate([-self.half_grid[:0:-1], self.half_grid])
-        sources = [(self.bends, -away), (self.bends, away), (grid, np.zeros_like(away))]
+        sources = [(self.bends, -away), (self.bends, away), (self.grid, np.zeros_like(away))]
         edges = np.concatenate(_merged(sources, self.kinks), 1)
-        reach = np.minimum(grid[-1], self.farthest - away)
+        reach = np.minimum(self.grid[-1], self.farthest - away)
         edges[~(np.abs(edges) < reach)] = math.inf
-        return _apart(np.concatenate([-reach, edges, reach], 1), grid[-1])
+        return _apart(np.concatenate([-reach, edges, reach], 1), self.grid[-1])
 
     def number(self, d: np.ndarray) -> float:
         """How many nodes there are about, judged by some of the rows."""
@@ -145,7 +139,7 @@ class _Line(NamedTuple):
         if self.spread == 0:
             yield np.arange(len(d))[:, None], np.zeros((len(d), 1)), np.ones((len(d), 1))
             return
-        rows = max(1, _EDGES // (2 * len(self.bends) + 2 * len(self.half_grid)))
+        rows = max(1, _EDGES // (2 * len(self.bends) + len(self.grid) + 1))
         for first in range(0, len(d), rows):
             edges = self.edges(d[first : first + rows])
             row, i = np.nonzero(np.isfinite(edges[:, 1:]))
@@ -153,7 +147,7 @@ class _Line(NamedTuple):
             for start in range(0, len(panels), _AT_ONCE):
                 some = slice(start, start + _AT_ONCE)
                 s, width = nodes_and_weights(panels[some])
-                yield first + row[some, None], s, width * _density(s, self.spread)
+                yield first + row[some, None], s, width * density(s, self.spread)
 
 
 # --- panels -------------------------------------------------------------------------------------
@@ -188,7 +182,3 @@ def _apart(edges: np.ndarray, reach: float) -> np.ndarray:
     with np.errstate(invalid="ignore"):  # infinity less infinity
         new = np.diff(edges) > _SAME * reach
     return np.sort(np.where(np.insert(new, 0, True, 1), edges, math.inf), 1)
-
-
-def _density(x: np.ndarray, spread: float) -> np.ndarray:
-    return np.exp(-((x / spread) ** 2) / 2) / (spread * math.sqrt(2 * math.pi))

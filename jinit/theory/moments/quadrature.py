@@ -5,18 +5,34 @@ instead halved until the function on each of them is a polynomial to ten digits;
 happens, there is a kink, and the panels are split at it.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["ORDER", "Pieces", "nodes_and_weights", "pieces"]
+__all__ = [
+    "BEYOND",
+    "ORDER",
+    "REACHES",
+    "Pieces",
+    "density",
+    "gaussian_nodes",
+    "nodes_and_weights",
+    "pieces",
+    "standard_grid",
+]
 
 ORDER = 20
+REACHES = (12.0, 24.0, 37.0)  # in standard deviations, of which 4e-33 lie beyond the first, and
+# exp(-37**2 / 2) is almost the least float64
+BEYOND = 1e-13  # what may lie in the outermost panels, relative
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(ORDER)
 # From values at the nodes to Legendre coefficients.
 _LEGENDRE = np.polynomial.legendre.legvander(_NODES, ORDER - 1)
 _TRANSFORM = (_LEGENDRE * _WEIGHTS[:, None] * (np.arange(ORDER) + 0.5)).T
+
+_HALF_GRID = np.array([0, 1, 2, 3.5, 5, 7, 9, 12, 15, 18, 21, 24, 28, 32, 37])
 
 _RESOLVED = 1e-10  # the last coefficients, relative to the function's size
 _NARROW = 2.0**-40  # a panel that is not resolved at this width holds a kink
@@ -41,6 +57,23 @@ def nodes_and_weights(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     x = edges[..., :-1, None] + half * (_NODES + 1)
     shape = (*edges.shape[:-1], -1)
     return x.reshape(shape), (half * _WEIGHTS).reshape(shape)
+
+
+def gaussian_nodes(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes on these panels, and their weights in an expectation over N(0, 1)."""
+    z, weight = nodes_and_weights(edges)
+    return z, weight * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+
+
+def density(x: np.ndarray, spread: float = 1.0) -> np.ndarray:
+    """Of N(0, spread^2)."""
+    return np.exp(-((x / spread) ** 2) / 2) / (spread * math.sqrt(2 * math.pi))
+
+
+def standard_grid(reach: float) -> np.ndarray:
+    """Edges of panels on which N(0, 1) is smooth, from -reach to reach."""
+    half = np.append(_HALF_GRID[reach > _HALF_GRID], reach)
+    return np.concatenate([-half[:0:-1], half])
 
 
 def pieces(

@@ -13,7 +13,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import ndtr
 
 from jinit.theory.moments.curve import Curve
-from jinit.theory.moments.quadrature import nodes_and_weights
+from jinit.theory.moments.quadrature import gaussian_nodes, nodes_and_weights
 
 __all__ = ["SlopeLaw", "slope_law"]
 
@@ -121,9 +121,8 @@ def slope_law(phi: Curve, q: float, slope_second: float) -> SlopeLaw:
     graded = [p + sign * 2.0**-k for p in peaks for k in range(1, 40) for sign in (-1, 1)]
     whole = np.arange(-math.floor(reach), math.floor(reach) + 1)
     edges = np.unique(np.concatenate([[-reach, reach], whole, inside, list(peaks), graded]))
-    z, width = nodes_and_weights(edges[np.abs(edges) <= reach])
+    z, weight = gaussian_nodes(edges[np.abs(edges) <= reach])
     value = squared(z)
-    weight = width * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
 
     even = np.linspace(-reach, reach, _FINE + 1)
     bends = nodes_and_weights(np.concatenate([[-reach], inside, [reach]]))[0]
