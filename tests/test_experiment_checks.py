@@ -140,13 +140,14 @@ def yang(load):
 def test_yang_a_wrong_expectation_misses_the_closed_form(yang, monkeypatch):
     assert missed(yang, yang.compare_theory()) == []
     # The last expectation is the spread, by which growth is divided.
-    mean = jinit.theory.layers.norms._mean
+    batch_norm = jinit.theory.layers.batch_norm
+    mean = batch_norm.mean_over
 
     def wrong(*args, **options):
         *others, spread = mean(*args, **options)
         return *others, 1.001 * spread
 
-    monkeypatch.setattr(jinit.theory.norms, "_mean", wrong)
+    monkeypatch.setattr(batch_norm, "mean_over", wrong)
     names = missed(yang, yang.compare_theory())
     assert names == [f"linear by quadrature, batch {batch}" for batch in (4, 8, 16, 64)]
 

@@ -42,7 +42,25 @@ FLOORS: dict[str, list[set[str]]] = {
         {"fingerprint", "zarr_store"},
         {"run"},
     ],
-    "theory": [{"moments"}, {"maps"}, {"spectra", "layers"}, {"advice"}],
+    "theory": [{"moments"}, {"maps"}, {"spectra", "layers"}, {"ensemble"}, {"advice"}],
+    "theory.moments": [
+        {"arguments", "elementwise", "quadrature", "roots"},
+        {"curve"},
+        {"pairs", "expectation"},
+    ],
+    "theory.maps": [
+        {"wide", "gains", "tailored"},
+        {"lengths"},
+        {"correlations", "criticality"},
+        {"depth_scales", "phase_diagram"},
+    ],
+    "theory.spectra": [{"slope_law", "linear_nets"}, {"jacobian"}],
+    "theory.layers": [
+        {"batches", "finite_width"},
+        {"batch_norm", "scatter_depth"},
+        {"norms"},
+        {"gradients", "trajectory"},
+    ],
     "models": [{"tracing"}, {"drawing", "auditing"}, {"diagnosis"}, {"scaling"}],
 }
 USES_THE_DOOR = {"trainability", "tour", "cli"}  # these may read the public face, `import jinit`

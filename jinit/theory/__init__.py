@@ -6,44 +6,52 @@ N(0, bias_var), pre-activations of variance q. So "xavier" with gain sqrt(weight
 weights that `weight_var` describes, and "he" is weight_var 2.
 """
 
-from jinit.theory.advice import Recommendation, recommend, scatter_depth
-from jinit.theory.layers.finite_width import FiniteWidth, finite_width
-from jinit.theory.layers.gradients import gradient_log_slope
-from jinit.theory.layers.norms import (
-    BatchNormMoments,
+from jinit.theory.advice import Recommendation, recommend
+from jinit.theory.ensemble import (
+    Ensemble,
+    chi,
+    correlation_fixed_point,
+    correlation_map,
+    correlation_trajectory,
+    depth_scales,
+    finite_width,
+    gradient_log_slope,
+    jacobian_spectrum,
+    layer_norm_growth,
+    length_fixed_point,
+    length_map,
+    phase,
+    scatter_depth,
+    trajectory,
+)
+from jinit.theory.layers.batch_norm import (
     batch_norm_growth,
     batch_norm_moments,
     batch_norm_spread,
     batch_norm_stability,
-    layer_norm_growth,
 )
-from jinit.theory.layers.trajectory import Band, Trajectory, trajectory
-from jinit.theory.maps.correlations import (
-    CorrelationFixedPoint,
-    correlation_fixed_point,
-    correlation_map,
-    correlation_trajectory,
-)
+from jinit.theory.layers.batches import BatchNormMoments
+from jinit.theory.layers.finite_width import FiniteWidth
+from jinit.theory.layers.trajectory import Band, Trajectory
+from jinit.theory.maps.correlations import CorrelationFixedPoint
 from jinit.theory.maps.criticality import (
     Chi,
     Critical,
     CriticalLine,
     DoublyCritical,
     NoCriticalPointError,
-    chi,
     critical,
     critical_line,
     doubly_critical,
-    phase,
 )
-from jinit.theory.maps.depth_scales import DepthScales, depth_scales
+from jinit.theory.maps.depth_scales import DepthScales
 from jinit.theory.maps.gains import gain
-from jinit.theory.maps.lengths import LengthFixedPoint, fan_in, length_fixed_point, length_map
+from jinit.theory.maps.lengths import LengthFixedPoint, fan_in
 from jinit.theory.maps.phase_diagram import PhaseDiagram, phase_diagram
 from jinit.theory.maps.tailored import SeluParameters, selu_parameters, tat_slope
 from jinit.theory.moments.curve import MomentError
 from jinit.theory.moments.expectation import expectation
-from jinit.theory.spectra.jacobian import JacobianSpectrum, jacobian_spectrum
+from jinit.theory.spectra.jacobian import JacobianSpectrum
 from jinit.theory.spectra.linear_nets import (
     LinearSingularValues,
     linear_dynamics,
@@ -60,6 +68,7 @@ __all__ = [
     "CriticalLine",
     "DepthScales",
     "DoublyCritical",
+    "Ensemble",
     "FiniteWidth",
     "JacobianSpectrum",
     "LengthFixedPoint",

@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jinit import checks
-from jinit.activations import Activation
-from jinit.theory.maps.depth import length
+from jinit.theory.maps.wide import WideLayer
 from jinit.theory.moments.arguments import variance
-from jinit.theory.moments.curve import Curve, Sample, curve
+from jinit.theory.moments.curve import Curve, Sample
 
 __all__ = ["FiniteWidth", "finite_width"]
 
@@ -45,14 +44,7 @@ class FiniteWidth(NamedTuple):
     the variances are well below 1"""
 
 
-def finite_width(
-    activation: str | Activation,
-    widths: Sequence[int],
-    *,
-    weight_var: float | None = None,
-    bias_var: float = 0.0,
-    q: float | None = None,
-) -> FiniteWidth:
+def finite_width(wide: WideLayer, widths: Sequence[int], *, q: float | None = None) -> FiniteWidth:
     """Mean and variance of log squared signals and gradients over draws of the parameters.
 
     For an activation that is linear on either side of 0, without biases, each layer passed
@@ -84,31 +76,20 @@ def finite_width(
     `log_grad` is), the infinite-width ratio of gradients is chi_l ... chi_{L-1} n_L / n_l.
 
     Args:
-        activation: a name, or an elementwise jax.numpy function.
         widths: of the hidden layers, n_1 ... n_L.
-        weight_var: fan_in times the variance of a weight; None is 1 / E[phi'^2] at q.
-        bias_var: variance of a bias.
         q: variance of the first layer's pre-activations; None is 1.
 
     Raises:
         ValueError, TypeError: widths that are not positive integers, negative variances, moments
             that diverge, signals that vanish.
-
-    >>> round(finite_width("relu", [1000, 1000]).jacobian_var, 6)
-    0.010037
     """
-    phi = curve(activation)
     layers = _widths(widths)
     first = variance("q", 1.0 if q is None else q, positive=True)
-    bias_var = variance("bias_var", bias_var)
-    slopes = _two_slopes(phi, first)
-    if weight_var is not None:
-        weight_var = variance("weight_var", weight_var, positive=True)
-    if slopes is not None and bias_var == 0:
+    variance("weight_var", wide.weight_var, positive=True)
+    slopes = _two_slopes(wide.phi, first)
+    if slopes is not None and wide.bias_var == 0:
         return _exact(layers, *slopes)
-    if weight_var is None:
-        weight_var = 1 / _moments(phi, first).steepness
-    return _leading_order(phi, layers, weight_var, bias_var, first)
+    return _leading_order(wide, layers, first)
 
 
 def _widths(value: Any) -> tuple[int, ...]:
@@ -264,16 +245,14 @@ class _Layer(NamedTuple):
         return mean, self.at.growth**2 * self.var + self.at.noise / self.n
 
 
-def _leading_order(
-    phi: Curve, widths: tuple[int, ...], weight_var: float, bias_var: float, q: float
-) -> FiniteWidth:
+def _leading_order(wide: WideLayer, widths: tuple[int, ...], q: float) -> FiniteWidth:
     layers = []
     mean = var = 0.0  # of x; given the input, the first layer's pre-activations have variance q
     for n in widths:
-        at = _moments(phi, q)
-        second = phi.second(q)
-        q = length(second, weight_var, bias_var)
-        share = 1.0 if bias_var == 0 else weight_var * second / q
+        at = _moments(wide.phi, q)
+        second = wide.phi.second(q)
+        q = wide.fed(second)
+        share = 1.0 if wide.bias_var == 0 else wide.weight_var * second / q
         layers.append(_Layer(n, at, mean, var, share))
         mean, var = layers[-1].signal
         mean, var = share * mean, share**2 * var

@@ -11,22 +11,21 @@ in which nothing cancels: c itself would be rounded to 1 long before inputs have
 """
 
 import math
-from typing import Literal, NamedTuple, overload
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
 
-from jinit.activations import Activation
-from jinit.theory.maps.depth import deep, follow, length
 from jinit.theory.maps.lengths import limit_length
+from jinit.theory.maps.wide import WideLayer, deep, follow
 from jinit.theory.moments.arguments import correlation, is_settled, variance
-from jinit.theory.moments.curve import Curve, curve
 from jinit.theory.moments.pairs import Pair, pair
 from jinit.theory.moments.roots import zeros
 
 __all__ = [
     "CorrelationFixedPoint",
     "correlation_fixed_point",
+    "correlation_fixed_points",
     "correlation_map",
     "correlation_trajectory",
     "limit_correlation",
@@ -50,208 +49,145 @@ class CorrelationFixedPoint(NamedTuple):
     """whether the slope lies in (-1, 1), by more than 1e-12"""
 
 
-def correlation_map(
-    activation: str | Activation,
-    c: float,
-    *,
-    weight_var: float,
-    bias_var: float = 0.0,
-    q: float | None = None,
-) -> float:
+def correlation_map(layer: WideLayer, c: float, *, q: float | None = None) -> float:
     """The next layer's correlation of two inputs of equal length (Poole et al. 2016, eq. 5).
 
     Args:
-        activation: a name, or an elementwise jax.numpy function.
         c: correlation of this layer's pre-activations, in [-1, 1].
-        weight_var: fan_in times the variance of a weight.
-        bias_var: variance of a bias.
         q: variance of this layer's pre-activations; None takes the one where lengths settle.
 
     Raises:
         ValueError: c or a variance out of range; lengths that settle nowhere, without q.
-
-    >>> round(correlation_map("relu", 0.0, weight_var=2.0, q=1.0), 8)
-    0.31830989
     """
-    phi = curve(activation)
     c = correlation("c", c)
-    weight_var, bias_var = variance("weight_var", weight_var), variance("bias_var", bias_var)
-    at = _length(phi, weight_var, bias_var, q)
-    return 1 - _next(phi, weight_var, bias_var, at, 1 - c)
+    return 1 - _next(layer, _length(layer, q), 1 - c)
 
 
 def correlation_trajectory(
-    activation: str | Activation,
-    c: float,
-    *,
-    depth: int,
-    weight_var: float,
-    bias_var: float = 0.0,
-    input_second_moment: float = 1.0,
+    layer: WideLayer, c: float, *, depth: int, input_second_moment: float = 1.0
 ) -> np.ndarray:
     """Correlation of the pre-activations of two inputs in layers 1 to depth, `[depth]`.
 
     Args:
-        activation: a name, or an elementwise jax.numpy function.
         c: cosine of the angle between the inputs.
         depth: the number of layers, at most 10000.
-        weight_var: fan_in times the variance of a weight.
-        bias_var: variance of a bias.
         input_second_moment: mean square of either input's entries.
 
     Raises:
         ValueError: c or a variance out of range; lengths or moments that leave float64.
     """
-    phi = curve(activation)
     c, depth = correlation("c", c), deep(depth, _DEEPEST)
-    weight_var, bias_var = variance("weight_var", weight_var), variance("bias_var", bias_var)
     second = variance("input_second_moment", input_second_moment, positive=True)
-    q = length(second, weight_var, bias_var)
-    first = weight_var * second * (1 - c) / q if q else 0.0
+    q = layer.fed(second)
+    first = layer.weight_var * second * (1 - c) / q if q else 0.0
 
-    def layer(state: tuple[float, float]) -> tuple[float, tuple[float, float]]:
+    def step(state: tuple[float, float]) -> tuple[float, tuple[float, float]]:
         q, apart = state
-        closer = _next(phi, weight_var, bias_var, q, apart)
-        after = length(phi.second(q), weight_var, bias_var)
+        closer = _next(layer, q, apart)
+        after = layer.fed(layer.phi.second(q))
         # Where lengths have settled, inputs that still approach at rounding never part again.
         if closer < min(apart, _ROUNDING) and math.isclose(after, q, rel_tol=1e-12):
             closer = 0.0
         return closer, (after, closer)
 
-    return 1 - np.array([first, *follow(layer, (q, first), depth - 1)])
+    return 1 - np.array([first, *follow(step, (q, first), depth - 1)])
 
 
-@overload
-def correlation_fixed_point(
-    activation: str | Activation,
-    *,
-    weight_var: float,
-    bias_var: float = 0.0,
-    q: float | None = None,
-    all_points: Literal[False] = False,
-) -> float: ...
-
-
-@overload
-def correlation_fixed_point(
-    activation: str | Activation,
-    *,
-    weight_var: float,
-    bias_var: float = 0.0,
-    q: float | None = None,
-    all_points: Literal[True],
-) -> tuple[CorrelationFixedPoint, ...]: ...
-
-
-def correlation_fixed_point(
-    activation: str | Activation,
-    *,
-    weight_var: float,
-    bias_var: float = 0.0,
-    q: float | None = None,
-    all_points: bool = False,
-) -> float | tuple[CorrelationFixedPoint, ...]:
+def correlation_fixed_point(layer: WideLayer, *, q: float | None = None) -> float:
     """The correlation that any two inputs end up with: 1 in the ordered phase, less in the chaotic.
 
     Args:
-        activation: a name, or an elementwise jax.numpy function.
-        weight_var: fan_in times the variance of a weight.
-        bias_var: variance of a bias.
         q: variance of the pre-activations; None takes the one where lengths settle.
-        all_points: return every fixed point in [-1, 1] as a tuple of `CorrelationFixedPoint`,
-            unstable ones too, in increasing order.
 
     Returns:
         The limit of the correlations from c = 0, which is stable: C is convex on [0, 1] and maps
         it into itself. A linear network keeps any correlation, and 0 is then returned.
 
     Raises:
-        ValueError: where the lengths settle at no finite size, and q is not given; all_points
-            where every correlation is a fixed point.
+        ValueError: where the lengths settle at no finite size, and q is not given.
     """
-    phi = curve(activation)
-    weight_var, bias_var = variance("weight_var", weight_var), variance("bias_var", bias_var)
-    at = _length(phi, weight_var, bias_var, q)
-    if all_points:
-        return _all_points(phi, weight_var, bias_var, at)
-    return 1 - limit_correlation(phi, weight_var, bias_var, at)
+    return 1 - limit_correlation(layer, _length(layer, q))
 
 
-def limit_correlation(phi: Curve, weight_var: float, bias_var: float, q: float) -> float:
+def correlation_fixed_points(
+    layer: WideLayer, *, q: float | None = None
+) -> tuple[CorrelationFixedPoint, ...]:
+    """Every fixed point in [-1, 1], unstable ones too, in increasing order.
+
+    Args:
+        q: variance of the pre-activations; None takes the one where lengths settle.
+
+    Raises:
+        ValueError: where the lengths settle at no finite size, and q is not given; where every
+            correlation is a fixed point.
+    """
+    q = _length(layer, q)
+
+    def change(apart: float) -> float:
+        """Of 1 - c, relative to it."""
+        return _next(layer, q, apart) / apart - 1
+
+    grid = np.concatenate([np.logspace(-6, -1.2, 13), np.linspace(0.1, 2, 39)])
+    changes = np.array([change(apart) for apart in grid])
+    if np.all(np.abs(changes) < _EVEN):
+        raise ValueError(
+            f"every correlation is a fixed point of {layer.described()}, so that there are none "
+            f"to list; leave out all_points, and the limit from c = 0 is returned."
+        )
+    found = zeros(change, grid, changes, even=_EVEN)
+    aparts = [0.0, *(1.0 if abs(apart - 1) < _ZERO else apart for apart in found)]
+    if abs(changes[-1]) < _EVEN:
+        aparts.append(2.0)
+    slopes = [_slope(layer, q, apart) for apart in reversed(aparts)]
+    return tuple(
+        CorrelationFixedPoint(1 - apart, slope, abs(slope) < 1 - _MARGINAL)
+        for apart, slope in zip(reversed(aparts), slopes, strict=True)
+    )
+
+
+def limit_correlation(layer: WideLayer, q: float) -> float:
     """1 - c at the limit of the correlations from c = 0."""
-    at_zero = _next(phi, weight_var, bias_var, q, 1.0)
+    at_zero = _next(layer, q, 1.0)
     if at_zero >= 1 - _ZERO:
         return 1.0
-    if _slope(phi, weight_var, bias_var, q, 0.0) <= 1:
+    if _slope(layer, q, 0.0) <= 1:
         return 0.0  # C is convex: it does not cross the diagonal before 1
-    return _root(phi, weight_var, bias_var, q, _CLOSEST, 1.0)
+
+    def change(log_apart: float) -> float:
+        apart = math.exp(log_apart)
+        return _next(layer, q, apart) / apart - 1
+
+    nearest = math.log(_CLOSEST)
+    if change(nearest) <= 0:  # so close to critical that the two points are one
+        return 0.0
+    return math.exp(brentq(change, nearest, 0.0, xtol=1e-13, rtol=1e-13))
 
 
-def _length(phi: Curve, weight_var: float, bias_var: float, q: float | None) -> float:
+def _length(layer: WideLayer, q: float | None) -> float:
     if q is not None:
         return variance("q", q, positive=True)
-    settled = limit_length(phi, weight_var, bias_var)
+    settled = limit_length(layer)
     if not is_settled(settled):
         raise ValueError(
-            f"the lengths of {phi.name} with weight_var={weight_var:g} and bias_var={bias_var:g} "
+            f"the lengths of {layer.described()} "
             f"{'vanish' if settled == 0 else 'grow without end'}; say with q= at which variance "
             f"of the pre-activations the correlations are wanted."
         )
     return settled
 
 
-def _next(phi: Curve, weight_var: float, bias_var: float, q: float, apart: float) -> float:
+def _next(layer: WideLayer, q: float, apart: float) -> float:
     """1 - C(1 - apart)."""
-    after = weight_var * phi.second(q) + bias_var
+    after = layer.length(q)
     if after == 0:
         return apart
-    return weight_var * _pair(phi, q, apart).half_square_difference / after
+    return layer.weight_var * _pair(layer, q, apart).half_square_difference / after
 
 
-def _slope(phi: Curve, weight_var: float, bias_var: float, q: float, apart: float) -> float:
-    after = weight_var * phi.second(q) + bias_var
-    return weight_var * _pair(phi, q, apart).slope_product * q / after if after else 1.0
+def _slope(layer: WideLayer, q: float, apart: float) -> float:
+    after = layer.length(q)
+    return layer.weight_var * _pair(layer, q, apart).slope_product * q / after if after else 1.0
 
 
-def _pair(phi: Curve, q: float, apart: float) -> Pair:
-    return pair(phi, q, min(max(apart, 0.0), 2.0))
-
-
-def _root(
-    phi: Curve, weight_var: float, bias_var: float, q: float, near: float, far: float
-) -> float:
-    """A fixed point between two values of 1 - c, sought on a logarithmic scale."""
-
-    def change(log_apart: float) -> float:
-        apart = math.exp(log_apart)
-        return _next(phi, weight_var, bias_var, q, apart) / apart - 1
-
-    if change(math.log(near)) <= 0:  # so close to critical that the two points are one
-        return 0.0
-    return math.exp(brentq(change, math.log(near), math.log(far), xtol=1e-13, rtol=1e-13))
-
-
-def _all_points(
-    phi: Curve, weight_var: float, bias_var: float, q: float
-) -> tuple[CorrelationFixedPoint, ...]:
-    def change(apart: float) -> float:
-        """Of 1 - c, relative to it."""
-        return _next(phi, weight_var, bias_var, q, apart) / apart - 1
-
-    grid = np.concatenate([np.logspace(-6, -1.2, 13), np.linspace(0.1, 2, 39)])
-    changes = np.array([change(apart) for apart in grid])
-    if np.all(np.abs(changes) < _EVEN):
-        raise ValueError(
-            f"every correlation is a fixed point of {phi.name} with weight_var={weight_var:g} and "
-            f"bias_var={bias_var:g}, so that there are none to list; leave out all_points, and "
-            f"the limit from c = 0 is returned."
-        )
-    found = zeros(change, grid, changes, even=_EVEN)
-    aparts = [0.0, *(1.0 if abs(apart - 1) < _ZERO else apart for apart in found)]
-    if abs(changes[-1]) < _EVEN:
-        aparts.append(2.0)
-    slopes = [_slope(phi, weight_var, bias_var, q, apart) for apart in reversed(aparts)]
-    return tuple(
-        CorrelationFixedPoint(1 - apart, slope, abs(slope) < 1 - _MARGINAL)
-        for apart, slope in zip(reversed(aparts), slopes, strict=True)
-    )
+def _pair(layer: WideLayer, q: float, apart: float) -> Pair:
+    return pair(layer.phi, q, min(max(apart, 0.0), 2.0))

@@ -13,10 +13,10 @@ from typing import Literal, NamedTuple, overload
 
 import numpy as np
 
-from jinit.activations import Activation
 from jinit.theory.maps.lengths import limit_length
+from jinit.theory.maps.wide import WideLayer
 from jinit.theory.moments.arguments import variance, variances
-from jinit.theory.moments.curve import Curve, MomentError, TooRoughError, curve
+from jinit.theory.moments.curve import ActivationLike, Curve, MomentError, TooRoughError, curve
 from jinit.theory.moments.roots import zeros
 
 __all__ = [
@@ -86,45 +86,33 @@ class DoublyCritical(NamedTuple):
     bias_var: float
 
 
-def chi(activation: str | Activation, q: float, *, weight_var: float = 1.0) -> Chi:
+def chi(layer: WideLayer, q: float) -> Chi:
     """The two susceptibilities at variance q (Poole et al. 2016, eq. 6; Roberts et al. 2022).
 
     Args:
-        activation: a name, or an elementwise jax.numpy function.
         q: variance of the pre-activations; 0 stands for the limit of small signals.
-        weight_var: fan_in times the variance of a weight.
     """
-    phi = curve(activation)
-    q, weight_var = variance("q", q), variance("weight_var", weight_var)
+    return _chi(layer, variance("q", q))
+
+
+def _chi(layer: WideLayer, q: float) -> Chi:
+    phi, weight_var = layer.phi, layer.weight_var
     return Chi(weight_var * phi.slope_second(q), weight_var * phi.second_growth(q))
 
 
-def chi_at(phi: Curve, q: float, weight_var: float) -> Chi:
+def chi_at(layer: WideLayer, q: float) -> Chi:
     """`chi` at a limit of the lengths, 0 and infinity among them."""
-    at = q if math.isfinite(q) else _FAR
+    if math.isfinite(q):
+        return _chi(layer, q)
     try:
-        return Chi(weight_var * phi.slope_second(at), weight_var * phi.second_growth(at))
+        return _chi(layer, _FAR)
     except (MomentError, TooRoughError):
-        if math.isfinite(q):
-            raise
         return Chi(math.inf, math.inf)  # lengths that diverge past every moment
 
 
-def phase(activation: str | Activation, *, weight_var: float, bias_var: float = 0.0) -> str:
-    """`ordered`, `chaotic` or `critical` (chi within 1e-6 of 1), where the lengths settle.
-
-    Args:
-        activation: a name, or an elementwise jax.numpy function.
-        weight_var: fan_in times the variance of a weight.
-        bias_var: variance of a bias.
-
-    >>> phase("tanh", weight_var=2.0, bias_var=0.05)
-    'chaotic'
-    """
-    phi = curve(activation)
-    weight_var, bias_var = variance("weight_var", weight_var), variance("bias_var", bias_var)
-    q = limit_length(phi, weight_var, bias_var)
-    found = chi_at(phi, q, weight_var).perpendicular
+def phase(layer: WideLayer) -> str:
+    """`ordered`, `chaotic` or `critical` (chi within 1e-6 of 1), where the lengths settle."""
+    found = chi_at(layer, limit_length(layer)).perpendicular
     if abs(found - 1) < _PHASE:
         return "critical"
     return "ordered" if found < 1 else "chaotic"
@@ -132,7 +120,7 @@ def phase(activation: str | Activation, *, weight_var: float, bias_var: float = 
 
 @overload
 def critical(
-    activation: str | Activation,
+    activation: ActivationLike,
     *,
     bias_var: float | None = None,
     q: float | None = None,
@@ -142,7 +130,7 @@ def critical(
 
 @overload
 def critical(
-    activation: str | Activation,
+    activation: ActivationLike,
     *,
     bias_var: float | None = None,
     q: float | None = None,
@@ -151,7 +139,7 @@ def critical(
 
 
 def critical(
-    activation: str | Activation,
+    activation: ActivationLike,
     *,
     bias_var: float | None = None,
     q: float | None = None,
@@ -165,7 +153,6 @@ def critical(
     bias_var 0 whatever q: He's initialisation.
 
     Args:
-        activation: a name, or an elementwise jax.numpy function.
         bias_var: variance of a bias; 0 if neither is given. Where it belongs to several points,
             the one of the smallest q is returned.
         q: variance of the pre-activations.
@@ -194,12 +181,11 @@ def critical(
 
 
 def critical_line(
-    activation: str | Activation, *, q: Sequence[float] | np.ndarray | None = None
+    activation: ActivationLike, *, q: Sequence[float] | np.ndarray | None = None
 ) -> CriticalLine:
     """The edge of chaos as a curve in the plane of weight and bias variance.
 
     Args:
-        activation: a name, or an elementwise jax.numpy function.
         q: increasing lengths; None takes 121 from 1e-4 to 100, or to where moments end. Those that
             would ask for a negative bias_var are left out, so that the fields may be shorter, or
             empty.
@@ -220,7 +206,7 @@ def critical_line(
     return CriticalLine(*np.array(rows).reshape(-1, 4).T)
 
 
-def doubly_critical(activation: str | Activation) -> DoublyCritical:
+def doubly_critical(activation: ActivationLike) -> DoublyCritical:
     """Where both susceptibilities are 1 (Roberts, Yaida & Hanin 2022, section 5.3).
 
     Scale-invariant activations (ReLU) have it at bias_var 0 and at every length, of which q = 1 is

@@ -3,12 +3,11 @@
 import math
 from typing import NamedTuple
 
-from jinit.activations import Activation
 from jinit.theory.maps.correlations import limit_correlation
 from jinit.theory.maps.criticality import chi_at
 from jinit.theory.maps.lengths import limit_length
-from jinit.theory.moments.arguments import is_settled, variance
-from jinit.theory.moments.curve import curve
+from jinit.theory.maps.wide import WideLayer
+from jinit.theory.moments.arguments import is_settled
 from jinit.theory.moments.pairs import pair
 
 __all__ = ["TRAINABLE", "DepthScales", "depth_scales"]
@@ -35,31 +34,19 @@ class DepthScales(NamedTuple):
     """6 xi_c: plain networks train up to about there"""
 
 
-def depth_scales(
-    activation: str | Activation, *, weight_var: float, bias_var: float = 0.0
-) -> DepthScales:
+def depth_scales(layer: WideLayer) -> DepthScales:
     """Depth scales of lengths and correlations (Schoenholz et al. 2017, eq. 7 to 10).
 
     Where the lengths settle at no finite size (q is 0 or infinity, as for ReLU off weight_var 2),
     they decide the depth: c is then 1 and xi_c = 1 / |ln chi|. At criticality both are infinite;
     what ends the depth there is the width (`finite_width`).
-
-    Args:
-        activation: a name, or an elementwise jax.numpy function.
-        weight_var: fan_in times the variance of a weight.
-        bias_var: variance of a bias.
-
-    >>> round(depth_scales("tanh", weight_var=1.5, bias_var=0.05).xi_c, 5)
-    15.79099
     """
-    phi = curve(activation)
-    weight_var, bias_var = variance("weight_var", weight_var), variance("bias_var", bias_var)
-    q = limit_length(phi, weight_var, bias_var)
-    perpendicular, parallel = chi_at(phi, q, weight_var)
+    q = limit_length(layer)
+    perpendicular, parallel = chi_at(layer, q)
     apart, slope = 0.0, perpendicular
     if is_settled(q):
-        apart = limit_correlation(phi, weight_var, bias_var, q)
-        slope = weight_var * pair(phi, q, apart).slope_product
+        apart = limit_correlation(layer, q)
+        slope = layer.weight_var * pair(layer.phi, q, apart).slope_product
     xi_c = _scale(slope)
     return DepthScales(
         q, 1 - apart, perpendicular, parallel, _scale(parallel), xi_c, TRAINABLE * xi_c

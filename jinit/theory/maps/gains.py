@@ -1,18 +1,22 @@
 """The factor on a scheme's standard deviation that an activation asks for."""
 
 import math
+from collections.abc import Callable
 
 from jinit import checks
-from jinit.activations import Activation
 from jinit.theory.moments.arguments import variance
-from jinit.theory.moments.curve import curve
+from jinit.theory.moments.curve import ActivationLike, Curve, curve
 
 __all__ = ["gain"]
 
-KINDS = ("second_moment", "variance", "gradient")
+_KEPT: dict[str, Callable[[Curve, float], float]] = {
+    "second_moment": lambda phi, q: phi.second(q),
+    "variance": lambda phi, q: phi.variance(q),
+    "gradient": lambda phi, q: phi.slope_second(q),
+}
 
 
-def gain(activation: str | Activation, q: float = 1.0, kind: str = "second_moment") -> float:
+def gain(activation: ActivationLike, q: float = 1.0, kind: str = "second_moment") -> float:
     """The gain that makes up for what the activation takes away from the signal.
 
         second_moment:  1 / sqrt(E phi(sqrt(q) z)^2)     the length of the next layer is 1
@@ -25,7 +29,6 @@ def gain(activation: str | Activation, q: float = 1.0, kind: str = "second_momen
     they stay for ever (`jinit.theory.critical` is).
 
     Args:
-        activation: a name, or an elementwise jax.numpy function.
         q: variance of the pre-activations, positive.
         kind: what is to be kept.
 
@@ -39,13 +42,8 @@ def gain(activation: str | Activation, q: float = 1.0, kind: str = "second_momen
     """
     phi = curve(activation)
     q = variance("q", q, positive=True)
-    checks.choice("kind", kind, KINDS)
-    if kind == "gradient":
-        kept = phi.slope_second(q)
-    elif kind == "variance":
-        kept = phi.variance(q)
-    else:
-        kept = phi.second(q)
+    checks.choice("kind", kind, _KEPT)
+    kept = _KEPT[kind](phi, q)
     if kept <= 0:
         raise ValueError(
             f"{phi.name} has no {kind} gain at q = {q:g}: what it should keep is 0, or too small "

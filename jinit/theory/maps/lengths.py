@@ -11,17 +11,24 @@ The same holds for a convolution, whose fan_in is the number of weights of one o
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple, overload
+from typing import NamedTuple
 
 import numpy as np
 
 from jinit import checks
-from jinit.activations import Activation
+from jinit.theory.maps.wide import WideLayer
 from jinit.theory.moments.arguments import variance
-from jinit.theory.moments.curve import Curve, MomentError, TooRoughError, curve
+from jinit.theory.moments.curve import MomentError, TooRoughError
 from jinit.theory.moments.roots import zeros
 
-__all__ = ["LengthFixedPoint", "fan_in", "length_fixed_point", "length_map", "limit_length"]
+__all__ = [
+    "LengthFixedPoint",
+    "fan_in",
+    "length_fixed_point",
+    "length_fixed_points",
+    "length_map",
+    "limit_length",
+]
 
 _GRID = np.concatenate([np.logspace(-30, -5, 26), np.logspace(-4, 4, 33), np.logspace(5, 30, 26)])
 _BELOW, _ABOVE = np.logspace(-31, -300, 270), np.logspace(31, 290, 260)  # looked at where needed
@@ -40,118 +47,70 @@ class LengthFixedPoint(NamedTuple):
     """whether the slope lies in (-1, 1), by more than 1e-12"""
 
 
-def length_map(
-    activation: str | Activation, q: float, *, weight_var: float, bias_var: float = 0.0
-) -> float:
+def length_map(layer: WideLayer, q: float) -> float:
     """The next layer's pre-activation variance (Poole et al. 2016, eq. 3).
 
     Args:
-        activation: a name, or an elementwise jax.numpy function.
         q: variance of this layer's pre-activations.
-        weight_var: fan_in times the variance of a weight (1 for Xavier, 2 for He).
-        bias_var: variance of a bias.
 
     Raises:
-        ValueError: negative variances; moments that diverge.
-
-    >>> round(length_map("relu", 1.0, weight_var=2.0), 12)
-    1.0
+        ValueError: a negative variance; moments that diverge.
     """
-    phi = curve(activation)
-    weight_var, bias_var = variance("weight_var", weight_var), variance("bias_var", bias_var)
-    return weight_var * phi.second(variance("q", q)) + bias_var
+    return layer.length(variance("q", q))
 
 
-@overload
-def length_fixed_point(
-    activation: str | Activation,
-    *,
-    weight_var: float,
-    bias_var: float = 0.0,
-    q: float = 1.0,
-    all_points: Literal[False] = False,
-) -> float: ...
-
-
-@overload
-def length_fixed_point(
-    activation: str | Activation,
-    *,
-    weight_var: float,
-    bias_var: float = 0.0,
-    q: float = 1.0,
-    all_points: Literal[True],
-) -> tuple[LengthFixedPoint, ...]: ...
-
-
-def length_fixed_point(
-    activation: str | Activation,
-    *,
-    weight_var: float,
-    bias_var: float = 0.0,
-    q: float = 1.0,
-    all_points: bool = False,
-) -> float | tuple[LengthFixedPoint, ...]:
+def length_fixed_point(layer: WideLayer, q: float = 1.0) -> float:
     """Where the lengths settle: the limit of q_l for a deep network (Poole et al. 2016).
 
     Args:
-        activation: a name, or an elementwise jax.numpy function.
-        weight_var: fan_in times the variance of a weight.
-        bias_var: variance of a bias.
         q: variance in the first layer. It matters where several fixed points are stable, and
             where every length is one (ReLU with weight_var 2): then it is the answer.
-        all_points: return every fixed point between 1e-300 and 1e290, and 0 where it is one, as
-            a tuple of `LengthFixedPoint`, unstable ones too.
 
     Returns:
         The variance; 0 where the signal vanishes, infinity where it grows without end.
 
     Raises:
-        ValueError: all_points where every length is a fixed point; moments that diverge at q, or
-            that cannot be followed as far as the lengths go.
+        ValueError: moments that diverge at q, or that cannot be followed as far as the lengths go.
     """
-    phi = curve(activation)
-    weight_var, bias_var = variance("weight_var", weight_var), variance("bias_var", bias_var)
-    q = variance("q", q, positive=True)
-    if all_points:
-        return tuple(
-            LengthFixedPoint(at, slope, abs(slope) < 1 - _MARGINAL)
-            for at, slope in (
-                (at, weight_var * phi.second_growth(at))
-                for at in _isolated_points(phi, weight_var, bias_var)
-            )
+    return limit_length(layer, variance("q", q, positive=True))
+
+
+def length_fixed_points(layer: WideLayer) -> tuple[LengthFixedPoint, ...]:
+    """Every fixed point between 1e-300 and 1e290, and 0 where it is one, unstable ones too.
+
+    Raises:
+        ValueError: where every length is a fixed point.
+    """
+    search = _search(layer)
+    if search.every:
+        raise ValueError(
+            f"every length is a fixed point of {layer.described()}, so that there are none to "
+            f"list; leave out all_points, and the answer is q."
         )
-    return limit_length(phi, weight_var, bias_var, q)
+    slopes = [layer.weight_var * layer.phi.second_growth(q) for q in search.points]
+    return tuple(
+        LengthFixedPoint(q, slope, abs(slope) < 1 - _MARGINAL)
+        for q, slope in zip(search.points, slopes, strict=True)
+    )
 
 
-def limit_length(phi: Curve, weight_var: float, bias_var: float, q: float = 1.0) -> float:
+def limit_length(layer: WideLayer, q: float = 1.0) -> float:
     """The limit of the lengths from q, by the sign of V(q) - q between fixed points."""
-    change = _change(phi, weight_var, bias_var, q)
+    change = _change(layer, q)
     if abs(change) < _EVEN:
         return q
-    search = _search(phi, weight_var, bias_var)
+    search = _search(layer)
     if change < 0:
         return max((p for p in search.points if p < q), default=0.0)
     above = min((p for p in search.points if p > q), default=math.inf)
     if math.isinf(above) and search.unknown:
-        phi.second(search.unknown)  # says why the lengths cannot be followed to where they settle
+        layer.phi.second(search.unknown)  # says why lengths cannot be followed to where they settle
     return above
 
 
-def _isolated_points(phi: Curve, weight_var: float, bias_var: float) -> list[float]:
-    search = _search(phi, weight_var, bias_var)
-    if search.every:
-        raise ValueError(
-            f"every length is a fixed point of {phi.name} with weight_var={weight_var:g} and "
-            f"bias_var={bias_var:g}, so that there are none to list; leave out all_points, and "
-            f"the answer is q."
-        )
-    return search.points
-
-
-def _change(phi: Curve, weight_var: float, bias_var: float, q: float) -> float:
+def _change(layer: WideLayer, q: float) -> float:
     """V(q) / q - 1."""
-    return (weight_var * phi.second(q) + bias_var) / q - 1
+    return layer.length(q) / q - 1
 
 
 class _Search(NamedTuple):
@@ -165,17 +124,17 @@ class _Search(NamedTuple):
     """the first length at which phi cannot be followed, if lengths may settle beyond; else 0"""
 
 
-def _search(phi: Curve, weight_var: float, bias_var: float) -> _Search:
+def _search(layer: WideLayer) -> _Search:
     def change(log_q: float) -> float:
         """Of the length; where a moment diverges, upwards; NaN where phi cannot be followed."""
         try:
-            return min(_change(phi, weight_var, bias_var, math.exp(log_q)), 1e300)
+            return min(_change(layer, math.exp(log_q)), 1e300)
         except MomentError:
             return 1e300
         except TooRoughError:
             return math.nan
 
-    least = weight_var * phi.second(0.0) + bias_var
+    least = layer.length(0.0)
     grid = np.log(_GRID)
     changes = np.array([change(x) for x in grid])
     above, changes_above = _ladder(change, np.log(_ABOVE), changes[-1], changes[-2])

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.interpolate import CubicSpline
 
-from jinit.activations import Activation
 from jinit.theory.maps.criticality import CriticalLine, chi_at, critical_line
 from jinit.theory.maps.lengths import limit_length
+from jinit.theory.maps.wide import WideLayer
 from jinit.theory.moments.arguments import is_settled, variances
-from jinit.theory.moments.curve import Curve, MomentError, TooRoughError, curve
+from jinit.theory.moments.curve import ActivationLike, Curve, MomentError, TooRoughError, curve
 from jinit.theory.moments.roots import zeros
 
 __all__ = ["PhaseDiagram", "phase_diagram"]
@@ -39,7 +39,7 @@ class PhaseDiagram(NamedTuple):
 
 
 def phase_diagram(
-    activation: str | Activation,
+    activation: ActivationLike,
     *,
     weight_var: Sequence[float] | np.ndarray | None = None,
     bias_var: Sequence[float] | np.ndarray | None = None,
@@ -50,7 +50,6 @@ def phase_diagram(
     line is exact.
 
     Args:
-        activation: a name, or an elementwise jax.numpy function.
         weight_var: increasing; None takes up to 4, or as far as the edge of chaos asks for.
         bias_var: increasing; None takes 0 to 0.5.
     """
@@ -58,7 +57,7 @@ def phase_diagram(
     biases = np.linspace(0, 0.5, 41)
     if bias_var is not None:
         biases = variances("bias_var", bias_var, least=2)
-    line = _line(activation, float(biases[-1]))
+    line = _line(phi, float(biases[-1]))
     most = max(4.0, 1.6 * float(line.weight_var.min())) if len(line.q) else 4.0
     weights = np.linspace(most / 80, most, 80)
     if weight_var is not None:
@@ -69,16 +68,16 @@ def phase_diagram(
     return PhaseDiagram(phi.name, weights, biases, found[..., 0], log_chi, line)
 
 
-def _line(activation: str | Activation, most: float) -> CriticalLine:
+def _line(phi: Curve, most: float) -> CriticalLine:
     """The edge of chaos as far as that bias variance, evenly covered."""
-    rough = critical_line(activation)
+    rough = critical_line(phi)
     seen = np.flatnonzero(rough.bias_var <= most)
     if len(rough.q) == 0 or len(seen) > 60:
         return rough
     last = seen[-1] if len(seen) else 0
     low = rough.q[seen[0]] if len(seen) else rough.q[0]
     high = rough.q[min(last + 1, len(rough.q) - 1)]
-    return critical_line(activation, q=np.geomspace(low / 1.15, high, 121))
+    return critical_line(phi, q=np.geomspace(low / 1.15, high, 121))
 
 
 class _Settle:
@@ -101,7 +100,8 @@ class _Settle:
         self.log_slope_second = CubicSpline(self.log_q, _log(slope_second))
         # Where lengths vanish, and where they grow without end:
         self.below, self.above = (
-            float(_log(chi_at(phi, q, 1.0).perpendicular)) for q in (0.0, math.inf)
+            float(_log(chi_at(WideLayer(phi, weight_var=1.0), q).perpendicular))
+            for q in (0.0, math.inf)
         )
 
     def __call__(self, weight_var: float, bias_var: float) -> tuple[float, float]:
@@ -125,9 +125,10 @@ class _Settle:
         least = weight_var * self.least + bias_var
         if (rises and change[-1] < 0.999 * change[-2]) or (not rises and least > 0):
             # Where they settle, if so, is beyond the table.
-            q = limit_length(self.phi, weight_var, bias_var)
+            layer = WideLayer(self.phi, weight_var=weight_var, bias_var=bias_var)
+            q = limit_length(layer)
             if is_settled(q):
-                return q, float(_log(chi_at(self.phi, q, weight_var).perpendicular))
+                return q, float(_log(chi_at(layer, q).perpendicular))
         return q, log_weight_var + (self.above if rises else self.below)
 
 

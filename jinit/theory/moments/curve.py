@@ -75,8 +75,8 @@ class Curve:
 
     def __init__(self, activation: str | Activation) -> None:
         """Refuse what is not elementwise; nothing else is looked at before it is needed."""
-        named = isinstance(activation, str)
-        self.name = activation if named else getattr(activation, "__name__", repr(activation))
+        self.key = activation if isinstance(activation, str) else None  # among the named ones
+        self.name = str(self.key or getattr(activation, "__name__", repr(activation)))
         row = facts(activation)
         self._phi, self._exact_slope, kinks = row.function, row.slope, row.kinks
         self._compiled = jax.jit(self._value_and_slope)

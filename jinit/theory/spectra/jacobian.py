@@ -18,9 +18,9 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from jinit import checks
-from jinit.activations import Activation
+from jinit.theory.maps.wide import WideLayer
 from jinit.theory.moments.arguments import variance
-from jinit.theory.moments.curve import Curve, MomentError, Sample, curve
+from jinit.theory.moments.curve import Curve, MomentError, Sample
 from jinit.theory.spectra.slope_law import SlopeLaw, slope_law
 
 __all__ = ["JacobianSpectrum", "jacobian_spectrum"]
@@ -65,12 +65,11 @@ class JacobianSpectrum(NamedTuple):
 
 
 def jacobian_spectrum(
-    activation: str | Activation,
+    layer: WideLayer,
     depth: int,
     weights: str = "gaussian",
     *,
     q: float = 1.0,
-    weight_var: float | None = None,
     moments: int = 4,
     points: int = 200,
 ) -> JacobianSpectrum:
@@ -78,26 +77,21 @@ def jacobian_spectrum(
 
     The density solves F(z) = lambda + i0 by continuation from far above the real axis; the largest
     eigenvalue is the infimum of F over z > 0; the moments come by Lagrange inversion of F. ReLU
-    networks have an atom of 1/2 at 0; orthogonal linear ones are an atom and nothing else.
+    networks have an atom of 1/2 at 0; orthogonal linear ones are an atom and nothing else. With
+    orthogonal weights, weight_var is the square of the matrices' gain.
 
     Args:
-        activation: a name, or an elementwise jax.numpy function.
         depth: the number L of layers.
         weights: "gaussian" or "orthogonal".
         q: variance of the pre-activations, the same in every layer.
-        weight_var: fan_in times the variance of a weight, or the square of an orthogonal matrix's
-            gain; None is the critical 1 / E phi'^2, for which the mean eigenvalue is 1.
         moments: how many.
         points: of the density, at least; there are more where it is singular.
 
     Raises:
         MomentError: a ValueError; moments that diverge.
         ValueError: unknown weights; an activation whose slope is 0 everywhere.
-
-    >>> round(jacobian_spectrum("relu", 2).largest, 6)
-    11.09017
     """
-    phi = curve(activation)
+    phi = layer.phi
     depth = checks.count("depth", depth)
     moments, points = checks.count("moments", moments), checks.count("points", points, least=2)
     checks.choice("weights", weights, WEIGHTS)
@@ -108,10 +102,7 @@ def jacobian_spectrum(
             f"{phi.name} has slope 0 everywhere at q = {q:g}, and with it every Jacobian; give an "
             f"activation that is not constant."
         )
-    if weight_var is None:
-        weight_var = 1 / slope_second
-    else:
-        weight_var = variance("weight_var", weight_var, positive=True)
+    weight_var = variance("weight_var", layer.weight_var, positive=True)
     # All in units of the mean squared slope, so that nothing overflows with depth.
     unit = depth * math.log(weight_var * slope_second)
     if abs(unit) * moments > _MOST_LOG:

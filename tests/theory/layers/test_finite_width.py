@@ -17,7 +17,7 @@ import scipy.special
 import scipy.stats
 
 import jinit
-from jinit.theory.layers.finite_width import finite_width
+from jinit.theory import finite_width
 from jinit.theory.moments.curve import curve
 
 SIGMAS = 5

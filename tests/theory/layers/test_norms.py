@@ -13,15 +13,14 @@ import pytest
 from scipy.special import eval_gegenbauer, gammaln, roots_jacobi
 
 import jinit
-from jinit.theory.layers.norms import (
+from jinit.theory import (
     batch_norm_growth,
-    batch_norm_growth_identity,
-    batch_norm_growth_relu,
     batch_norm_moments,
     batch_norm_spread,
     batch_norm_stability,
     layer_norm_growth,
 )
+from jinit.theory.layers.batch_norm import batch_norm_growth_identity, batch_norm_growth_relu
 from jinit.theory.moments.curve import MomentError, TooRoughError, curve
 
 STANDARD_ERRORS = 5

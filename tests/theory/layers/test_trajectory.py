@@ -12,7 +12,7 @@ from jinit import theory
 from jinit.runtime import jit_once
 from jinit.theory import MomentError
 from jinit.theory.maps import correlations
-from jinit.theory.maps.depth import follow
+from jinit.theory.maps.wide import follow
 from jinit.theory.moments.pairs import pair
 
 WIDTH, DEPTH, SEEDS, BATCH = 256, 6, 24, 64

@@ -1,0 +1,258 @@
+"""How fast gradients grow in deep batch-normalised networks (Yang et al. 2019).
+
+Batch norm divides a unit's pre-activations z over the batch, B numbers of covariance lambda P at
+the fixed point where no sample is special (P centres), by their own spread. What comes out,
+
+    u = sqrt(B) P z / |P z|,
+
+is uniform on a sphere of the B - 1 centred dimensions, for any batch size and any activation, and
+at infinite width all that is asked for is an expectation over two entries of u.
+"""
+
+import math
+from collections.abc import Callable
+from numbers import Integral
+
+import numpy as np
+
+from jinit import checks
+from jinit.theory.layers.batches import (
+    BatchNormMoments,
+    Entries,
+    half_square_difference,
+    mean_over,
+    moments_over,
+)
+from jinit.theory.moments.curve import ActivationLike, Curve, curve
+
+__all__ = [
+    "batch_norm_growth",
+    "batch_norm_growth_identity",
+    "batch_norm_growth_relu",
+    "batch_norm_moments",
+    "batch_norm_spread",
+    "batch_norm_stability",
+]
+
+_CONSTANT = 1e-26  # a variance below that, relative to the mean square, is rounding
+_UNSTABLE = 1e-9  # above 1; homogeneous activations have exactly 1
+
+
+def batch_norm_growth(
+    activation: ActivationLike, *, batch: int | None = None, allow_unstable: bool = False
+) -> float:
+    """Growth of the mean squared gradient per layer, backwards, under batch norm.
+
+    For layers linear -> batch norm -> phi of infinite width, with eps = 0 and any weight variance,
+    deep inside a net where the batch is at its symmetric fixed point. With d = phi'(u) at one entry
+    u of a normalised batch of B, d' and u' at another, and lambda = E (phi(u) - phi(u'))^2 / 2,
+
+        growth = [(B - 1) E d^2 - E u^2 d^2 + E d d' + E u u' d d'] / ((B - 3) lambda),
+
+    which tends to E[phi'(z)^2] / Var[phi(z)] for large batches. It is the factor of the *mean*
+    square over nets; the mean logarithm lies lower by half its variance, of order 1 / width.
+
+    Args:
+        batch: its size B, at least 4; None for the limit of large batches (and still larger width).
+        allow_unstable: give the formula's value also where deep nets leave the fixed point.
+
+    Raises:
+        ValueError: for a batch below 4; for an activation that is constant on the batch; and where
+            the fixed point is unstable, see `batch_norm_stability`.
+
+    Source: Yang et al. 2019, "A Mean Field Theory of Batch Normalization".
+    """
+    f = curve(activation)
+    if batch is not None:
+        batch = _batch_of_four(batch, _NO_GROWTH)
+    if not allow_unstable:
+        _check_stable(f, batch)
+    if batch is None:
+        return f.slope_second(1.0) / _variance(f)
+    if f.key in _CLOSED:
+        return _CLOSED[f.key](batch)
+    own, longer, both, aligned, spread = mean_over(
+        f, batch,
+        lambda two: (
+            two.slope_u**2, (two.u * two.slope_u) ** 2, two.slope_u * two.slope_v,
+            two.u * two.v * two.slope_u * two.slope_v, half_square_difference(two),
+        ),
+    )  # fmt: skip
+    _check_spread(f, spread, batch)
+    return ((batch - 1) * own - longer + both + aligned) / ((batch - 3) * spread)
+
+
+def batch_norm_growth_identity(batch: int) -> float:
+    """(B - 2) / (B - 3), the growth in a linear net (Yang et al. 2019)."""
+    batch = _batch_of_four(batch, _NO_GROWTH)
+    return (batch - 2) / (batch - 3)
+
+
+def batch_norm_growth_relu(batch: int) -> float:
+    """The growth in a ReLU net in closed form.
+
+    Two entries have correlation rho = -1 / (B - 1). Products of ReLU and of its slopes depend on
+    directions and second moments only, so that their expectations are the Gaussian ones:
+
+        E phi phi' = (sqrt(1 - rho^2) + rho (pi - arccos rho)) / (2 pi),
+        E d d' = 1/4 + arcsin(rho) / (2 pi).
+    """
+    batch = _batch_of_four(batch, _NO_GROWTH)
+    rho = -1 / (batch - 1)
+    product = (math.sqrt(1 - rho**2) + rho * (math.pi - math.acos(rho))) / (2 * math.pi)
+    both_on = 0.25 + math.asin(rho) / (2 * math.pi)
+    centred = 0.5 - product
+    return ((batch - 2) / 2 + both_on + product) / ((batch - 3) * centred)
+
+
+def batch_norm_stability(activation: ActivationLike, *, batch: int | None = None) -> float:
+    """By what factor a layer changes how far samples differ in length; above 1 none stay equal.
+
+    At the symmetric fixed point all samples of a batch have the same length, q = 1 after batch
+    norm. In large batches a sample of another length returns to the others at the rate
+
+        d ln Var[phi(sqrt(q) z)] / d ln q    at q = 1
+
+    per layer, where the variance is about the mean at q = 1 (which is the same derivative). Above
+    1 it does not return: the fixed point is unstable, and what is computed at it does not describe
+    deep nets. Homogeneous activations (ReLU, leaky ReLU, the identity) have exactly 1.
+
+    In a batch of B the common normalisation pulls samples together, by (B - 1) / (B + 1) in linear
+    nets. The covariance is perturbed by A = w w^T - P / B with w = P e_1, which moves the entries
+    by du_i = (w_i u_1 - u_i u_1^2 / B) / 2; returned is the factor by which A comes back. So GELU
+    is unstable in large batches, and stable in batches of 32. (Samples can also come to differ in
+    their correlations; that factor is (E phi')^2 / Var phi <= 1 in large batches.)
+
+    Args:
+        batch: its size B, at least 4; None for the limit of large batches.
+
+    Raises:
+        ValueError: for a batch below 4, or an activation that is constant on the batch.
+
+    Source: derived here; Yang et al. 2019 discuss the stability of the symmetric fixed point.
+    """
+    f = curve(activation)
+    return _stability(f, None if batch is None else _batch_of_four(batch, _NO_DENSITY))
+
+
+def batch_norm_moments(activation: ActivationLike, *, batch: int | None = None) -> BatchNormMoments:
+    """Mean and second moment of one activation behind batch norm, E phi(u) and E phi(u)^2.
+
+    Args:
+        batch: its size, at least 2; None for the limit of large batches, a Gaussian u.
+
+    Raises:
+        ValueError: for a batch below 2.
+    """
+    f = curve(activation)
+    if batch is None:
+        return BatchNormMoments(f.mean(1.0), f.second(1.0))
+    return moments_over(f, checks.count("batch", batch, least=2))
+
+
+def batch_norm_spread(activation: ActivationLike, *, batch: int | None = None) -> float:
+    """The variance of phi(u) over a normalised batch, with B - 1 in the denominator.
+
+    E |P phi(u)|^2 / (B - 1) = E (phi(u) - phi(u'))^2 / 2, which times weight_var is what the next
+    layer's norm divides by (squared, and up to B / (B - 1)). Entries of one batch are correlated,
+    so that this is not E phi^2 - (E phi)^2 but for large batches.
+
+    Args:
+        batch: its size B, at least 4; None for the limit of large batches.
+
+    Raises:
+        ValueError: for a batch below 4, or an activation that is constant on the batch.
+    """
+    f = curve(activation)
+    if batch is None:
+        return _variance(f)
+    batch = _batch_of_four(batch, _NO_DENSITY)
+    (spread,) = mean_over(f, batch, lambda two: (half_square_difference(two),))
+    _check_spread(f, spread, batch)
+    return spread
+
+
+_CLOSED: dict[str | None, Callable[[int], float]] = {
+    "identity": batch_norm_growth_identity,
+    "relu": batch_norm_growth_relu,
+}
+
+
+# --- stability --------------------------------------------------------------------------------
+
+
+def _stability(f: Curve, batch: int | None) -> float:
+    if batch is None:
+        mean, spread = f.mean(1.0), _variance(f)
+        return f.expect(1.0, lambda at: at.z * (at.value - mean) * at.slope) / spread
+    share, mean = 1 / batch, moments_over(f, batch).mean
+
+    def integrands(two: Entries) -> tuple[np.ndarray, ...]:
+        phi_u, phi_v = two.phi_u - mean, two.phi_v - mean
+        # Twice du_i of the docstring, for the sample that is longer (u) and for another one (v).
+        du = (1 - share) * two.u - share * two.u**3
+        dv = -share * two.u - share * two.v * two.u**2
+        return (
+            phi_u * two.slope_u * du,
+            phi_u * two.slope_v * dv + phi_v * two.slope_u * du,
+            half_square_difference(two),
+        )
+
+    same, others, spread = mean_over(f, batch, integrands)
+    _check_spread(f, spread, batch)
+    back = (1 - 2 * share) * same - (1 - share) * others
+    return back / ((1 - share) * (1 - 2 * share) * spread)
+
+
+def _check_stable(f: Curve, batch: int | None) -> None:
+    factor = _stability(f, batch)
+    if factor > 1 + _UNSTABLE:
+        of = "large batches" if batch is None else f"batches of {batch}"
+        raise ValueError(
+            f"batch_norm_growth describes deep nets whose samples all stay equally long, but for "
+            f"{f.name} in {of} differences in length grow by {factor:.6g} per layer (at most 1 is "
+            f"stable); measure what deep nets do instead with jinit.layer_signals, or pass "
+            f"allow_unstable=True for the formula's value."
+        )
+
+
+# --- what batch norm divides by ---------------------------------------------------------------
+
+
+def _variance(f: Curve) -> float:
+    spread = f.variance(1.0)
+    _check_varies(f, spread, f.mean(1.0), "")
+    return spread
+
+
+def _check_spread(f: Curve, spread: float, batch: int) -> None:
+    where = f" on all values that a normalised batch of {batch} can hold"
+    _check_varies(f, spread, moments_over(f, batch).mean, where)
+
+
+def _check_varies(f: Curve, spread: float, mean: float, where: str) -> None:
+    if not spread > _CONSTANT * mean**2:
+        raise ValueError(
+            f"batch norm divides by the spread of its input, which is 0 for {f.name}, constant"
+            f"{where or ' as it is'}; give an activation that varies."
+        )
+
+
+# --- bad input --------------------------------------------------------------------------------
+
+
+_NO_GROWTH = (
+    "for a gradient growth under batch norm",
+    "in smaller batches 1 / variance, and with it the squared gradient, has no finite mean",
+)
+_NO_DENSITY = (
+    "for expectations over two entries of a normalised batch",
+    "in smaller batches one entry leaves the others no more than a sign to choose",
+)
+
+
+def _batch_of_four(batch: int, purpose: tuple[str, str]) -> int:
+    if isinstance(batch, Integral) and not isinstance(batch, bool) and 0 < batch < 4:
+        what, why = purpose
+        raise ValueError(f"batch must be at least 4 {what}, got {batch}: {why}.")
+    return checks.count("batch", batch, least=4)
