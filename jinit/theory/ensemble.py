@@ -297,7 +297,7 @@ def gradient_log_slope(
 ) -> float:
     """`Ensemble.gradient_log_slope`.
 
-    >>> round(np.exp(gradient_log_slope("relu", norm="batch")), 6)
+    >>> round(float(np.exp(gradient_log_slope("relu", norm="batch"))), 6)
     1.466942
     """
     return Ensemble(activation, weight_var=weight_var, bias_var=bias_var).gradient_log_slope(
@@ -353,4 +353,5 @@ def _critical_unless(
     if weight_var is None:
         slope_second = curve(activation).slope_second(variance("q", q, positive=True))
         weight_var = 1 / slope_second if slope_second else 1.0  # to be refused in its own words
+    weight_var = variance("weight_var", weight_var, positive=True)
     return Ensemble(activation, weight_var=weight_var, bias_var=bias_var)
