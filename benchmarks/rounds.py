@@ -78,13 +78,14 @@ def differences(work: Workload, workers: Sequence[Worker]) -> list[float]:
 
 def in_turn(
     work: Workload, workers: list[Worker], rounds: int,
-    order: Callable[[int, list[Worker]], list[Worker]],
+    order: Callable[[int, list[Worker]], list[Worker]], *, times: int = 1,
 ) -> None:  # fmt: skip
-    """Every worker once a round, in that round's order."""
+    """Every worker so many times in succession in every round, in that round's order."""
     for i in range(rounds):
         started = time.perf_counter()
         for worker in order(i, workers):
             time.sleep(PAUSE)
-            worker.run()
+            for _ in range(times):
+                worker.run()
         left = (rounds - 1 - i) * (time.perf_counter() - started)
         print(f"  {work.name}: round {i + 1} of {rounds}, {left:.0f} s left", flush=True)
