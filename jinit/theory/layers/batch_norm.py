@@ -62,23 +62,23 @@ def batch_norm_growth(
 
     Source: Yang et al. 2019, "A Mean Field Theory of Batch Normalization".
     """
-    f = curve(activation)
+    phi = curve(activation)
     if batch is not None:
         batch = _batch_of_four(batch, _NO_GROWTH)
     if not allow_unstable:
-        _check_stable(f, batch)
+        _check_stable(phi, batch)
     if batch is None:
-        return f.slope_second(1.0) / _variance(f)
-    if f.key in _CLOSED:
-        return _CLOSED[f.key](batch)
+        return phi.slope_second(1.0) / _variance(phi)
+    if phi.key in _CLOSED:
+        return _CLOSED[phi.key](batch)
     own, longer, both, aligned, spread = mean_over(
-        f, batch,
+        phi, batch,
         lambda two: (
             two.slope_u**2, (two.u * two.slope_u) ** 2, two.slope_u * two.slope_v,
             two.u * two.v * two.slope_u * two.slope_v, half_square_difference(two),
         ),
     )  # fmt: skip
-    _check_spread(f, spread, batch)
+    _check_spread(phi, spread, batch)
     return ((batch - 1) * own - longer + both + aligned) / ((batch - 3) * spread)
 
 
@@ -131,8 +131,8 @@ def batch_norm_stability(activation: ActivationLike, *, batch: int | None = None
 
     Source: derived here; Yang et al. 2019 discuss the stability of the symmetric fixed point.
     """
-    f = curve(activation)
-    return _stability(f, None if batch is None else _batch_of_four(batch, _NO_DENSITY))
+    phi = curve(activation)
+    return _stability(phi, None if batch is None else _batch_of_four(batch, _NO_DENSITY))
 
 
 def batch_norm_moments(activation: ActivationLike, *, batch: int | None = None) -> BatchNormMoments:
@@ -144,10 +144,10 @@ def batch_norm_moments(activation: ActivationLike, *, batch: int | None = None) 
     Raises:
         ValueError: for a batch below 2.
     """
-    f = curve(activation)
+    phi = curve(activation)
     if batch is None:
-        return BatchNormMoments(f.mean(1.0), f.second(1.0))
-    return moments_over(f, checks.count("batch", batch, least=2))
+        return BatchNormMoments(phi.mean(1.0), phi.second(1.0))
+    return moments_over(phi, checks.count("batch", batch, least=2))
 
 
 def batch_norm_spread(activation: ActivationLike, *, batch: int | None = None) -> float:
@@ -163,12 +163,12 @@ def batch_norm_spread(activation: ActivationLike, *, batch: int | None = None) -
     Raises:
         ValueError: for a batch below 4, or an activation that is constant on the batch.
     """
-    f = curve(activation)
+    phi = curve(activation)
     if batch is None:
-        return _variance(f)
+        return _variance(phi)
     batch = _batch_of_four(batch, _NO_DENSITY)
-    (spread,) = mean_over(f, batch, lambda two: (half_square_difference(two),))
-    _check_spread(f, spread, batch)
+    (spread,) = mean_over(phi, batch, lambda two: (half_square_difference(two),))
+    _check_spread(phi, spread, batch)
     return spread
 
 
@@ -181,37 +181,37 @@ _CLOSED: dict[str | None, Callable[[int], float]] = {
 # --- stability --------------------------------------------------------------------------------
 
 
-def _stability(f: Curve, batch: int | None) -> float:
+def _stability(phi: Curve, batch: int | None) -> float:
     if batch is None:
-        mean, spread = f.mean(1.0), _variance(f)
-        return f.expect(1.0, lambda at: at.z * (at.value - mean) * at.slope) / spread
-    share, mean = 1 / batch, moments_over(f, batch).mean
+        mean, spread = phi.mean(1.0), _variance(phi)
+        return phi.expect(1.0, lambda at: at.z * (at.value - mean) * at.slope) / spread
+    share, mean = 1 / batch, moments_over(phi, batch).mean
 
     def integrands(two: Entries) -> tuple[np.ndarray, ...]:
-        phi_u, phi_v = two.phi_u - mean, two.phi_v - mean
+        value_u, value_v = two.value_u - mean, two.value_v - mean
         # Twice du_i of the docstring, for the sample that is longer (u) and for another one (v).
         du = (1 - share) * two.u - share * two.u**3
         dv = -share * two.u - share * two.v * two.u**2
         return (
-            phi_u * two.slope_u * du,
-            phi_u * two.slope_v * dv + phi_v * two.slope_u * du,
+            value_u * two.slope_u * du,
+            value_u * two.slope_v * dv + value_v * two.slope_u * du,
             half_square_difference(two),
         )
 
-    same, others, spread = mean_over(f, batch, integrands)
-    _check_spread(f, spread, batch)
+    same, others, spread = mean_over(phi, batch, integrands)
+    _check_spread(phi, spread, batch)
     back = (1 - 2 * share) * same - (1 - share) * others
     return back / ((1 - share) * (1 - 2 * share) * spread)
 
 
-def _check_stable(f: Curve, batch: int | None) -> None:
-    factor = _stability(f, batch)
+def _check_stable(phi: Curve, batch: int | None) -> None:
+    factor = _stability(phi, batch)
     if factor > 1 + _UNSTABLE:
         of = "large batches" if batch is None else f"batches of {batch}"
         raise ValueError(
             f"batch_norm_growth describes deep nets whose samples all stay equally long, but for "
-            f"{f.name} in {of} differences in length grow by {factor:.6g} per layer (at most 1 is "
-            f"stable); measure what deep nets do instead with jinit.layer_signals, or pass "
+            f"{phi.name} in {of} differences in length grow by {factor:.6g} per layer (at most 1 "
+            f"is stable); measure what deep nets do instead with jinit.layer_signals, or pass "
             f"allow_unstable=True for the formula's value."
         )
 
@@ -219,21 +219,21 @@ def _check_stable(f: Curve, batch: int | None) -> None:
 # --- what batch norm divides by ---------------------------------------------------------------
 
 
-def _variance(f: Curve) -> float:
-    spread = f.variance(1.0)
-    _check_varies(f, spread, f.mean(1.0), "")
+def _variance(phi: Curve) -> float:
+    spread = phi.variance(1.0)
+    _check_varies(phi, spread, phi.mean(1.0), "")
     return spread
 
 
-def _check_spread(f: Curve, spread: float, batch: int) -> None:
+def _check_spread(phi: Curve, spread: float, batch: int) -> None:
     where = f" on all values that a normalised batch of {batch} can hold"
-    _check_varies(f, spread, moments_over(f, batch).mean, where)
+    _check_varies(phi, spread, moments_over(phi, batch).mean, where)
 
 
-def _check_varies(f: Curve, spread: float, mean: float, where: str) -> None:
+def _check_varies(phi: Curve, spread: float, mean: float, where: str) -> None:
     if not spread > _CONSTANT * mean**2:
         raise ValueError(
-            f"batch norm divides by the spread of its input, which is 0 for {f.name}, constant"
+            f"batch norm divides by the spread of its input, which is 0 for {phi.name}, constant"
             f"{where or ' as it is'}; give an activation that varies."
         )
 

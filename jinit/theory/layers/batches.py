@@ -38,14 +38,14 @@ class BatchNormMoments(NamedTuple):
     """E phi(u)^2"""
 
 
-def moments_over(f: Curve, batch: int) -> BatchNormMoments:
+def moments_over(phi: Curve, batch: int) -> BatchNormMoments:
     """Of one entry."""
     if batch == 2:  # one of the two is 1 and the other -1
-        value, _ = f.evaluate(np.array([-1.0, 1.0]))
+        value, _ = phi.evaluate(np.array([-1.0, 1.0]))
         return BatchNormMoments(float(value.mean()), float((value**2).mean()))
-    one = _entry_within(f, batch, _reach(f, batch))
+    one = _entry_within(phi, batch, _reach(phi, batch))
     return BatchNormMoments(
-        float(np.sum(one.weight * one.phi)), float(np.sum(one.weight * one.phi**2))
+        float(np.sum(one.weight * one.value)), float(np.sum(one.weight * one.value**2))
     )
 
 
@@ -56,7 +56,7 @@ class _Entry(NamedTuple):
     u: np.ndarray
     left: np.ndarray
     """sqrt(B - 1 - u^2), the radius that u leaves to the other entries"""
-    phi: np.ndarray
+    value: np.ndarray
     slope: np.ndarray
 
 
@@ -66,43 +66,43 @@ class Entries(NamedTuple):
     weight: np.ndarray
     u: np.ndarray
     v: np.ndarray
-    phi_u: np.ndarray
-    phi_v: np.ndarray
+    value_u: np.ndarray
+    value_v: np.ndarray
     slope_u: np.ndarray
     slope_v: np.ndarray
 
 
 def mean_over(
-    f: Curve, batch: int, integrands: Callable[[Entries], tuple[np.ndarray, ...]]
+    phi: Curve, batch: int, integrands: Callable[[Entries], tuple[np.ndarray, ...]]
 ) -> tuple[float, ...]:
     """E of integrands given at the nodes of two entries."""
-    sums = [[np.sum(two.weight * x) for x in integrands(two)] for two in _entries(f, batch)]
+    sums = [[np.sum(two.weight * x) for x in integrands(two)] for two in _entries(phi, batch)]
     return tuple(float(each) for each in np.sum(sums, 0))
 
 
 def half_square_difference(two: Entries) -> np.ndarray:
     """Whose expectation is the variance over the batch."""
-    return (two.phi_u - two.phi_v) ** 2 / 2
+    return (two.value_u - two.value_v) ** 2 / 2
 
 
-def _entries(f: Curve, batch: int) -> Iterator[Entries]:
+def _entries(phi: Curve, batch: int) -> Iterator[Entries]:
     """Nodes that follow the kinks of phi(u), and row by row those of phi(v); some rows at a time.
 
     Raises:
         TooRoughError: for more than fifty million nodes.
     """
     radius, rho = math.sqrt(batch - 1), -1 / (batch - 1)
-    reach = _reach(f, batch)
-    tangents = _tangents(_sharp(f, reach), batch) if batch < _SMOOTH else None
-    one = _entry_within(f, batch, reach, tangents)
+    reach = _reach(phi, batch)
+    tangents = _tangents(_sharp(phi, reach), batch) if batch < _SMOOTH else None
+    one = _entry_within(phi, batch, reach, tangents)
     # v = rho u + spread sin(theta), theta of density cos(theta)^(B - 4).
     # |v| is at most the radius, and where u stops before it, at most (1 + |rho|) times as far.
-    bends = f.pieces(min(radius * (1 + 1e-9), reach * (1 - rho)))
+    bends = phi.pieces(min(radius * (1 + 1e-9), reach * (1 - rho)))
     grid = standard_grid(reach)
     columns = (len(grid) + len(bends) - 1) * ORDER
     if len(one.u) * columns > _MOST_NODES:
         raise TooRoughError(
-            f"{f.name} bends too often to be followed in two entries of a normalised batch of "
+            f"{phi.name} bends too often to be followed in two entries of a normalised batch of "
             f"{batch}, which would take {len(one.u) * columns:.1e} points, more than "
             f"{_MOST_NODES:.0e}; give a smoother activation."
         )
@@ -119,20 +119,21 @@ def _entries(f: Curve, batch: int) -> Iterator[Entries]:
         weight = width * _cos_power(theta, batch - 4)
         weight *= (some.weight / weight.sum(1))[:, None]
         v = middle + spread * np.sin(theta)
-        phi_v, slope_v = f.evaluate(v)
-        phi_u, slope_u = some.phi[:, None], some.slope[:, None]
-        yield Entries(weight, some.u[:, None], v, phi_u, phi_v, slope_u, slope_v)
+        value_v, slope_v = phi.evaluate(v)
+        value_u, slope_u = some.value[:, None], some.slope[:, None]
+        yield Entries(weight, some.u[:, None], v, value_u, value_v, slope_u, slope_v)
 
 
 def _entry_within(
-    f: Curve, batch: int, reach: float, tangents: Sequence[float] | None = None
+    phi: Curve, batch: int, reach: float, tangents: Sequence[float] | None = None
 ) -> _Entry:
     """Nodes in (-reach, reach), on panels split at phi's bends.
 
     With the angles of `tangents`, split there too, and for half-integer powers at all edges.
     """
     radius = math.sqrt(batch - 1)
-    edges = np.unique(np.arcsin(np.concatenate([standard_grid(reach), f.pieces(reach)]) / radius))
+    places = np.concatenate([standard_grid(reach), phi.pieces(reach)])
+    edges = np.unique(np.arcsin(places / radius))
     if tangents is None:
         theta, width = nodes_and_weights(edges)
     else:
@@ -140,7 +141,7 @@ def _entry_within(
         theta, width = _nodes_smooth_at_edges(np.unique([*edges, *inside]))
     weight = width * _cos_power(theta, batch - 3)
     u = radius * np.sin(theta)
-    return _Entry(weight / weight.sum(), u, radius * np.cos(theta), *f.evaluate(u))
+    return _Entry(weight / weight.sum(), u, radius * np.cos(theta), *phi.evaluate(u))
 
 
 def _tangents(places: Sequence[float], batch: int) -> list[float]:
@@ -157,12 +158,12 @@ def _tangents(places: Sequence[float], batch: int) -> list[float]:
     return list(thetas[_cos_power(thetas, batch - 3) > _NEGLIGIBLE])
 
 
-def _sharp(f: Curve, reach: float) -> list[float]:
+def _sharp(phi: Curve, reach: float) -> list[float]:
     """Kinks, and edges of narrow panels: bends so sharp that they count as kinks."""
-    edges = f.pieces(reach)
+    edges = phi.pieces(reach)
     narrow = np.diff(edges) < _NARROW
     beside = edges[np.append(narrow, False) | np.insert(narrow, 0, False)]
-    return sorted({*f.kinks, *map(float, beside)})
+    return sorted({*phi.kinks, *map(float, beside)})
 
 
 def _nodes_smooth_at_edges(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -177,20 +178,20 @@ def _nodes_smooth_at_edges(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return theta.ravel(), (width * length * (np.pi / 2) * np.sin(np.pi * s)).ravel()
 
 
-def _reach(f: Curve, batch: int) -> float:
+def _reach(phi: Curve, batch: int) -> float:
     """How far out an entry is followed: to the sphere's end, or as far as squares of phi need."""
     radius = math.sqrt(batch - 1)
     for reach in REACHES:
-        one = _entry_within(f, batch, min(reach, radius))
+        one = _entry_within(phi, batch, min(reach, radius))
         with np.errstate(over="ignore"):
-            squares = one.weight * np.maximum(one.phi**2, (1 + one.u**2) * one.slope**2)
+            squares = one.weight * np.maximum(one.value**2, (1 + one.u**2) * one.slope**2)
         outermost = squares[np.abs(one.u) > reach - 1].sum()
         if not np.isfinite(squares).all():
             break
         if reach >= radius or outermost <= BEYOND * squares.sum():
             return min(reach, radius)
     raise MomentError(
-        f"the moments of {f.name} over a normalised batch of {batch} lie beyond 37 standard "
+        f"the moments of {phi.name} over a normalised batch of {batch} lie beyond 37 standard "
         f"deviations, or leave float64; give a smaller batch or an activation that grows less."
     )
 

@@ -11,6 +11,7 @@ in which nothing cancels: c itself would be rounded to 1 long before inputs have
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -123,10 +124,7 @@ def correlation_fixed_points(
     """
     q = _length(layer, q)
 
-    def change(apart: float) -> float:
-        """Of 1 - c, relative to it."""
-        return _next(layer, q, apart) / apart - 1
-
+    change = partial(_change, layer, q)
     grid = np.concatenate([np.logspace(-6, -1.2, 13), np.linspace(0.1, 2, 39)])
     changes = np.array([change(apart) for apart in grid])
     if np.all(np.abs(changes) < _EVEN):
@@ -152,12 +150,11 @@ def limit_correlation(layer: WideLayer, q: float) -> float:
         return 1.0
     if _slope(layer, q, 0.0) <= 1:
         return 0.0  # C is convex: it does not cross the diagonal before 1
+    nearest = math.log(_CLOSEST)
 
     def change(log_apart: float) -> float:
-        apart = math.exp(log_apart)
-        return _next(layer, q, apart) / apart - 1
+        return _change(layer, q, math.exp(log_apart))
 
-    nearest = math.log(_CLOSEST)
     if change(nearest) <= 0:  # so close to critical that the two points are one
         return 0.0
     return math.exp(brentq(change, nearest, 0.0, xtol=1e-13, rtol=1e-13))
@@ -182,6 +179,11 @@ def _next(layer: WideLayer, q: float, apart: float) -> float:
     if after == 0:
         return apart
     return layer.weight_var * _pair(layer, q, apart).half_square_difference / after
+
+
+def _change(layer: WideLayer, q: float, apart: float) -> float:
+    """Of 1 - c, relative to it."""
+    return _next(layer, q, apart) / apart - 1
 
 
 def _slope(layer: WideLayer, q: float, apart: float) -> float:
