@@ -13,28 +13,20 @@ import numpy as np
 
 from jinit.activations import ACTIVATIONS
 
-__all__ = ["GRID", "OPERATIONS", "again", "apply", "curve_of", "name_of", "slopes"]
+__all__ = ["GRID", "again", "apply", "curve_of", "name_of", "slopes"]
 
 GRID = np.linspace(-8, 8, 641, dtype=np.float32)
-
-OPERATIONS = {
-    "abs", "add", "add_any", "and", "atan2", "cbrt", "clamp", "convert_element_type", "copy", "cos",
-    "cosh", "div", "eq", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "ge", "gt",
-    "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne",
-    "neg", "not", "or", "pow", "reduce_precision", "rsqrt", "select_n", "sign", "sin", "sinh",
-    "sqrt", "square", "sub", "tan", "tanh", "xor",
-}  # fmt: skip
 
 _NEAR = 5e-3
 """Relative to 1 + |curve|: the constants of a program in bfloat16 have three digits."""
 
 
-def apply(equation: Any, values: list[np.ndarray]) -> np.ndarray:
-    """What an operation makes of curves and constants."""
+def apply(equation: Any, values: list[np.ndarray], *, cast: bool) -> np.ndarray:
+    """What an operation makes of curves and constants; casts keep their precision."""
     shape = max((v.shape for v in values), key=len)
     arguments = [jnp.asarray(np.broadcast_to(_single(v), shape)) for v in values]
     params = dict(equation.params)
-    if equation.primitive.name in ("convert_element_type", "reduce_precision", "copy"):
+    if cast:
         dtype = params.get("new_dtype", np.float32)
         floating = jnp.issubdtype(dtype, np.floating)
         return np.asarray(arguments[0].astype(np.float32 if floating else dtype))

@@ -10,9 +10,11 @@ from jax.extend.core import Jaxpr
 from jax.extend.core import Literal as JaxprLiteral
 
 from jinit.models.tracing import curves
+from jinit.models.tracing.calls import Call, Rule
 from jinit.models.tracing.graph import NOTHING, Graph, Held, is_bent
 from jinit.models.tracing.jaxprs import inner_jaxprs, opened, split_scan
 from jinit.models.tracing.parameter_rules import with_parameters
+from jinit.models.tracing.rules import RULES, WHOLE
 from jinit.models.tracing.signal_rules import as_one, through_signals
 from jinit.models.tracing.values import (
     Constant,
@@ -27,18 +29,6 @@ from jinit.models.tracing.values import (
 )
 
 __all__ = ["follow"]
-
-_WHOLE = {"softmax", "log_softmax", "glu"}
-"""Functions of several entries, known by the name of a program in the trace.
-
-jax's own softmax has none: it is written out, as an exponential and a division.
-"""
-
-
-_SAME = {
-    "convert_element_type", "copy", "copy_p", "optimization_barrier", "reduce_precision",
-    "sharding_constraint", "stop_gradient",
-}  # fmt: skip
 
 
 def follow(jaxpr: Jaxpr, leaves: Sequence[View]) -> Graph:
@@ -85,39 +75,34 @@ class _Walk:
         self.graph.floating = out is not None and jax.numpy.issubdtype(out.dtype, np.floating)
         if not any(isinstance(v, Signal | View | Joined | Factors) for v in values):
             return [self._constant(equation, values)] * count
-        known = equation.params.get("name")
-        signals_alone = not any(isinstance(v, View | Joined | Factors) for v in values)
-        if known in _WHOLE and signals_alone:
-            self.graph.activated(known, held, at)
+        rule = RULES.get(name, Rule())
+        call = Call(self.graph, equation, held, at, rule)
+        if equation.params.get("name") in WHOLE and not call.places:
+            self.graph.activated(equation.params["name"], held, at)
             return [self.graph.new(held, at)] * count
-        if name.startswith(("random_", "threefry", "rng_")) and not any(
+        if rule.random and not any(
             jax.numpy.issubdtype(v.aval.dtype, np.floating) for v in equation.invars
         ):
-            return [NOTHING] * count  # other numbers at every call
-        if name == "scan":
-            return self._scan(equation, held, at)
-        if name == "while":
-            return self._while(equation, held, at)
+            return [NOTHING] * count
+        if name in _CONTROL:
+            return _CONTROL[name](self, equation, held, at)
         inner = inner_jaxprs(equation)
-        if name == "cond" and inner:
-            return self._cond(inner, held, at)
         if inner:
             ends = self.run(inner[0], held, (*at, 0))
             return [as_one(end, held, at) for end in ends]
         bent = isinstance(values[0], Signal) and values[0].pointwise is not None
-        if name in _SAME and not bent:
+        if rule.same and not bent:
             return [held[0]] * count
-        if any(isinstance(v, View | Joined | Factors) for v in values):
-            return with_parameters(self.graph, equation, held, at)
-        return through_signals(self.graph, equation, held, at)
+        return with_parameters(call) if call.places else through_signals(call)
 
     def _constant(self, equation: Any, values: list[Value]) -> Held:
         name = equation.primitive.name
         given = [v.number for v in values if isinstance(v, Constant)]
         if len(given) == len(values) == 1 and name in ("broadcast_in_dim", "reshape"):
             return Held(Constant(given[0]), None)
-        if given and len(given) == len(values) and name in curves.OPERATIONS:
-            return Held(Constant(curves.apply(equation, given)), None)
+        rule = RULES.get(name, Rule())
+        if given and len(given) == len(values) and rule.pointwise:
+            return Held(Constant(curves.apply(equation, given, cast=rule.same)), None)
         return NOTHING
 
     # --- loops and branches ---
@@ -200,9 +185,9 @@ class _Walk:
         self.graph.settle_all(found)
         return [self._passed(f, at) for f in found]
 
-    def _cond(self, branches: Sequence[Jaxpr], held: list[Held], at: Path) -> list[Held]:
+    def _cond(self, equation: Any, held: list[Held], at: Path) -> list[Held]:
         found, counted = [], set[Any]()
-        for i, branch in enumerate(branches):
+        for i, branch in enumerate(inner_jaxprs(equation) or ()):
             made = len(self.graph.uses)
             found.append(self.run(branch, held[1:], (*at, i)))
             # One branch runs: its uses are not added up.
@@ -241,3 +226,7 @@ class _Walk:
             return np.array_equal(a.indices(shape, first), b.indices(shape, first))
         except RoleError:  # a part that is chosen while the model runs
             return False
+
+
+_CONTROL = {"scan": _Walk._scan, "while": _Walk._while, "cond": _Walk._cond}
+"""Primitives that run other programs several times, or one of several."""

@@ -1,4 +1,4 @@
-"""What an operation makes of parameters: another view of them, or a use by signals."""
+"""Steps of rules: what an operation makes of parameters, another view of them or a use."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from jinit.models.tracing.calls import Call
 from jinit.models.tracing.graph import Graph, Held
 from jinit.models.tracing.values import (
     Constant,
@@ -18,120 +19,262 @@ from jinit.models.tracing.values import (
     View,
 )
 
-__all__ = ["SHAPE_ONLY", "with_parameters"]
+__all__ = [
+    "batched", "changed_alone", "chosen", "convolution", "cut", "factor", "factor_alone",
+    "in_parts", "lookup", "moved", "product", "product_alone", "root_alone", "shift",
+    "side_by_side", "squeezed", "with_parameters",
+]  # fmt: skip
 
-SHAPE_ONLY = {
-    "reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "slice", "rev",
-    "dynamic_slice",
-}  # fmt: skip
 
-
-def with_parameters(graph: Graph, equation: Any, held: list[Held], at: Path) -> list[Held]:
+def with_parameters(call: Call) -> list[Held]:
     """What comes out of an operation with an operand that is made of parameters."""
-    name, count = equation.primitive.name, len(equation.outvars)
-    values = [h.value for h in held]
-    first = values[0]
-    views = [v for v in values if isinstance(v, View)]
-    if name == "concatenate" and len(views) == len(values) > 1:
-        return [Held(Joined(tuple(views), equation.params["dimension"]), None)]
-    beside = any(isinstance(v, Signal) for v in values)
-    if name == "concatenate" and views and beside:  # as a class token is
-        out = [h for h in held if not isinstance(h.value, View)]
-        for view in views:
-            out = [graph.use(view, "embedding", out, at, fan_out=view.shape[-1])]
-        return out
-    if name == "split" and isinstance(first, View):
-        return [Held(view, None) for view in _split(equation, first)]
-    if name in SHAPE_ONLY and isinstance(first, View):
-        return [Held(_reshaped(equation, first), None)]
-    if name in ("reshape", "broadcast_in_dim") and isinstance(first, Joined):
-        vectors = all(len(view.shape) == 1 for view in first.views)
-        *leading, last = equation.outvars[0].aval.shape
-        if vectors and last == sum(view.shape[0] for view in first.views):
-            return [Held(first._replace(axis=len(leading)), None)]  # fused biases, of a batch
-    if name in SHAPE_ONLY and isinstance(first, Factors):
-        return [held[0]]
-    if name in ("add", "sub", "mul", "div", "max", "min", "pow") or len(values) == 1:
-        alone = _numbers(equation, values)
-        if alone is not None:
-            return [Held(alone, None)]
-    places = [i for i, v in enumerate(values) if isinstance(v, View | Joined | Factors)]
-    if len(places) == 1:
-        found = _use(graph, equation, held, places[0], at)
+    for step in call.rule.parameters:
+        found = step(call)
         if found is not None:
-            return [found] * count
-    lost = [graph.use_as_other(held[i], at) for i in places]
-    left = [h for i, h in enumerate(held) if i not in places]
-    # A product of parameters alone may be a part of a weight, as that of two low ranks is.
-    data = False if name == "dot_general" and not left else None
-    return [graph.new([*left, *lost], at, data=data)] * count
+            return found
+    return _lost(call)
 
 
-def _use(graph: Graph, equation: Any, held: list[Held], i: int, at: Path) -> Held | None:
-    """Of one operand that is made of parameters, by signals; None if it says nothing."""
-    name, value = equation.primitive.name, held[i].value
-    rest = [h for j, h in enumerate(held) if j != i]
+def _lost(call: Call, *, data: bool | None = None) -> list[Held]:
+    """Used in a way that says nothing."""
+    lost = [call.graph.use_as_other(call.held[i], call.at) for i in call.places]
+    left = call.around(*call.places)
+    return [call.graph.new([*left, *lost], call.at, data=data)] * call.made
+
+
+# --- another shape ------------------------------------------------------------------------------
+
+
+def moved(call: Call) -> list[Held] | None:
+    """Entries that are moved or repeated, and not changed."""
+    return _then(call, _again(call))
+
+
+def cut(call: Call) -> list[Held] | None:
+    """A part; of axes that are cut down to one entry it is noted how many there were."""
+    cuts = enumerate(zip(call.equation.invars[0].aval.shape, call.shape, strict=True))
+    return _then(call, _again(call), narrowed=tuple((a, n) for a, (n, m) in cuts if n > m == 1))
+
+
+def squeezed(call: Call) -> list[Held] | None:
+    """Axes left out; one that was cut down before picks one of so many."""
+    view, rank = call.values[0], len(call.equation.invars[0].aval.shape)
+    gone = {a % rank for a in call.equation.params["dimensions"]}
+    if not isinstance(view, View):
+        return moved(call)
+    picked = view.picked * math.prod(n for a, n in view.narrowed if a in gone)
+    return _then(call, _again(call), picked=picked)
+
+
+def _again(call: Call) -> Callable[[Any], Any]:
+    primitive, params = call.equation.primitive, dict(call.equation.params)
+    return lambda indices: primitive.bind(jax.numpy.asarray(indices), **params)
+
+
+def _then(call: Call, step: Callable[[Any], Any], **known: Any) -> list[Held] | None:
+    view = call.values[0]
+    if isinstance(view, View):
+        return [Held(view.then(step, call.shape)._replace(**known), None)]
+    return [call.held[0]] if isinstance(view, Factors) else None
+
+
+def chosen(call: Call) -> list[Held] | None:
+    """A part that is chosen while the model runs."""
+    return _then(call, _unknown_place)
+
+
+def _unknown_place(indices: Any) -> Any:
+    raise RoleError(
+        "a part of a parameter is chosen while the model runs, so that no fixed matrix is applied; "
+        "scan over stacked layers instead of indexing them."
+    )
+
+
+def in_parts(call: Call) -> list[Held] | None:
+    """Split along an axis, as fused gates are."""
+    view = call.values[0]
+    if not isinstance(view, View):
+        return None
+    axis, found, first = call.equation.params["axis"], [], 0
+    for out in call.equation.outvars:
+        last = first + out.aval.shape[axis]
+        part = (*(slice(None),) * axis, slice(first, last))
+        found.append(Held(view.then(_taking(part), out.aval.shape), None))
+        first = last
+    return found
+
+
+def _taking(part: Any) -> Callable[[Any], Any]:
+    return lambda indices: indices[part]
+
+
+def side_by_side(call: Call) -> list[Held] | None:
+    """Several views joined; beside a signal, as a class token is, they are embeddings."""
+    views = [v for v in call.values if isinstance(v, View)]
+    if len(views) == len(call.values) > 1:
+        return [Held(Joined(tuple(views), call.equation.params["dimension"]), None)]
+    if not views or not any(isinstance(v, Signal) for v in call.values):
+        return None
+    out = [h for h in call.held if not isinstance(h.value, View)]
+    for view in views:
+        out = [call.graph.use(view, "embedding", out, call.at, fan_out=view.shape[-1])]
+    return out
+
+
+def batched(call: Call) -> list[Held] | None:
+    """Fused biases, made ready to be added to a batch."""
+    first = call.values[0]
+    if not isinstance(first, Joined) or any(len(view.shape) != 1 for view in first.views):
+        return None
+    *leading, last = call.shape
+    if last != sum(view.shape[0] for view in first.views):
+        return None
+    return [Held(first._replace(axis=len(leading)), None)]
+
+
+# --- parameters and constants alone -------------------------------------------------------------
+
+
+def factor_alone(call: Call) -> list[Held] | None:
+    """A factor on a view leaves it as it is; several parameters are multiplied into one."""
+    values = call.values
+    views = [v for v in values if isinstance(v, View)]
+    constants = [v for v in values if isinstance(v, Constant)]
+    divides = call.equation.primitive.name == "div"
+    if len(views) == len(constants) == 1 and not (divides and values[0] is constants[0]):
+        return [Held(views[0], None)]  # a factor, or a cast of one
+    parts = _parts(values)
+    if parts and not constants and len(parts) > 1:
+        return [Held(Factors(tuple(parts)), None)]
+    return changed_alone(call)
+
+
+def changed_alone(call: Call) -> list[Held] | None:
+    """A function of one parameter: a running variance stays one, others are of no known use."""
+    return _single(call, lambda kind: "statistic" if kind == "statistic" else "other")
+
+
+def root_alone(call: Call) -> list[Held] | None:
+    """Roots are of running variances."""
+    return _single(call, lambda _: "statistic")
+
+
+def _single(call: Call, kind_of: Callable[[str], str]) -> list[Held] | None:
+    parts = _parts(call.values)
+    if len(parts) != 1:
+        return None
+    ((view, kind),) = parts
+    return [Held(Factors(((view, kind_of(kind)),)), None)]
+
+
+def _parts(values: Sequence[Value]) -> list[tuple[View, str]]:
+    """The parameters among operands that hold nothing else but constants; else none."""
+    found: list[tuple[View, str]] = []
+    for value in values:
+        if isinstance(value, View):
+            found.append((value, "scale"))
+        elif isinstance(value, Factors):
+            found += value.parts
+        elif not isinstance(value, Constant):
+            return []
+    return found
+
+
+# --- uses by signals ----------------------------------------------------------------------------
+
+
+def _only(call: Call) -> tuple[int, Value, list[Held]] | None:
+    """The one operand that is made of parameters, its place, and the others."""
+    if len(call.places) != 1:
+        return None
+    (i,) = call.places
+    return i, call.held[i].value, call.around(i)
+
+
+def product(call: Call) -> list[Held] | None:
+    """A weight; of several side by side each is used as it would be alone."""
+    only = _only(call)
+    if only is None or isinstance(only[1], Factors):
+        return None
+    i, value, rest = only
+    if isinstance(value, View):
+        return [_product(call.graph, call.equation, value, i, rest, call.at)]
+    assert isinstance(value, Joined)
+    contracting, batch = call.equation.params["dimension_numbers"]
+    if value.axis in (*contracting[i], *batch[i]):
+        return None
+    found = [_product(call.graph, call.equation, v, i, rest, call.at) for v in value.views]
+    axes = {f.value.features for f in found}  # type: ignore[union-attr]
+    features = axes.pop() if len(axes) == 1 else None
+    return [call.graph.new(found, call.at, features=features)]
+
+
+def product_alone(call: Call) -> list[Held] | None:
+    """A product of parameters alone may be a part of a weight, as that of two low ranks is."""
+    return None if call.around(*call.places) else _lost(call, data=False)
+
+
+def lookup(call: Call) -> list[Held] | None:
+    """An embedding, if indices are not made of parameters themselves."""
+    only = _only(call)
+    if only is None or only[0] != 0 or not isinstance(only[1], View):
+        return None
+    sizes = math.prod(call.equation.params["slice_sizes"])
+    return [call.graph.use(only[1], "embedding", only[2], call.at, fan_out=sizes)]
+
+
+def shift(call: Call) -> list[Held] | None:
+    """A bias."""
+    only = _only(call)
+    if only is None or isinstance(only[1], Factors):
+        return None
+    i, value, rest = only
     if isinstance(value, Joined):
-        return _use_joined(graph, equation, rest, i, value, at)
-    if isinstance(value, Factors):
-        if name == "mul" or (name == "div" and i == 1):
-            _centre(graph, value, rest[0].node)
-            normed = any(kind == "statistic" for _, kind in value.parts)
-            for view, kind in value.parts:
-                rest = [graph.use_between(view, kind, rest, at, normed=normed)]  # type: ignore[arg-type]
-            return rest[0]
-        return None
+        for view in value.views:
+            rest = [call.graph.use_between(view, "bias", rest, call.at)]
+        return rest
     assert isinstance(value, View)
-    if name == "dot_general":
-        return _product(graph, equation, value, i, rest, at)
-    if name == "conv_general_dilated" and i == 1:
-        return _convolution(graph, equation, value, rest, at)
-    if name == "gather" and i == 0:
-        sizes = equation.params["slice_sizes"]
-        return graph.use(value, "embedding", rest, at, fan_out=math.prod(sizes))
-    if name in ("add", "add_any", "sub", "mul", "div") and not graph.is_data(rest[0]):
-        # Numbers that the trace does not know: a factor is one more number, but a mask or
-        # noise makes another parameter.
-        single = math.prod(equation.invars[1 - i].aval.shape) == 1
-        same = name == "mul" or (name == "div" and i == 0)
-        return held[i] if single and same else Held(Factors(((value, "other"),)), None)
-    if name in ("add", "add_any"):
-        return graph.use_between(value, "bias", rest, at)
-    if name == "sub":
-        shifted = graph.use_between(value, "bias", rest, at)
-        if i == 1 and shifted.node is not None:
-            graph.subtracted[shifted.node] = len(graph.uses) - 1
-        return shifted
-    if name == "mul" or (name == "div" and i == 1):
-        return graph.use_between(value, "scale", rest, at)
-    return None
+    if not call.graph.is_data(rest[0]):  # numbers that the trace does not know, as noise is
+        return [Held(Factors(((value, "other"),)), None)]
+    shifted = call.graph.use_between(value, "bias", rest, call.at)
+    if call.equation.primitive.name == "sub" and i == 1 and shifted.node is not None:
+        call.graph.subtracted[shifted.node] = len(call.graph.uses) - 1
+    return [shifted]
 
 
-def _centre(graph: Graph, factors: Factors, node: int | None) -> None:
-    """What was subtracted before a running deviation divides is a running mean."""
-    if any(kind == "statistic" for _, kind in factors.parts) and node in graph.subtracted:
-        order = graph.subtracted[node]
-        graph.uses[order] = graph.uses[order]._replace(kind="statistic")
-
-
-def _use_joined(
-    graph: Graph, equation: Any, rest: list[Held], i: int, joined: Joined, at: Path
-) -> Held | None:
-    """Each of several views side by side is used as it would be alone."""
-    name, found = equation.primitive.name, []
-    if name == "dot_general":
-        contracting, batch = equation.params["dimension_numbers"]
-        if joined.axis in (*contracting[i], *batch[i]):
-            return None
-        found = [_product(graph, equation, view, i, rest, at) for view in joined.views]
-        axes = {f.value.features for f in found}  # type: ignore[union-attr]
-        return graph.new(found, at, features=axes.pop() if len(axes) == 1 else None)
-    if name not in ("add", "add_any", "sub"):
+def factor(call: Call) -> list[Held] | None:
+    """A scale."""
+    only = _only(call)
+    if only is None or isinstance(only[1], Joined):
         return None
-    out = rest
-    for view in joined.views:
-        out = [graph.use_between(view, "bias", out, at)]
-    return out[0]
+    i, value, rest = only
+    divided = call.equation.primitive.name == "div" and i == 0
+    if isinstance(value, View):
+        if not call.graph.is_data(rest[0]):
+            # Numbers that the trace does not know: a factor is one more number, but a mask or
+            # noise makes another parameter.
+            single = math.prod(call.equation.invars[1 - i].aval.shape) == 1
+            return [call.held[i] if single else Held(Factors(((value, "other"),)), None)]
+        return None if divided else [call.graph.use_between(value, "scale", rest, call.at)]
+    assert isinstance(value, Factors)
+    if divided:
+        return None
+    normed = any(kind == "statistic" for _, kind in value.parts)
+    if normed and rest[0].node in call.graph.subtracted:
+        # What was subtracted before a running deviation divides is a running mean.
+        order = call.graph.subtracted[rest[0].node]
+        call.graph.uses[order] = call.graph.uses[order]._replace(kind="statistic")
+    for view, kind in value.parts:
+        rest = [call.graph.use_between(view, kind, rest, call.at, normed=normed)]  # type: ignore[arg-type]
+    return rest
+
+
+def convolution(call: Call) -> list[Held] | None:
+    """A weight, if it is the kernel."""
+    only = _only(call)
+    if only is None or only[0] != 1 or not isinstance(only[1], View):
+        return None
+    return [_convolution(call.graph, call.equation, only[1], only[2], call.at)]
 
 
 def _product(
@@ -198,76 +341,3 @@ def _convolution(graph: Graph, equation: Any, view: View, rest: Sequence[Held], 
 
 def _whole(number: int | float) -> int | float:
     return int(number) if number == int(number) else number
-
-
-def _numbers(equation: Any, values: list[Value]) -> Value:
-    """Parameters and constants alone: another view, factors, or None."""
-    name = equation.primitive.name
-    if not all(isinstance(v, View | Factors | Constant) for v in values):
-        return None
-    views = [v for v in values if isinstance(v, View)]
-    constants = [v for v in values if isinstance(v, Constant)]
-    if name in ("mul", "div") and len(views) == len(constants) == 1 and values[0] is views[0]:
-        return views[0]  # a factor, or a cast of one
-    if name == "mul" and len(views) == len(constants) == 1:
-        return views[0]
-    parts = [p for v in values for p in _parts(v)]
-    if name in ("mul", "div") and not constants and len(parts) > 1:
-        return Factors(tuple(parts))
-    if len(parts) != 1:
-        return None
-    view, kind = parts[0]
-    if name in ("rsqrt", "sqrt"):
-        return Factors(((view, "statistic"),))
-    if name in ("add", "sub", "max", "mul", "div", "neg"):
-        return Factors(((view, "statistic" if kind == "statistic" else "other"),))
-    return None
-
-
-def _parts(value: Value) -> list[tuple[View, str]]:
-    if isinstance(value, View):
-        return [(value, "scale")]
-    return list(value.parts) if isinstance(value, Factors) else []
-
-
-def _reshaped(equation: Any, view: View) -> View:
-    """The view after an operation that moves or repeats entries, and changes none."""
-    shape = equation.outvars[0].aval.shape
-    name, params = equation.primitive.name, dict(equation.params)
-    if name == "dynamic_slice":
-        return view.then(_unknown_place, shape)
-    primitive = equation.primitive
-
-    def again(indices: Any) -> Any:
-        return primitive.bind(jax.numpy.asarray(indices), **params)
-
-    new = view.then(again, shape)
-    if name == "slice":
-        cut = zip(view.shape, shape, strict=True)
-        return new._replace(narrowed=tuple((a, n) for a, (n, m) in enumerate(cut) if n > m == 1))
-    if name == "squeeze":
-        gone = {a % len(view.shape) for a in params["dimensions"]}
-        picked = math.prod(n for a, n in view.narrowed if a in gone)
-        return new._replace(picked=view.picked * picked)
-    return new
-
-
-def _unknown_place(indices: Any) -> Any:
-    raise RoleError(
-        "a part of a parameter is chosen while the model runs, so that no fixed matrix is applied; "
-        "scan over stacked layers instead of indexing them."
-    )
-
-
-def _taking(part: Any) -> Callable[[Any], Any]:
-    return lambda indices: indices[part]
-
-
-def _split(equation: Any, view: View) -> list[View]:
-    axis, found, first = equation.params["axis"], [], 0
-    for out in equation.outvars:
-        last = first + out.aval.shape[axis]
-        part = (*(slice(None),) * axis, slice(first, last))
-        found.append(view.then(_taking(part), out.aval.shape))
-        first = last
-    return found

@@ -1,69 +1,82 @@
-"""What an operation makes of signals alone: one pointwise function more, or a new value."""
+"""Steps of rules: what an operation makes of signals alone."""
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import jax
 import numpy as np
 
 from jinit.models.tracing import curves
-from jinit.models.tracing.graph import Graph, Held
-from jinit.models.tracing.parameter_rules import SHAPE_ONLY
+from jinit.models.tracing.calls import Call
+from jinit.models.tracing.graph import Held
 from jinit.models.tracing.values import Constant, Path, Pointwise, Signal
 
-__all__ = ["as_one", "through_signals"]
+__all__ = ["added", "as_one", "late_norm", "moved", "read_one_by_one", "through_signals"]
 
 
-def through_signals(graph: Graph, equation: Any, held: list[Held], at: Path) -> list[Held]:
-    """What comes out of an operation none of whose operands is made of parameters."""
-    name, count = equation.primitive.name, len(equation.outvars)
-    shape = equation.outvars[0].aval.shape if count else ()
-    integral = any(jax.numpy.issubdtype(v.aval.dtype, np.integer) for v in equation.outvars)
-    if name in curves.OPERATIONS and count == 1 and not integral:
-        together = _together(graph, equation, held, at)
+def through_signals(call: Call) -> list[Held]:
+    """One pointwise function more, what a step of the rule says, or a new signal."""
+    rule = call.rule
+    if rule.pointwise and call.made == 1 and not call.integral:
+        together = _together(call)
         if together is not None:
             return [together]
-    if name in SHAPE_ONLY and isinstance(held[0].value, Signal):
-        signal = held[0].value
-        same = equation.invars[0].aval.shape == shape
-        if signal.pointwise is None or (same and name != "transpose"):
-            features = signal.features if same else None
-            if name == "transpose" and signal.features is not None:
-                features = equation.params["permutation"].index(signal.features)
-            return [Held(replace(signal, features=features), held[0].node)]
-    axes = {
-        h.value.features for h, atom in zip(held, equation.invars, strict=True)
-        if isinstance(h.value, Signal) and atom.aval.shape == shape
-        and h.value.features is not None
-    }  # fmt: skip
-    features = axes.pop() if len(axes) == 1 else None
-    if name in ("add", "add_any") and all(isinstance(h.value, Signal) for h in held):
-        added = graph.residual_sum(held, at)
-        return [added._replace(value=replace(added.value, features=features))]  # type: ignore[type-var]
-    if name in ("mul", "div"):
-        graph.norm_late(held)
-    if name == "dot_general" and equation.params["dimension_numbers"][1][0]:
-        graph.not_looked_up(held)
-    summed = name.startswith(("reduce_", "cum"))
+    for step in rule.signals:
+        found = step(call)
+        if found is not None:
+            return found
     return [
-        graph.new(held, at, features=features, summed=summed, normed=name in _ROOTS)
-        for _ in range(count)
+        call.graph.new(
+            call.held, call.at, features=call.features, summed=rule.summed, normed=rule.root
+        )
+        for _ in range(call.made)
     ]
 
 
-_ROOTS = {"rsqrt", "sqrt", "pow"}
-"""What a norm divides by, or multiplies with."""
+def moved(call: Call) -> list[Held] | None:
+    """The same signal in another shape; where its units lie is known of few."""
+    signal = call.values[0]
+    if not isinstance(signal, Signal):
+        return None
+    same = call.equation.invars[0].aval.shape == call.shape
+    order = call.equation.params.get("permutation")
+    if signal.pointwise is not None and not (same and order is None):
+        return None
+    features = signal.features if same else None
+    if order is not None and signal.features is not None:
+        features = order.index(signal.features)
+    return [Held(replace(signal, features=features), call.held[0].node)]
 
 
-def _together(graph: Graph, equation: Any, held: list[Held], at: Path) -> Held | None:
+def added(call: Call) -> list[Held] | None:
+    """A sum of signals, where a residual branch may end."""
+    if not all(isinstance(v, Signal) for v in call.values):
+        return None
+    features = call.features
+    added = call.graph.residual_sum(call.held, call.at)
+    return [added._replace(value=replace(added.value, features=features))]  # type: ignore[type-var]
+
+
+def late_norm(call: Call) -> None:
+    """A product with what is normed tells of the factors before."""
+    call.graph.norm_late(call.held)
+
+
+def read_one_by_one(call: Call) -> None:
+    """A batched product tells that what it reads was no lookup."""
+    if call.equation.params["dimension_numbers"][1][0]:
+        call.graph.not_looked_up(call.held)
+
+
+def _together(call: Call) -> Held | None:
     """One function more on single entries of one source."""
+    held, at = call.held, call.at
     sources = {h.value.source for h in held if isinstance(h.value, Signal)}
     if len(sources) > 1 or not all(
         isinstance(h.value, Constant)
         or (isinstance(h.value, Signal)
             and (h.value.pointwise or jax.numpy.issubdtype(v.aval.dtype, np.floating)))
-        for h, v in zip(held, equation.invars, strict=True)
+        for h, v in zip(held, call.equation.invars, strict=True)
     ):  # fmt: skip
         return None
     samples, entries = [], []
@@ -76,13 +89,13 @@ def _together(graph: Graph, equation: Any, held: list[Held], at: Path) -> Held |
             samples.append(curves.GRID if bent is None else bent.curve)
             entries.append((at, i) if bent is None else bent.entry)
     with np.errstate(all="ignore"):
-        curve = curves.apply(equation, samples)
+        curve = curves.apply(call.equation, samples, cast=call.rule.same)
     # The argument is where the first operation finds it.
     out = replace(
         signal, pointwise=Pointwise(curve, signal.source, min(entries)), path=at,
-        size=graph.size, normed=signal.normed or equation.primitive.name in _ROOTS,
+        size=call.graph.size, normed=signal.normed or call.rule.root,
     )  # fmt: skip
-    return Held(out, graph.node(held))
+    return Held(out, call.graph.node(held))
 
 
 def as_one(end: Held, held: Sequence[Held], at: Path) -> Held:

@@ -1,0 +1,86 @@
+"""One equation of a traced model as the rules meet it, and what the rule of a primitive is."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jinit.models.tracing.graph import Graph, Held
+from jinit.models.tracing.values import Factors, Joined, Path, Signal, Value, View
+
+__all__ = ["Call", "Rule", "Step"]
+
+Step = Callable[["Call"], list[Held] | None]
+"""What comes out of an equation; None if the step says nothing of it, so that the next one may."""
+
+
+class Rule(NamedTuple):
+    """How one primitive treats what it is given.
+
+    Where no step says anything, parameters are used as "other", and signals make a new one.
+    """
+
+    parameters: tuple[Step, ...] = ()
+    """tried in order if an operand is made of parameters"""
+    signals: tuple[Step, ...] = ()
+    """tried in order if none is"""
+    pointwise: bool = False
+    """a function of single entries, whose curve is followed"""
+    same: bool = False
+    """hands on what it is given, perhaps in another precision"""
+    summed: bool = False
+    """sums over entries, as a norm does"""
+    root: bool = False
+    """what a norm divides by, or multiplies with"""
+    random: bool = False
+    """other numbers at every call, from integers"""
+
+
+class Call(NamedTuple):
+    """One equation, what it is given, and the rule of its primitive."""
+
+    graph: Graph
+    equation: Any
+    held: list[Held]
+    at: Path
+    rule: Rule
+
+    @property
+    def values(self) -> list[Value]:
+        """What it is given."""
+        return [h.value for h in self.held]
+
+    @property
+    def made(self) -> int:
+        """How many values come out."""
+        return len(self.equation.outvars)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the first value that comes out."""
+        return self.equation.outvars[0].aval.shape if self.made else ()
+
+    @property
+    def integral(self) -> bool:
+        """Whether integers come out."""
+        return any(jax.numpy.issubdtype(v.aval.dtype, np.integer) for v in self.equation.outvars)
+
+    @property
+    def places(self) -> list[int]:
+        """Which operands are made of parameters."""
+        return [i for i, v in enumerate(self.values) if isinstance(v, View | Joined | Factors)]
+
+    def around(self, *places: int) -> list[Held]:
+        """The operands but for those."""
+        return [h for i, h in enumerate(self.held) if i not in places]
+
+    @property
+    def features(self) -> int | None:
+        """Axis of the units in what comes out, if operands of its shape agree on it."""
+        axes = {
+            h.value.features for h, atom in zip(self.held, self.equation.invars, strict=True)
+            if isinstance(h.value, Signal) and atom.aval.shape == self.shape
+            and h.value.features is not None
+        }  # fmt: skip
+        return axes.pop() if len(axes) == 1 else None
