@@ -66,9 +66,8 @@ class Ensemble(WideLayer):
         ValueError, TypeError: an unknown name, a function that is not elementwise, a negative
             variance.
 
-    >>> net = Ensemble("tanh", weight_var=1.5, bias_var=0.05)
-    >>> round(net.depth_scales().xi_c, 5), net.phase()
-    (15.79099, 'ordered')
+    >>> Ensemble("tanh", weight_var=1.5, bias_var=0.05).phase()
+    'ordered'
     """
 
     length_map = lengths.length_map
@@ -295,11 +294,7 @@ def gradient_log_slope(
     q: float | None = None,
     allow_unstable: bool = False,
 ) -> float:
-    """`Ensemble.gradient_log_slope`.
-
-    >>> round(float(np.exp(gradient_log_slope("relu", norm="batch"))), 6)
-    1.466942
-    """
+    """`Ensemble.gradient_log_slope`."""
     return Ensemble(activation, weight_var=weight_var, bias_var=bias_var).gradient_log_slope(
         norm=norm, batch=batch, residual=residual, branch_scale=branch_scale, q=q,
         allow_unstable=allow_unstable,
@@ -323,11 +318,7 @@ def finite_width(
     bias_var: float = 0.0,
     q: float | None = None,
 ) -> FiniteWidth:
-    """`Ensemble.finite_width`; weight_var None is 1 / E[phi'^2] at q.
-
-    >>> round(finite_width("relu", [1000, 1000]).jacobian_var, 6)
-    0.010037
-    """
+    """`Ensemble.finite_width`; weight_var None is 1 / E[phi'^2] at q."""
     net = _critical_unless(weight_var, activation, 1.0 if q is None else q, bias_var)
     return net.finite_width(widths, q=q)
 

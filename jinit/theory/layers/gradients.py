@@ -49,6 +49,10 @@ def gradient_log_slope(
 
     Source: Schoenholz et al. 2017, eq. 13 (plain); Yang et al. 2019 (batch norm); Yang &
     Schoenholz 2017 (residual).
+
+    >>> from jinit.theory import Ensemble
+    >>> round(Ensemble("relu", weight_var=2.0).gradient_log_slope(norm="batch"), 6)
+    0.38318
     """
     checks.choice("norm", norm, NORMS)
     row = NORMS[norm]

@@ -40,6 +40,10 @@ def depth_scales(layer: WideLayer) -> DepthScales:
     Where the lengths settle at no finite size (q is 0 or infinity, as for ReLU off weight_var 2),
     they decide the depth: c is then 1 and xi_c = 1 / |ln chi|. At criticality both are infinite;
     what ends the depth there is the width (`finite_width`).
+
+    >>> from jinit.theory import Ensemble
+    >>> round(Ensemble("tanh", weight_var=1.5, bias_var=0.05).depth_scales().xi_c, 5)
+    15.79099
     """
     q = limit_length(layer)
     perpendicular, parallel = chi_at(layer, q)
