@@ -119,7 +119,8 @@ def test_what_rectifies_and_what_squashes(name):
 
 
 def test_a_row_is_called_like_its_function_and_one_of_your_own_has_no_facts():
-    assert ACTIVATIONS["tanh"](0.5) == jnp.tanh(0.5)
+    half = jnp.float32(0.5)
+    assert ACTIVATIONS["tanh"](half) == jnp.tanh(half)
     assert facts(ACTIVATIONS["tanh"]) is facts("tanh")
     assert facts(jnp.cos) == (jnp.cos, (), None, False, False)
     assert activation(ACTIVATIONS["tanh"]) is jnp.tanh
