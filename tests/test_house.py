@@ -61,6 +61,11 @@ FLOORS: dict[str, list[set[str]]] = {
         {"norms"},
         {"gradients", "trajectory"},
     ],
+    "cli": [
+        {"options", "theory_report"},
+        {"tour", "theory", "schemes", "diagnose", "sweeps"},
+        {"main"},
+    ],
     "models": [{"tracing"}, {"drawing", "auditing"}, {"diagnosis"}, {"scaling"}],
 }
 USES_THE_DOOR = {"trainability", "tour", "cli"}  # these may read the public face, `import jinit`

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from jinit import theory
 from jinit.activations import ACTIVATIONS
-from jinit.cli.theory import forecast, load, print_forecast
+from jinit.cli.theory_report import forecast, load, print_forecast
 
 
 def own(x):

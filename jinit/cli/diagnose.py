@@ -1,0 +1,108 @@
+"""`jinit diagnose`."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import jinit
+from jinit.cli.options import Overwrite, Picture, check_file, check_plot, fail
+
+__all__ = ["diagnose"]
+
+
+def diagnose(
+    factory: Annotated[
+        str, typer.Argument(help="module:function that returns (apply, variables, *inputs).")
+    ],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    fail_on: Annotated[
+        str, typer.Option(help="Faults that end with status 1: vanish,explode,dead, or any.")
+    ] = "",
+    plot: Picture = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page to this file.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Where the signal of a model of yours dies: every layer, forward and backward, and a verdict.
+
+    Instead of a tuple the function may return a dict with apply, variables, inputs, and loss or
+    rules as in jinit.diagnose.
+    """
+    if plot is not None:
+        check_plot(plot, overwrite)
+    if html is not None:
+        check_file(html, overwrite, "--html")
+    from jinit import checks
+    from jinit.models import FAULTS
+
+    wanted = [name for name in fail_on.split(",") if name]
+    sys.path.insert(0, os.getcwd())  # where the module is looked for first
+    try:
+        for name in wanted:
+            checks.choice("--fail-on", name, [*FAULTS, "any"])
+        apply, variables, inputs, options = _model(factory)
+        found = jinit.diagnose(apply, variables, *inputs, **options)
+    except Exception as error:  # also whatever the model raises
+        notes = [n for n in getattr(error, "__notes__", ()) if n.startswith("jinit ")]
+        first = (str(error).splitlines() or [""])[0]
+        said = (
+            first
+            if isinstance(error, ValueError | TypeError)
+            else f"{type(error).__name__}: {first}"
+        )
+        fail(" ".join([said, *notes]))
+    if json:
+        import json as format_
+
+        print(format_.dumps(found.to_json(), indent=1, allow_nan=False))
+    else:
+        print(found)
+    if plot is not None:
+        jinit.plots.diagnosis(found).savefig(plot)
+    if html is not None:
+        found.to_html(html)
+    kinds = {finding.kind for finding in found.findings}
+    if kinds & set(wanted) or (kinds and "any" in wanted):
+        raise typer.Exit(1)
+
+
+def _model(factory: str) -> tuple[Any, Any, tuple[Any, ...], dict[str, Any]]:
+    from jinit import checks
+
+    make = checks.imported("model", factory)
+    if callable(make):
+        _check_no_arguments(factory, make)
+        make = make()
+    made = make
+    if isinstance(made, dict):
+        checks.options(factory, made, ["apply", "variables", "inputs", "loss", "rules"])
+        missing = [name for name in ("apply", "variables", "inputs") if name not in made]
+        if not missing and isinstance(made["inputs"], tuple | list):
+            rest = {name: made[name] for name in ("loss", "rules") if name in made}
+            return made["apply"], made["variables"], tuple(made["inputs"]), rest
+    elif isinstance(made, tuple) and len(made) >= 2 and callable(made[0]):
+        return made[0], made[1], made[2:], {}
+    raise ValueError(
+        f"{factory} must return (apply, variables, *inputs), or a dict of apply, variables and "
+        f"inputs (a tuple), got {type(made).__name__}."
+    )
+
+
+def _check_no_arguments(name: str, make: Callable[..., Any]) -> None:
+    from inspect import Parameter, signature
+
+    try:
+        parameters = signature(make).parameters.values()
+    except ValueError:  # of functions written in C
+        return
+    optional = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in optional]
+    if needed:
+        raise ValueError(
+            f"{name} must be a function without arguments that returns (apply, variables, "
+            f"*inputs), got one that needs {', '.join(needed)}; write one that calls it with what "
+            f"it needs."
+        )

@@ -1,0 +1,52 @@
+"""What commands share: options, files that may be written, and the sentence that ends them."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+__all__ = ["Overwrite", "Picture", "Stored", "check_file", "check_plot", "fail", "one_sentence"]
+
+PLOTS = (".png", ".svg", ".pdf")
+
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace files that are there already.")
+]
+Picture = Annotated[
+    Path | None, typer.Option(help="Write a picture to this file (.png, .svg, .pdf).")
+]
+Stored = Annotated[Path, typer.Argument(help="A sweep's folder.")]
+
+
+def check_plot(file: Path, overwrite: bool) -> None:
+    """`--plot` names a picture that may be written."""
+    if file.suffix not in PLOTS:
+        fail(f"--plot must end in {', '.join(PLOTS[:-1])} or {PLOTS[-1]}, got '{file}'.")
+    check_file(file, overwrite, "--plot")
+
+
+def check_file(file: Path, overwrite: bool, option: str) -> None:
+    """What an option names is a file that may be written."""
+    if not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
+        fail(f"{option} must lie in a folder that can be written, got '{file}'; make it first.")
+    if file.exists() and not overwrite:
+        fail(f"{option}: '{file}' is there already; choose another name, or add --overwrite.")
+
+
+def fail(message: str) -> NoReturn:
+    """End the command with that sentence and status 2."""
+    print(f"jinit: {message}", file=sys.stderr)
+    raise typer.Exit(2)
+
+
+@contextmanager
+def one_sentence(*errors: type[Exception]) -> Iterator[None]:
+    """Errors of these kinds end the command with their own sentence."""
+    try:
+        yield
+    except errors as error:
+        fail(str(error))
