@@ -17,7 +17,7 @@ ROOT = Path(jinit.__file__).parent
 # A folder that is not listed has a single floor, in which only circles are refused.
 FLOORS: dict[str, list[set[str]]] = {
     "": [
-        {"checks"},
+        {"checks", "templates"},
         {"activations", "runtime"},
         {"schemes", "data"},
         {"networks", "theory", "sweeps"},

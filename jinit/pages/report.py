@@ -8,7 +8,9 @@ from typing import NamedTuple
 import xarray as xr
 from matplotlib.figure import Figure
 
-__all__ = ["Chapter", "png", "render"]
+from jinit.templates import render
+
+__all__ = ["Chapter", "page", "png"]
 
 
 class Chapter(NamedTuple):
@@ -29,19 +31,7 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def render(title: str, subtitle: str, chapters: Sequence[tuple[Chapter, bytes]]) -> str:
+def page(title: str, subtitle: str, chapters: Sequence[tuple[Chapter, bytes]]) -> str:
     """The page: every picture is embedded, nothing is loaded from anywhere."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("jinit"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
-        title=title,
-        subtitle=subtitle,
-        chapters=[(c, base64.b64encode(picture).decode()) for c, picture in chapters],
-    )
+    pictures = [(chapter, base64.b64encode(picture).decode()) for chapter, picture in chapters]
+    return render("report.html.j2", title=title, subtitle=subtitle, chapters=pictures)

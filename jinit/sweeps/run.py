@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -211,28 +210,22 @@ def _fill(
     blocks = blocks_of(runner.sweep, settings.block)
     done = kept.done()
     mine = range(part[0], len(blocks), part[1])
-    missing = []
-    for i in mine:
-        if done[i] and kept.read(i) is None:  # damaged since
-            kept.forget(i)
-            done[i] = False
-        if not done[i]:
-            missing.append(i)
+    damaged = {i for i in mine if done[i] and kept.read(i) is None}
+    missing = [i for i in mine if not done[i] or i in damaged]
     total = sum(blocks[i].rows for i in mine)
     resumed = total - sum(blocks[i].rows for i in missing)
     with Reporter(total, resumed, show=progress) as reporter:
-        waiting = ((i, blocks[i]) for i in missing if not _elsewhere(kept, i, reporter, blocks))
-        for i, values in _results(runner, settings, waiting, executor):
+
+        def waiting() -> Iterator[tuple[int, Block]]:
+            for i in missing:
+                if i not in damaged and kept.is_done(i):  # by another process, in the meantime
+                    reporter.advance(blocks[i].rows)
+                else:
+                    yield i, blocks[i]
+
+        for i, values in _results(runner, settings, waiting(), executor):
             kept.write(i, values)
             reporter.advance(blocks[i].rows)
-
-
-def _elsewhere(kept: Store, i: int, reporter: Reporter, blocks: list[Block]) -> bool:
-    """Whether another process has finished the block in the meantime."""
-    if not kept.is_done(i):
-        return False
-    reporter.advance(blocks[i].rows)
-    return True
 
 
 def _results(
@@ -262,27 +255,17 @@ def _results(
             future.cancel()
 
 
+_RUNNERS: dict[str, Runner] = {}  # one at most, in a worker's process
+
+
 def _in_worker(name: str, plan: Sweep, settings: Settings, block: Block) -> dict[str, np.ndarray]:
     """A block in a worker's process, which keeps the sweep's programs from block to block."""
-    return _worker_runner(name, _Unhashed(plan)).run(block, settings)
-
-
-class _Unhashed:
-    """A plan that stands beside its name in a cache: every task brings a copy of its own."""
-
-    def __init__(self, plan: Sweep) -> None:
-        self.plan = plan
-
-    def __hash__(self) -> int:
-        return 0
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Unhashed)
-
-
-@lru_cache(maxsize=1)
-def _worker_runner(name: str, plan: _Unhashed) -> Runner:
-    return Runner(plan.plan)
+    runner = _RUNNERS.get(name)
+    if runner is None:
+        runner = Runner(plan)
+        _RUNNERS.clear()
+        _RUNNERS[name] = runner
+    return runner.run(block, settings)
 
 
 def _shard(shard: Any) -> tuple[int, int]:

@@ -36,9 +36,6 @@ class Store(Protocol):
     def write(self, block: int, values: Mapping[str, np.ndarray]) -> None:
         """All arrays of a block, which is finished then."""
 
-    def forget(self, block: int) -> None:
-        """A block that is to be computed again."""
-
 
 class MemoryStore:
     """Blocks that live as long as the call."""
@@ -67,7 +64,3 @@ class MemoryStore:
     def write(self, block: int, values: Mapping[str, np.ndarray]) -> None:
         """See `Store`."""
         self._blocks[block] = values
-
-    def forget(self, block: int) -> None:
-        """See `Store`."""
-        self._blocks[block] = None

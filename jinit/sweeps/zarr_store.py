@@ -140,13 +140,6 @@ class ZarrStore:
         except OSError as error:
             _cannot_write(self.path, error)
 
-    def forget(self, block: int) -> None:
-        """A block that is to be computed again."""
-        try:
-            self._arrays[_DONE][block] = 0
-        except OSError as error:
-            _cannot_write(self.path, error)
-
     def read(self, block: int) -> dict[str, np.ndarray] | None:
         """All arrays of a finished block `[block, ...]`; None where they are damaged or missing."""
         rows = self._rows(block)

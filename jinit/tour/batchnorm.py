@@ -75,7 +75,7 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
         net = jinit.MLP((64,) * (setting.hidden + 1) + (10,), activation="relu", norm=norm)
         curves[norm] = _accuracies(net, digits, setting.steps, seeds, key)
         advance(0.35)
-    std = {norm: np.sqrt((r.std**2).mean(0)) for norm, r in ridges.items()}
+    std = {norm: r.rms for norm, r in ridges.items()}
     plain, batch, running = curves[None][..., 1], curves["batch"][..., 0], curves["batch"][..., 1]
     goal = 0.9 * float(np.median(batch, 0)[-1])
     lead, lag = _first_step(batch, goal), _first_step(running, goal)

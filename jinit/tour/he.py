@@ -10,8 +10,7 @@ import jinit
 from jinit import plots
 from jinit.pages.report import Chapter
 from jinit.tour.histograms import LAYERS, hidden_net, measure, ridge_panel, theory_std
-from jinit.tour.loss_curves import STARTS, train_starts
-from jinit.tour.scale import LABELS, as_dataset, loss_panel
+from jinit.tour.loss_curves import LABELS, STARTS, as_dataset, loss_panel, train_starts
 from jinit.tour.setting import Setting
 
 __all__ = ["chapter"]
@@ -35,7 +34,7 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
     accuracy = dict(zip(curves.starts, curves.accuracy.mean(1), strict=True))
     first = dict(zip(curves.starts, np.median(curves.loss[:, :, 0], 1), strict=True))
     last = dict(zip(curves.starts, np.median(curves.loss[:, :, -10:].mean(2), 1), strict=True))
-    std = np.sqrt((ridges.std**2).mean(0))
+    std = ridges.rms
 
     with plots.style():
         fig, axes = plots.figure(2, width=13.0, height=4.8)
@@ -49,10 +48,6 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
         loss_ax.annotate(
             f"off the chart: randn × 10 starts at {first['10 randn']:.0e}", (0.03, 0.93),
             xycoords="axes fraction", fontsize=10, color=plots.COLORS["10 randn"],
-        )  # fmt: skip
-        loss_ax.annotate(
-            "ln 10: guessing", (0.03, math.log(10)), xycoords=("axes fraction", "data"),
-            xytext=(0, 4), textcoords="offset points", fontsize=10,
         )  # fmt: skip
         loss_ax.legend(loc="center right", bbox_to_anchor=(1.0, 0.72))
 

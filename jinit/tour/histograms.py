@@ -24,6 +24,11 @@ class Ridges(NamedTuple):
     std: np.ndarray
     """[seeds, layers]"""
 
+    @property
+    def rms(self) -> np.ndarray:
+        """Of the stds over seeds, `[layers]`."""
+        return np.asarray(np.sqrt((self.std**2).mean(0)))
+
 
 def measure(
     key: jax.Array,
@@ -54,7 +59,7 @@ def measure(
 
 def ridge_panel(ax: Axes, ridges: Ridges, *, color: str, theory: np.ndarray | None = None) -> None:
     """The ridges, with the measured std beside each layer (and the infinite-width one)."""
-    std = np.sqrt((ridges.std**2).mean(0))
+    std = ridges.rms
     if theory is None:
         header, notes = "  std", [f"{s:7.2g}" for s in std]
     else:

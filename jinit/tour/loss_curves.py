@@ -1,5 +1,6 @@
 """Loss curves of several starts over many seeds, trained side by side in one program."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -7,11 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import xarray as xr
+from matplotlib.axes import Axes
 
 import jinit
+from jinit import plots
 from jinit.runtime import jit_once
 
-__all__ = ["STARTS", "Curves", "train_starts"]
+__all__ = ["LABELS", "STARTS", "Curves", "as_dataset", "guessing", "loss_panel", "train_starts"]
 
 STARTS: dict[str, tuple[str, dict[str, float]]] = {
     "zeros": ("zeros", {}),
@@ -19,6 +23,13 @@ STARTS: dict[str, tuple[str, dict[str, float]]] = {
     "10 randn": ("normal", {"scale": 10.0}),
     "xavier": ("xavier", {}),
     "he": ("he", {}),
+}
+LABELS = {
+    "zeros": "zeros",
+    "0.01 randn": "randn × 0.01",
+    "10 randn": "randn × 10",
+    "xavier": "Xavier",
+    "he": "He",
 }
 
 
@@ -78,3 +89,46 @@ def train_starts(
     over_starts = jit_once(jax.vmap(jax.vmap(run), (None, 0, 0)))
     loss, accuracy, params, before = jax.device_get(over_starts(train_keys, *drawn))
     return Curves(tuple(starts), loss, accuracy, params, before, train_keys)
+
+
+def guessing(ax: Axes, *, right: bool = False) -> None:
+    """A line at the loss of one who guesses among ten classes."""
+    ax.axhline(math.log(10), color="black", linestyle=":", linewidth=1.2, zorder=1)
+    ax.annotate(
+        "ln 10: guessing", (1.0 if right else 0.03, math.log(10)),
+        xycoords=("axes fraction", "data"), xytext=(0, 4), textcoords="offset points", fontsize=10,
+        ha="right" if right else "left",
+    )  # fmt: skip
+
+
+def loss_panel(ax: Axes, curves: Curves) -> None:
+    """Median loss and 10 to 90 % band over seeds, on a log axis."""
+    for name, runs in zip(curves.starts, curves.loss, strict=True):
+        # What does not learn lies on one line: the next one shows through the dashes of zeros.
+        line: dict[str, Any] = {"linestyle": (0, (4, 4)), "zorder": 3} if name == "zeros" else {}
+        plots.band(
+            ax, np.arange(1, runs.shape[1] + 1), runs, label=LABELS[name],
+            color=plots.COLORS[name], **line,
+        )  # fmt: skip
+    ax.set(xlabel="training step", ylabel="training loss", xlim=(1, curves.loss.shape[2]))
+    ax.set_yscale("log")
+    guessing(ax)
+
+
+def as_dataset(curves: Curves) -> xr.Dataset:
+    """The curves, and the signals where they were measured, with named dimensions."""
+    data = xr.Dataset(
+        {
+            "loss": (("start", "seed", "step"), curves.loss),
+            "accuracy": (("start", "seed"), curves.accuracy),
+        },
+        {"start": list(curves.starts)},
+    )
+    if curves.signals is None:
+        return data
+    layer = ("start", "seed", "layer")
+    return data.assign(
+        log_grad=(layer, curves.signals.log_grad),
+        saturated=(layer, curves.signals.saturated),
+        act_std=(layer, curves.signals.act_std),
+    ).assign_coords(layer=1 + np.arange(curves.signals.log_grad.shape[-1]))

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 import jinit
-from jinit.pages.report import Chapter, png, render
+from jinit.pages.report import Chapter, page, png
 from jinit.runtime import device_name
 from jinit.tour import batchnorm, gradients, he, scale, symmetry, xavier
 from jinit.tour.setting import Setting
@@ -61,8 +61,8 @@ def take_tour(
             f"A tour by jinit {jinit.__version__}: {setting.name} setting, seed {seed}, measured "
             f"in {seconds:.0f} s on {device_name()} with jax {jax.__version__}."
         )
-        page = render("Does the signal survive?", subtitle, pictures)
-        (staging / "report.html").write_text(page, encoding="utf-8")
+        report = page("Does the signal survive?", subtitle, pictures)
+        (staging / "report.html").write_text(report, encoding="utf-8")
         _publish(staging, out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

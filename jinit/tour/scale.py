@@ -2,61 +2,17 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
-import xarray as xr
-from matplotlib.axes import Axes
 
 import jinit
 from jinit import plots
 from jinit.pages.report import Chapter
-from jinit.tour.loss_curves import STARTS, Curves, train_starts
+from jinit.tour.loss_curves import LABELS, STARTS, as_dataset, loss_panel, train_starts
 from jinit.tour.setting import Setting
 
-__all__ = ["as_dataset", "chapter", "loss_panel"]
-
-LABELS = {
-    "zeros": "zeros",
-    "0.01 randn": "randn × 0.01",
-    "10 randn": "randn × 10",
-    "xavier": "Xavier",
-    "he": "He",
-}
-
-
-def loss_panel(ax: Axes, curves: Curves) -> None:
-    """Median loss and 10 to 90 % band over seeds, on a log axis."""
-    for name, runs in zip(curves.starts, curves.loss, strict=True):
-        # What does not learn lies on one line: the next one shows through the dashes of zeros.
-        line: dict[str, Any] = {"linestyle": (0, (4, 4)), "zorder": 3} if name == "zeros" else {}
-        plots.band(
-            ax, np.arange(1, runs.shape[1] + 1), runs, label=LABELS[name],
-            color=plots.COLORS[name], **line,
-        )  # fmt: skip
-    ax.set(xlabel="training step", ylabel="training loss", xlim=(1, curves.loss.shape[2]))
-    ax.set_yscale("log")
-    ax.axhline(math.log(10), color="black", linestyle=":", linewidth=1.2, zorder=1)
-
-
-def as_dataset(curves: Curves) -> xr.Dataset:
-    """The curves, and the signals where they were measured, with named dimensions."""
-    data = xr.Dataset(
-        {
-            "loss": (("start", "seed", "step"), curves.loss),
-            "accuracy": (("start", "seed"), curves.accuracy),
-        },
-        {"start": list(curves.starts)},
-    )
-    if curves.signals is None:
-        return data
-    layer = ("start", "seed", "layer")
-    return data.assign(
-        log_grad=(layer, curves.signals.log_grad),
-        saturated=(layer, curves.signals.saturated),
-        act_std=(layer, curves.signals.act_std),
-    ).assign_coords(layer=1 + np.arange(curves.signals.log_grad.shape[-1]))
+__all__ = ["chapter"]
 
 
 def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) -> Chapter:
@@ -81,10 +37,6 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
         loss_ax, grad_ax = axes[0]
         loss_panel(loss_ax, curves)
         loss_ax.set_title(f"Training {setting.hidden} tanh layers, {setting.seeds} seeds")
-        loss_ax.annotate(
-            "ln 10: guessing", (1, math.log(10)), xytext=(6, 4), textcoords="offset points",
-            fontsize=10,
-        )  # fmt: skip
         loss_ax.legend(loc="center right", bbox_to_anchor=(1.0, 0.62))
         for name, runs in grad.items():
             plots.band(

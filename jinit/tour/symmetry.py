@@ -13,7 +13,7 @@ import jinit
 from jinit import plots
 from jinit.pages.report import Chapter
 from jinit.runtime import jit_once
-from jinit.tour.loss_curves import train_starts
+from jinit.tour.loss_curves import guessing, train_starts
 from jinit.tour.setting import Setting
 
 __all__ = ["chapter"]
@@ -110,11 +110,7 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
                 ax, np.arange(smooth.shape[1]) + 10, smooth, label=labels[name],
                 color=colors[name], **line,
             )  # fmt: skip
-        ax.axhline(math.log(10), color="black", linestyle=":", linewidth=1.2)
-        ax.annotate(
-            "ln 10: guessing", (steps, math.log(10)), xytext=(0, 4), textcoords="offset points",
-            ha="right", fontsize=10,
-        )  # fmt: skip
+        guessing(ax, right=True)
         ax.set(xlabel="training step", ylabel="training loss", ylim=(0, 2.7), xlim=(0, steps))
         ax.set_title("Equal units learn as one")
         ax.legend(loc="center right", bbox_to_anchor=(1.0, 0.38))

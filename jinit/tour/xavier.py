@@ -24,7 +24,7 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
         measured[activation] = measure(key, net, "xavier", edges=bins, **sizes)
         theory[activation] = theory_std(net, weight_var=1.0)
         advance(0.5)
-    std = {a: np.sqrt((m.std**2).mean(0)) for a, m in measured.items()}
+    std = {a: m.rms for a, m in measured.items()}
     worst = max(float(np.max(np.abs(std[a] / theory[a] - 1))) for a in std)
 
     with plots.style():

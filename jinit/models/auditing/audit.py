@@ -22,6 +22,7 @@ from jinit.models.auditing.oddities import Sample, fits, odd, sample
 from jinit.models.tracing.roles import Role, roles
 from jinit.models.tracing.uses import Kind
 from jinit.models.tracing.values import RoleError
+from jinit.templates import render
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -401,12 +402,5 @@ def _gains(found: Audit) -> str:
 
 
 def _html(found: Audit, *, page: bool) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("jinit"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    template = environment.get_template("audit.html.j2")
     table = {name: CONVENTIONS[name] for name in found.conventions}
-    return template.render(found=found, table=table, page=page, number=_number)
+    return render("audit.html.j2", found=found, table=table, page=page, number=_number)

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Sequence
 
+from jinit.templates import render
+
 __all__ = ["label", "page", "table"]
 
 _PART = re.compile(r"\['([^']*)'\]|\.([A-Za-z_]\w*)|\[(\d+)\]|\[<flat index (\d+)>\]")
@@ -41,11 +43,4 @@ def page(
     title: str, sentences: Sequence[str], columns: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> str:
     """One HTML page that needs nothing else."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("jinit"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("model.html.j2").render(
-        title=title, sentences=sentences, columns=columns, rows=rows
-    )
+    return render("model.html.j2", title=title, sentences=sentences, columns=columns, rows=rows)
