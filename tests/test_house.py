@@ -29,8 +29,8 @@ FLOORS: dict[str, list[set[str]]] = {
         {"cli"},
     ],
     "networks": [
-        {"scaled", "linear", "norms", "losses"},
-        {"params"},
+        {"base", "scaled", "linear", "norms"},
+        {"params", "losses"},
         {"mlp"},
         {"signals"},
         {"correlations", "jacobian", "training"},
