@@ -258,9 +258,7 @@ def test_records_and_evaluations_are_of_the_network_before_the_step():
     whole = run(KEY, 0.05, net, **RECORDED)
     for slot, steps in enumerate(RECORDED["record_at"]):
         part = run(KEY, 0.05, net, steps=steps)
-        np.testing.assert_allclose(
-            whole.history.record["norm"][slot], size(part.params), rtol=1e-5
-        )
+        np.testing.assert_allclose(whole.history.record["norm"][slot], size(part.params), rtol=1e-5)
     for slot, steps in enumerate((0, 5, 10)):
         part = run(KEY, 0.05, net, steps=steps)
         assert_close(jax.tree.map(lambda a, s=slot: a[s], whole.history.test), jinit.evaluate(
