@@ -23,7 +23,7 @@ def checked(pytestconfig):
 
 def test_the_checker_is_among_the_options_that_everybody_runs_with():
     options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
-    assert f"--jaxtyping-packages={CHECKER}" in options["addopts"].split()
+    assert f"--jaxtyping-packages={CHECKER}" in options["addopts"]
 
 
 def test_annotations_are_checked_while_tests_run(checked):
