@@ -33,36 +33,24 @@ Source: Yang, Hu et al. 2022, "Tensor Programs V: Tuning large neural networks v
 hyperparameter transfer", table 3, figures 1, 3 and 5, sections 5 to 8 and appendix D.1.
 """
 
-import sys
+from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _common import (
-    BLUE,
-    GREEN,
-    ORANGE,
-    PURPLE,
-    Check,
-    arguments,
-    average,
-    console,
-    finish,
-    verdict,
-    write_checks,
-    write_csv,
-)
-from matplotlib.figure import Figure
+import xarray as xr
+from harness.checks import Check, compare
+from harness.estimates import average
+from harness.experiment import Experiment, console
+from harness.figures import BLUE, GREEN, ORANGE, PURPLE, Figure, label, panels
 
 import jinit
 
-NAME = "mup_coordinate_check"
 BASE = 32
-LAYERS = ("layer 1", "layer 2", "logits")
+LAYERS = ["layer 1", "layer 2", "logits"]
 SP, MUP = "SP", "muP"
 COLOURS = ("0.45", PURPLE, BLUE, GREEN, ORANGE)
 COORDINATE_RATE, BATCH, COORDINATE_STEPS = 1e-3, 64, 4
@@ -71,50 +59,6 @@ TRAINING_STEPS = 100
 # Slopes of log size: before training, and of the change in the first step of Adam.
 START = {SP: (0.0, 0.0, 0.0), MUP: (0.0, 0.0, -0.5)}
 POWERS = {SP: ((0.0, 0.0), (0.0, 1.0), (1.0, 1.5)), MUP: ((0.0, 0.0),) * 3}
-
-
-class Setting(NamedTuple):
-    """How much is done."""
-
-    coordinate_widths: tuple[int, ...]
-    coordinate_seeds: int
-    widths: tuple[int, ...]
-    """that are trained; the first is the base"""
-    exponents: tuple[int, ...]
-    """of the learning rates, powers of two"""
-    seeds: int
-
-
-FULL = Setting((128, 256, 512, 1024), 24, (BASE, 128, 256, 512, 1024), tuple(range(-13, -1)), 4)
-QUICK = Setting((128, 256, 512), 12, (BASE, 512), tuple(range(-10, -2)), 2)
-
-
-def main() -> int:
-    """Measure, compare, write, and return the exit status."""
-    options = arguments(
-        NAME, __doc__, quick=f"widths to {QUICK.widths[-1]}, not {FULL.widths[-1]}, fewer networks"
-    )
-    setting = QUICK if options.quick else FULL
-    with console.status("coordinate check"):
-        coordinates = {which: coordinate_check(which, setting) for which in (SP, MUP)}
-    losses = training(setting)
-    checks = [*compare_coordinates(coordinates), *compare_rates(setting, losses)]
-    write_data(options.out, setting, coordinates, losses, checks)
-    draw(options.out / f"{NAME}.png", setting, coordinates, losses)
-    status = verdict(checks)
-    for which in (SP, MUP):
-        rates = ", ".join(
-            f"{width}: 2^{exponent}"
-            for width, exponent in zip(
-                setting.widths, best_exponents(setting, losses[which]), strict=True
-            )
-        )
-        console.print(f"Best learning rate by width, {which}: {rates}.")
-    console.print(f"Figure and data are in {options.out}/.")
-    return status
-
-
-# --- networks ---------------------------------------------------------------------------------
 
 
 def network(width: int) -> jinit.MLP:
@@ -127,10 +71,9 @@ def start(key: jax.Array, width: int) -> Any:
     return jinit.init(key, network(width), "he")[0]
 
 
-def apply(width: int):
+def apply(width: int) -> Any:
     """`apply(params, x)` of one width."""
-    net = network(width)
-    return lambda params, x: jinit.forward(net, params, None, x, train=True)[0]
+    return lambda params, x: jinit.forward(network(width), params, None, x, train=True)[0]
 
 
 @cache
@@ -149,10 +92,27 @@ def parametrised(which: str, width: int, params: Any, adam: Any) -> tuple[Any, A
     return found.variables(params), found.optimizer(adam, kind="adam")
 
 
-# --- measuring --------------------------------------------------------------------------------
+def measure(
+    checked: tuple[int, ...], networks: int, widths: tuple[int, ...], exponents: range, seeds: int
+) -> xr.Dataset:
+    """Sizes of coordinates against width, and losses over learning rates.
+
+    Args:
+        checked: widths of the coordinate check.
+        networks: of each.
+        widths: that are trained; the first is the base.
+        exponents: of the learning rates, powers of two.
+        seeds: of each.
+    """
+    with console.status("coordinate check"):
+        found = xr.concat(
+            [coordinate_check(which, checked, networks) for which in (SP, MUP)], "which"
+        )
+    losses = training(widths, exponents, seeds)
+    return xr.merge([found.rename(width="checked", seed="network"), losses])
 
 
-def coordinate_check(which: str, setting: Setting) -> Any:
+def coordinate_check(which: str, widths: tuple[int, ...], seeds: int) -> xr.Dataset:
     """Sizes of what comes out of the layers, and their slopes against the width."""
     data = jinit.data.digits()
     x, y = jnp.asarray(data.x_train[:BATCH]), jnp.asarray(data.y_train[:BATCH])
@@ -170,14 +130,13 @@ def coordinate_check(which: str, setting: Setting) -> Any:
         return apply(width), jax.jit(draw), (x,), loss, optimizer
 
     found = jinit.models.coordinate_check(
-        make, setting.coordinate_widths, key=jax.random.key(0), steps=COORDINATE_STEPS,
-        seeds=setting.coordinate_seeds,
-    )  # fmt: skip
-    return found.assign_coords(layer=list(LAYERS))
+        make, widths, key=jax.random.key(0), steps=COORDINATE_STEPS, seeds=seeds
+    )
+    return found.assign_coords(layer=LAYERS, which=which)
 
 
-def training(setting: Setting) -> dict[str, np.ndarray]:
-    """Training losses after all steps, `[width, rate, seed]`."""
+def training(widths: tuple[int, ...], exponents: range, seeds: int) -> xr.Dataset:
+    """Training losses after all steps."""
     data = jinit.data.digits()
 
     def run(key: jax.Array, *, width: int, which: str, rate: jax.Array) -> dict[str, jax.Array]:
@@ -191,188 +150,119 @@ def training(setting: Setting) -> dict[str, np.ndarray]:
         return {"loss": result.loss}
 
     found = jinit.sweep(
-        run,
-        static={"which": [SP, MUP], "width": setting.widths},
-        traced={"rate": [2.0**exponent for exponent in setting.exponents]},
-        seeds=setting.seeds,
-        progress=False,
-    )
-    losses = found.loss.transpose("which", "width", "rate", "seed").values
-    return {SP: losses[0], MUP: losses[1]}
+        run, static={"which": [SP, MUP], "width": widths},
+        traced={"rate": [2.0**exponent for exponent in exponents]}, seeds=seeds,
+    )  # fmt: skip
+    return found.rename(rate="exponent").assign_coords(exponent=list(exponents)).astype(float)
 
 
-def log_losses(losses: np.ndarray) -> np.ndarray:
-    """Logarithms; what diverged is infinite."""
-    return np.log(np.where(np.isfinite(losses), losses, np.inf))
+def log_loss(data: xr.Dataset) -> xr.DataArray:
+    """Its logarithm; of what diverged it is infinite."""
+    return np.log(data.loss.where(np.isfinite(data.loss), np.inf))
 
 
-def best_exponents(setting: Setting, losses: np.ndarray) -> list[int]:
-    """Of the best learning rate of every width."""
-    places = log_losses(losses).mean(-1).argmin(-1)
-    return [setting.exponents[place] for place in places]
+def best_exponent(data: xr.Dataset) -> xr.DataArray:
+    """Of the learning rate of the least mean log loss, `[which, width]`."""
+    return data.exponent[log_loss(data).mean("seed").argmin("exponent")].drop_vars("exponent")
 
 
-# --- comparing --------------------------------------------------------------------------------
-
-
-def compare_coordinates(coordinates: dict[str, Any]) -> list[Check]:
+def compare_coordinates(data: xr.Dataset) -> list[Check]:
     """Slopes beside powers of the width."""
-    checks = []
-    for which, found in coordinates.items():
-        seeds, last = found.sizes["seed"], int(found.step[-1])
-        group = f"{which}: slope of log |coordinate|, {seeds} networks of each width"
-        for layer, slope in zip(LAYERS, START[which], strict=True):
-            estimate = average(found.size_slope.sel(step=0, layer=layer).values)
-            checks.append(Check(
-                group, f"before training, {layer}", slope, float(estimate.mean),
-                float(estimate.tolerance), "formula",
-            ))  # fmt: skip
+    found, last = [], COORDINATE_STEPS
+    for which in (SP, MUP):
+        own = data.sel(which=which)
+        estimate = average(own.size_slope.sel(step=0), "network")
+        found += compare(
+            f"{which}: slope of log |coordinate|, {estimate.seeds} networks of each width",
+            "before training, {layer}", START[which], estimate, "formula",
+        )  # fmt: skip
+        low, high = np.transpose(POWERS[which])
+        between = [f"{name}: {a:g} to {b:g}" if b > a else name
+                   for name, a, b in zip(LAYERS, low, high, strict=True)]  # fmt: skip
         # Later steps of SP leave the first order, in which powers are known.
         for step in (1,) if which == SP else (1, last):
-            group = f"{which}: slope of log |change|, {step} step{'s'[: step > 1]} of Adam"
-            for layer, (low, high) in zip(LAYERS, POWERS[which], strict=True):
-                estimate = average(found.change_slope.sel(step=step, layer=layer).values)
-                half = (high - low) / 2
-                checks.append(Check(
-                    group, layer if half == 0 else f"{layer}: {low:g} to {high:g}", low + half,
-                    float(estimate.mean), half + float(estimate.tolerance), "formula",
-                ))  # fmt: skip
-    found = coordinates[SP]
-    for what, slopes in (
-        ("change of layer 2, 1 step", found.change_slope.sel(step=1, layer="layer 2")),
-        ("change of the logits, 1 step", found.change_slope.sel(step=1, layer="logits")),
-        (f"logits, {COORDINATE_STEPS} steps", found.size_slope.isel(step=-1).sel(layer="logits")),
-    ):
-        estimate = average(slopes.values)
-        grows = float(estimate.mean > estimate.tolerance)
-        checks.append(Check(f"{SP}: blows up with width", what, 1.0, grows, 0.0, "claim"))
-    return checks
-
-
-def compare_rates(setting: Setting, losses: dict[str, np.ndarray]) -> list[Check]:
-    """The best learning rate against the width, and what the base's is worth."""
-    best = {which: best_exponents(setting, losses[which]) for which in (SP, MUP)}
-    shifts = {which: np.subtract(b, b[0]) for which, b in best.items()}
-    group = f"best learning rate, widths {setting.widths[0]} to {setting.widths[-1]}"
-    checks = [
-        Check(
-            group, "muP: largest move in powers of 2", 0.0, float(np.abs(shifts[MUP]).max()),
-            1.0, "claim",
-        ),
-        Check(
-            group, "SP: moves by more than one", 1.0, float(np.abs(shifts[SP]).max() > 1), 0.0,
-            "claim",
-        ),
-    ]  # fmt: skip
-    rate = best[MUP][0]  # the base is the same network in both
-    at = setting.exponents.index(rate)
-    wide = {which: log_losses(losses[which])[-1, at] for which in (SP, MUP)}
-    narrow = log_losses(losses[MUP])[0, at]
-    group = f"share of networks, at the best rate of the base, 2^{rate}"
-    return [
-        *checks,
-        Check(
-            group, f"muP: better at {setting.widths[-1]} than at {setting.widths[0]}", 1.0,
-            float(np.mean(wide[MUP] < narrow)), 0.0, "claim",
-        ),
-        Check(
-            group, f"at {setting.widths[-1]}: muP better than SP", 1.0,
-            float(np.mean(wide[MUP] < wide[SP])), 0.0, "claim",
-        ),
-    ]  # fmt: skip
-
-
-# --- writing ----------------------------------------------------------------------------------
-
-
-def write_data(
-    out: Path,
-    setting: Setting,
-    coordinates: dict[str, Any],
-    losses: dict[str, np.ndarray],
-    checks: list[Check],
-) -> None:
-    """The table, every coordinate size, and every training loss."""
-    write_checks(out / "published_measured.csv", checks)
-    write_csv(
-        out / "coordinates.csv",
-        ("parametrisation", "width", "seed", "step", "layer", "size", "change"),
-        (
-            (
-                which, int(width), int(seed), int(step), str(layer),
-                *(float(found[v].sel(width=width, seed=seed, step=step, layer=layer))
-                  for v in ("size", "change")),
+            slopes = average(
+                own.change_slope.sel(step=step).assign_coords(layer=between), "network"
             )
-            for which, found in coordinates.items()
-            for width in found.width
-            for seed in found.seed
-            for step in found.step
-            for layer in found.layer.values
-        ),
+            found += compare(
+                f"{which}: slope of log |change|, {step} step{'s'[: step > 1]} of Adam", "{layer}",
+                (low + high) / 2, slopes, "formula", slopes.tolerance + (high - low) / 2,
+            )  # fmt: skip
+    own = data.sel(which=SP)
+    for what, slopes in (
+        ("change of layer 2, 1 step", own.change_slope.sel(step=1, layer="layer 2")),
+        ("change of the logits, 1 step", own.change_slope.sel(step=1, layer="logits")),
+        (f"logits, {last} steps", own.size_slope.sel(step=last, layer="logits")),
+    ):
+        estimate = average(slopes, "network")
+        grows = float(estimate.mean > estimate.tolerance)
+        found.append(Check(f"{SP}: blows up with width", what, 1.0, grows, 0.0, "claim"))
+    return found
+
+
+def compare_rates(data: xr.Dataset) -> list[Check]:
+    """The best learning rate against the width, and what the base's is worth."""
+    best = best_exponent(data)
+    moves = abs(best - best.isel(width=0)).max("width")
+    narrow, wide = (int(data.width[i]) for i in (0, -1))
+    rate = int(best.sel(which=MUP, width=narrow))  # the base is the same network in both
+    logs = log_loss(data).sel(exponent=rate)
+    sp, mup = (logs.sel(which=which, width=wide) for which in (SP, MUP))
+    group = f"best learning rate, widths {narrow} to {wide}"
+    share = f"share of networks, at the best rate of the base, 2^{rate}"
+    rows = (
+        (group, "muP: largest move in powers of 2", 0.0, moves.sel(which=MUP), 1.0),
+        (group, "SP: moves by more than one", 1.0, moves.sel(which=SP) > 1, 0.0),
+        (share, f"muP: better at {wide} than at {narrow}", 1.0,
+         (mup < logs.sel(which=MUP, width=narrow)).mean(), 0.0),
+        (share, f"at {wide}: muP better than SP", 1.0, (mup < sp).mean(), 0.0),
     )  # fmt: skip
-    write_csv(
-        out / "losses.csv",
-        ("parametrisation", "width", "log2_rate", "seed", "training_loss"),
-        (
-            (which, width, exponent, seed, float(loss))
-            for which, all_ in losses.items()
-            for width, by_rate in zip(setting.widths, all_, strict=True)
-            for exponent, by_seed in zip(setting.exponents, by_rate, strict=True)
-            for seed, loss in enumerate(by_seed)
-        ),
-    )
+    return [Check(*row[:3], float(row[3]), row[4], "claim") for row in rows]
 
 
-def draw(
-    path: Path, setting: Setting, coordinates: dict[str, Any], losses: dict[str, np.ndarray]
-) -> None:
+def notes(data: xr.Dataset) -> Iterator[str]:
+    """The best rates themselves."""
+    for which in (SP, MUP):
+        best = best_exponent(data).sel(which=which).to_series()
+        rates = ", ".join(f"{width}: 2^{exponent}" for width, exponent in best.items())
+        yield f"Best learning rate by width, {which}: {rates}."
+
+
+def figure(data: xr.Dataset) -> Figure:
     """SP beside muP: coordinates against width, and loss against learning rate."""
-    figure = Figure(figsize=(14, 10))
-    axes = figure.subplots(2, 2, sharey="row")
-    figure.subplots_adjust(left=0.07, right=0.985, top=0.86, bottom=0.07, wspace=0.08, hspace=0.34)
-    figure.suptitle(
-        "Under muP every width learns alike, with one learning rate",
-        fontsize=19, fontweight="bold", x=0.07, y=0.975, ha="left",
-    )  # fmt: skip
-    figure.text(
-        0.07, 0.925, f"ReLU networks 64 → n → n → 10 on digits, Adam; muP from a base of {BASE}",
-        fontsize=12.5, color="0.3", va="center",
-    )  # fmt: skip
-    step = COORDINATE_STEPS
-    titles = {
-        SP: f"SP: after {step} steps of Adam the logits grow with width",
-        MUP: f"muP: after {step} steps nothing moves more in a wider net",
-    }
-    for ax, (which, found) in zip(axes[0], coordinates.items(), strict=True):
-        jinit.plots.coordinate_check(found.sel(step=[step]), [ax], variable="change")
-        ax.set_title(titles[which], loc="left", fontsize=14, fontweight="bold")
-        ax.set_xlabel("width n")
-        finish(ax, grid=True)
-    axes[0][0].set_ylabel("mean |change since the start|")
-    axes[0][0].legend(loc="upper left", fontsize=11, frameon=False)
-    axes[0][1].set_ylabel("")
-    for ax, (which, all_) in zip(axes[1], losses.items(), strict=True):
-        _draw_losses(ax, setting, which, log_losses(all_).mean(-1))
-        finish(ax, grid=True)
-    axes[1][0].set_ylabel(f"training loss after {TRAINING_STEPS} steps")
-    axes[1][1].legend(title="width n", loc="lower left", fontsize=11, frameon=False)
-    figure.savefig(path, dpi=150)
+    note = f"ReLU networks 64 → n → n → 10 on digits, Adam; muP from a base of {BASE}"
+    title, last = "Under muP every width learns alike, with one learning rate", COORDINATE_STEPS
+    fig, axes = panels(title, note, (14, 10), rows=2, columns=2, sharey="row")
+    sizes = data[["size", "change", "size_slope", "change_slope"]].sel(step=[last])
+    y = ("mean |change since the start|", f"training loss after {TRAINING_STEPS} steps")
+    for which, upper, lower in zip((SP, MUP), axes[:2], axes[2:], strict=True):
+        found = sizes.sel(which=which).rename(checked="width", network="seed")
+        jinit.plots.coordinate_check(found, [upper], variable="change")
+        logs = log_loss(data.sel(which=which)).mean("seed")
+        for colour, width in zip(COLOURS, data.width, strict=False):
+            line = np.exp(logs.sel(width=width))
+            best = line.isel(exponent=line.argmin("exponent"))
+            lower.plot(2.0**data.exponent, line, color=colour, label=f"n = {int(width)}")
+            lower.plot(2.0**best.exponent, best, "o", color=colour, markersize=11)
+        moves = "grow with width" if which == SP else "move as in a narrow net"
+        label(upper, f"{which}: after {last} steps of Adam logits {moves}", "width n", y[0])
+        moves = "moves with the width" if which == SP else "stays within a factor of 2"
+        title = f"{which}: the best rate (dots) {moves}"
+        label(lower, title, "learning rate of Adam", y[1], "lower left", yscale="log")
+        lower.set_xscale("log", base=2)
+    axes[0].legend(loc="upper left")
+    return fig
 
 
-def _draw_losses(ax: Any, setting: Setting, which: str, logs: np.ndarray) -> None:
-    rates = 2.0 ** np.array(setting.exponents)
-    for width, line, colour in zip(setting.widths, logs, COLOURS, strict=False):
-        ax.plot(rates, np.exp(line), color=colour, linewidth=2, label=f"{width}")
-        at = line.argmin()
-        ax.plot(rates[at], np.exp(line[at]), "o", color=colour, markersize=11,
-                markeredgecolor="black")  # fmt: skip
-    ax.set_xscale("log", base=2)
-    ax.set_yscale("log")
-    ax.set_xlabel("learning rate of Adam")
-    words = "moves with the width" if which == SP else "stays within a factor of 2"
-    ax.set_title(f"{which}: the best rate (dots) {words}", loc="left", fontsize=14,
-                 fontweight="bold")  # fmt: skip
-
+EXPERIMENT = Experiment(
+    __file__, __doc__, measure, figure=figure, notes=notes,
+    checks=lambda data: compare_coordinates(data) + compare_rates(data),
+    full={"checked": (128, 256, 512, 1024), "networks": 24,
+          "widths": (BASE, 128, 256, 512, 1024), "exponents": range(-13, -1), "seeds": 4},
+    quick={"checked": (128, 256, 512), "networks": 12, "widths": (BASE, 512),
+           "exponents": range(-10, -2), "seeds": 2},
+    lacks="widths of 1024, and half of the networks",
+)  # fmt: skip
 
 if __name__ == "__main__":
-    sys.exit(main())
+    EXPERIMENT.run()
