@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ Record = Callable[[Any, Any, tuple[Any, Any]], Any]
 """(params, state, (x, y)) -> any pytree of arrays"""
 
 
+@runtime_checkable
 class Apply(Protocol):
     """The forward pass of a network: (outputs, new state)."""
 
