@@ -1,9 +1,9 @@
 """Every callable type, and what trains: a description, bound to its functions and checks."""
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,19 +17,10 @@ Loss = Callable[[jax.Array, jax.Array], jax.Array]
 """(outputs, targets) -> scalar"""
 Init = Callable[[jax.Array], tuple[Any, Any]]
 """key -> (params, state)"""
+Apply = Callable[..., tuple[jax.Array, Any]]
+"""(params, state, x, *, train, key=None) -> (outputs, state); the key is for noise in training"""
 Record = Callable[[Any, Any, tuple[Any, Any]], Any]
 """(params, state, (x, y)) -> any pytree of arrays"""
-
-
-@runtime_checkable
-class Apply(Protocol):
-    """The forward pass of a network: (outputs, new state)."""
-
-    def __call__(
-        self, params: Any, state: Any, x: Any, *, train: bool, key: jax.Array | None = None
-    ) -> tuple[jax.Array, Any]:
-        """Outputs `[batch, ...]`; the key is for noise in training, as dropout's."""
-        ...
 
 
 class Bound(NamedTuple):
@@ -49,43 +40,19 @@ class Bound(NamedTuple):
     """whether `forward` asks for a key in training"""
 
 
-_FORMS: dict[str, tuple[str, str, tuple[int, dict[str, Any]]]] = {
-    "init": ("init(key)", "(params, state)", (1, {})),
-    "apply": (
-        "apply(params, state, x, *, train, key=None)", "(outputs, state)",
-        (3, {"train": True, "key": None}),
-    ),
-}  # fmt: skip
-
-
 @dataclass(frozen=True)
 class _Pair:
     """A function that must return a pair."""
 
-    name: str
+    form: str
     function: Callable[..., Any]
-
-    def __post_init__(self) -> None:
-        call, gives, (positional, named) = _FORMS[self.name]
-        problem = "" if callable(self.function) else "not a function"
-        try:
-            inspect.signature(self.function).bind(*(None,) * positional, **named)
-        except ValueError:  # one that Python cannot look into
-            pass
-        except TypeError as error:
-            problem = problem or str(error)
-        if problem:
-            raise TypeError(
-                f"a jinit.Network calls {call} for {gives}, got {self.function!r}: {problem}."
-            )
 
     def __call__(self, *args: Any, **named: Any) -> tuple[Any, Any]:
         out = self.function(*args, **named)
         if not isinstance(out, tuple) or len(out) != 2:
-            call, gives, _ = _FORMS[self.name]
             raise TypeError(
-                f"{call} must return a pair {gives}, got {type(out).__name__}; a network without "
-                f"state returns {{}} for it."
+                f"a jinit.Network needs {self.form}, got {type(out).__name__} instead of a pair; a "
+                f"network without state returns {{}} for it."
             )
         return out
 
@@ -102,8 +69,7 @@ class Network:
             key is None in evaluation.
 
     Raises:
-        TypeError: functions that cannot be called like that, at once; that return something else,
-            when they are called.
+        TypeError: what is no function, at once; another return, when it is called.
     """
 
     init: Init
@@ -111,10 +77,15 @@ class Network:
 
     def __post_init__(self) -> None:
         """Let wrong functions answer with a sentence."""
-        for name in _FORMS:
+        for name, form in (
+            ("init", "init(key) -> (params, state)"),
+            ("apply", "apply(params, state, x, *, train, key=None) -> (outputs, state)"),
+        ):
             function = getattr(self, name)
+            if not callable(function):
+                raise TypeError(f"a jinit.Network needs {form}, got {function!r}.")
             if not isinstance(function, _Pair):
-                object.__setattr__(self, name, _Pair(name, function))
+                object.__setattr__(self, name, _Pair(form, function))
 
 
 def bind_network(net: Network) -> Bound:
@@ -143,25 +114,14 @@ def bind_network(net: Network) -> Bound:
         return net.apply(params, state, x, train=train, key=key)
 
     def shape(params: Any, state: Any, x: Any) -> tuple[int, ...]:
-        out, after = jax.eval_shape(
-            lambda *of: net.apply(*of, train=True, key=jax.random.key(0)), params, state, x
-        )
+        call = partial(net.apply, train=True, key=jax.random.key(0))
+        out, _ = jax.eval_shape(call, params, state, x)
         batch = jax.tree.leaves(x)[0].shape[0]
         if not hasattr(out, "shape") or out.shape[:1] != (batch,):
             raise ValueError(
                 f"apply must return outputs [batch, ...] for a batch of {batch}, got "
                 f"{list(out.shape) if hasattr(out, 'shape') else type(out).__name__}."
             )
-        before, after = (
-            {jax.tree_util.keystr(at): f"{leaf.dtype}{list(leaf.shape)}" for at, leaf in leaves}
-            for leaves, _ in map(jax.tree_util.tree_flatten_with_path, (state, after))
-        )
-        for at in [*before, *after]:
-            if before.get(at) != after.get(at):
-                raise ValueError(
-                    f"apply must return a state like the one it is given, got {after.get(at)} at "
-                    f"state{at} instead of {before.get(at)}."
-                )
         return out.shape
 
     return Bound(check, inputs, shape, forward, noisy=True)

@@ -89,10 +89,7 @@ def train_state(params: Any, state: Any, optimizer: optax.GradientTransformation
 
 
 def train_step(
-    net: MLP | Network,
-    optimizer: optax.GradientTransformation,
-    *,
-    loss: str | Loss | None = None,
+    net: MLP | Network, optimizer: optax.GradientTransformation, *, loss: str | Loss | None = None
 ) -> Step:
     """A pure step `(TrainState, (x, y), key=None) -> (TrainState, Metrics)`, to jit, scan or vmap.
 
@@ -107,7 +104,7 @@ def train_step(
         The step. Its metrics are of the batch before the update, in training mode; its key is for
         a `Network` that draws noise.
     """
-    bound = _bind(net)
+    metrics_of = _measure(_bind(net), loss)
     _check_optimizer(optimizer)
     # Line searches and learning rates that follow the loss ask for its value.
     extended = optax.with_extra_args_support(optimizer)
@@ -116,7 +113,7 @@ def train_step(
         carry: TrainState, batch: tuple[Any, Any], key: jax.Array | None = None
     ) -> tuple[TrainState, Metrics]:
         def objective(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
-            metrics, state = _metrics(bound, params, carry.state, *batch, loss, True, key)
+            metrics, state = metrics_of(params, carry.state, batch, True, key)
             return metrics.loss, (metrics, state)
 
         (value, (metrics, state)), gradient = jax.value_and_grad(objective, has_aux=True)(
@@ -200,15 +197,16 @@ def train(
     steps = checks.count("steps", steps, least=0)
     first_step = checks.count("first_step", first_step, least=0)
     span = range(first_step, first_step + steps)
-    step = train_step(net, optimizer, loss=loss)
+    step, metrics_of = train_step(net, optimizer, loss=loss), _measure(bound, loss)
     start = train_state(params, state, optimizer)
     if opt_state is not None:
         start = start._replace(opt_state=_continued(opt_state, start.opt_state))
     next_batch, order = _batches(key, len(y), batch_size, first_step)
+    # Apart from the keys of epochs, which count from 0.
     noise = jax.random.fold_in(key, np.uint32(2**32 - 1)) if bound.noisy else None
 
     def test(params: Any, state: Any, batch: tuple[Any, Any] | None = None) -> Metrics:
-        return _metrics(bound, params, state, x_test, y_test, loss, False)[0]
+        return metrics_of(params, state, (x_test, y_test), False)[0]
 
     def signals(params: Any, state: Any, batch: tuple[Any, Any]) -> LayerSignals:
         if bound.signals is None:
@@ -223,20 +221,19 @@ def train(
             f"record is a function (params, state, (x, y)) and comes with record_at, 25 or a list "
             f"of steps; got record={record!r} and record_at={record_at!r}."
         )
-    recorders: dict[str, tuple[Record, tuple[int, ...]]] = {
-        name: (fn, chosen)
-        for name, fn, chosen in (
-            ("signals", signals, _chosen("signals_at", signals_at, span) or None),
-            ("test", test, _chosen("eval_every", eval_every, span)),
-            ("record", record, _chosen("record_at", record_at, span)),
-        )
-        if fn is not None and chosen is not None
+    recorders: dict[str, tuple[Any, Any]] = {
+        "signals": (signals, _chosen("signals_at", signals_at, span) or None),
+        "test": (test, _chosen("eval_every", eval_every, span)),
+        "record": (record, _chosen("record_at", record_at, span)),
     }
+    recorders = {name: of for name, of in recorders.items() if of[1] is not None}
     first = jax.tree.map(lambda a: a[:batch_size], (x, y))
-
-    def kept_by(fn: Record, chosen: tuple[int, ...]) -> Any:
-        one = jax.eval_shape(lambda p, s: fn(p, s, first), params, state)
-        return jax.tree.map(lambda a: jnp.zeros((len(chosen), *a.shape), a.dtype), one)
+    slots, kept = {}, {}
+    for name, (fn, chosen) in recorders.items():
+        slots[name] = np.full(steps, -1, np.int32)
+        slots[name][np.asarray(chosen, int) - first_step] = np.arange(len(chosen))
+        one = jax.eval_shape(fn, params, state, first)
+        kept[name] = jax.tree.map(lambda a, n=len(chosen): jnp.zeros((n, *a.shape), a.dtype), one)
 
     def body(carry: Any, xs: Any) -> Any:
         now, order, kept = carry
@@ -257,10 +254,6 @@ def train(
         now, metrics = step(now, batch, own)
         return (now, order, kept), metrics
 
-    slots = {name: np.full(steps, -1, np.int32) for name in recorders}
-    for name, (_, chosen) in recorders.items():
-        slots[name][np.asarray(chosen, int) - first_step] = np.arange(len(chosen))
-    kept = {name: kept_by(*recorder) for name, recorder in recorders.items()}
     xs = (jnp.arange(first_step, first_step + steps), jax.tree.map(jnp.asarray, slots))
     (end, _, kept), metrics = jax.lax.scan(body, (start, order, kept), xs)
     final = test(end.params, end.state)
@@ -269,13 +262,7 @@ def train(
 
 
 def evaluate(
-    net: MLP | Network,
-    params: Any,
-    state: Any,
-    x: Any,
-    y: Any,
-    *,
-    loss: str | Loss | None = None,
+    net: MLP | Network, params: Any, state: Any, x: Any, y: Any, *, loss: str | Loss | None = None
 ) -> Metrics:
     """Loss and accuracy in evaluation mode (running batch statistics).
 
@@ -296,7 +283,7 @@ def evaluate(
     bound = _bind(net)
     params, state = bound.check(params, state)
     x = bound.inputs(x, params, "x")
-    return _metrics(bound, params, state, x, y, loss, False)[0]
+    return _measure(bound, loss)(params, state, (x, y), False)[0]
 
 
 # --- kinds of networks ------------------------------------------------------------------------
@@ -329,20 +316,18 @@ def _bind(net: Any) -> Bound:
     )
 
 
-def _metrics(
-    bound: Bound,
-    params: Any,
-    state: Any,
-    x: Any,
-    y: Any,
-    loss: str | Loss | None,
-    train: bool,
-    key: jax.Array | None = None,
-) -> tuple[Metrics, Any]:
-    outputs, state = bound.forward(params, state, x, train, key)
-    targets = as_targets(y, outputs.shape, loss)
-    value = loss_function(loss, targets, outputs.shape)(outputs, targets)
-    return Metrics(value, accuracy(outputs, targets)), state
+def _measure(bound: Bound, loss: str | Loss | None) -> Callable[..., tuple[Metrics, Any]]:
+    """Loss and accuracy of a batch, and the state after it."""
+
+    def metrics(
+        params: Any, state: Any, batch: tuple[Any, Any], train: bool, key: jax.Array | None = None
+    ) -> tuple[Metrics, Any]:
+        outputs, state = bound.forward(params, state, batch[0], train, key)
+        targets = as_targets(batch[1], outputs.shape, loss)
+        value = loss_function(loss, targets, outputs.shape)(outputs, targets)
+        return Metrics(value, accuracy(outputs, targets)), state
+
+    return metrics
 
 
 # --- helpers ----------------------------------------------------------------------------------
@@ -417,15 +402,14 @@ def _chosen(name: str, at: Any, span: range) -> tuple[int, ...] | None:
 
 def _continued(given: Any, expected: Any) -> Any:
     """The optimizer's state of an earlier run, if it has the form of this one's."""
-    forms = [
+    one, other = (
         (jax.tree.structure(of), [jnp.shape(leaf) for leaf in jax.tree.leaves(of)])
         for of in (given, expected)
-    ]
-    if forms[0] != forms[1]:
+    )
+    if one != other:
         raise ValueError(
-            f"opt_state must be what this optimizer keeps for these params, got the state of "
-            f"another, {type(given).__name__} of {len(forms[0][1])} arrays instead of "
-            f"{len(forms[1][1])}; use the same optimizer, or leave opt_state out to begin anew."
+            f"opt_state must be what this optimizer keeps for these params, got that of another "
+            f"({type(given).__name__}); use the same optimizer, or leave opt_state out to start it."
         )
     return jax.tree.map(jnp.asarray, given)
 
