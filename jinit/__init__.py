@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jinit.models.auditing.audit import audit
     from jinit.models.diagnosis.measure import diagnose
     from jinit.models.drawing.reinit import reinit
+    from jinit.models.model import Model
     from jinit.networks.base import Network
     from jinit.networks.correlations import Correlations, correlations
     from jinit.networks.jacobian import measure_jacobian_spectrum
@@ -46,6 +47,7 @@ __all__ = [
     "Data",
     "Layer",
     "LayerSignals",
+    "Model",
     "Network",
     "NormState",
     "Params",
@@ -91,6 +93,7 @@ _HOMES = {
     "Data": "data",
     "Layer": "networks.params",
     "LayerSignals": "networks.signals",
+    "Model": "models",
     "Network": "networks.base",
     "NormState": "networks.params",
     "Params": "networks.params",

@@ -9,6 +9,7 @@ from jinit.models.drawing.lsuv import lsuv
 from jinit.models.drawing.metainit import gradient_quotient, metainit
 from jinit.models.drawing.reinit import reinit
 from jinit.models.drawing.scales import Learned
+from jinit.models.model import Model
 from jinit.models.scaling.coordinate_check import Setup, coordinate_check
 from jinit.models.scaling.mup import MuP, MuPRow, mup
 from jinit.models.tracing.roles import Role, roles
@@ -21,6 +22,7 @@ __all__ = [
     "Diagnosis",
     "Finding",
     "Learned",
+    "Model",
     "MuP",
     "MuPRow",
     "Role",
