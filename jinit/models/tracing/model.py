@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -52,7 +52,7 @@ class TracedModel:
             object.__setattr__(self, name, value)
         object.__setattr__(self, "trace", trace(apply, variables, *inputs))
 
-    def of(self, variables: Any) -> Self:
+    def of(self, variables: Any) -> "TracedModel":
         """The same model with other variables; None leaves those that it has.
 
         It is traced again only if numbers have changed that the trace holds as constants: leaves
@@ -88,11 +88,11 @@ class TracedModel:
             )  # fmt: skip
         return self._with(variables=variables)
 
-    def with_rules(self, rules: Mapping[str, Kind]) -> Self:
+    def with_rules(self, rules: Mapping[str, Kind]) -> "TracedModel":
         """The same model with other rules."""
         return self._with(rules=MappingProxyType(dict(rules)))
 
-    def _with(self, **fields: Any) -> Self:
+    def _with(self, **fields: Any) -> "TracedModel":
         new = copy.copy(self)
         for name, value in fields.items():
             object.__setattr__(new, name, value)

@@ -32,10 +32,10 @@ class Residual(nn.Module):
         return nn.Dense(10, name="head")(x)
 
 
-def initialised(scheme, model, x=X, **options):
+def initialised(start, model, x=X, **options):
     with jax.numpy_rank_promotion("allow"):  # Flax mixes ranks
         variables = model.init(KEY, x)
-        return scheme(KEY, model.apply, variables, x, **options)["params"]
+        return start(KEY, model.apply, variables, x, **options)["params"]
 
 
 def gain(layer):
