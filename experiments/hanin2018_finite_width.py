@@ -15,7 +15,6 @@ Sources: Hanin, "Which neural net architectures give rise to exploding and vanis
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -31,40 +30,18 @@ import jinit
 
 # Mean and variance of the log of one layer's factor, by width.
 PUBLISHED = {30: ("-0.08839567", "0.19114818"), 1000: ("-0.00250410", "0.00501859")}
-OUTPUTS = 4
 VERY_WIDE = 1000
 NEXT_ORDERS = 100.0  # of n times the variance, what goes as 1/n^2
-
-
-class Shape(NamedTuple):
-    """Widths of the layers that the gradient passes, input side first.
-
-    The law does not know of the layers at both ends, the inputs and a last hidden layer at which
-    gradients begin. They are like their neighbours, so that layers of one kind are compiled once.
-    """
-
-    widths: tuple[int, ...]
-    style: dict[str, str]
-    ends: tuple[int, int] | None = None
-
-    @property
-    def dims(self) -> tuple[int, ...]:
-        """Widths from the inputs to the outputs."""
-        first, last = self.ends or (self.widths[0], self.widths[-1])
-        return (first, *self.widths, last, OUTPUTS)
-
-
-WIDE = "one layer of 1000"
-ALL = {
-    "constant 100": Shape((100,) * 24, {"color": BLUE, "marker": "o"}),
-    "constant 30": Shape((30,) * 12, {"color": GREEN, "marker": "^"}),
-    "bottleneck 100, 20, 100": Shape(
-        (100,) * 6 + (20,) * 3 + (100,) * 6, {"color": ORANGE, "marker": "D"}
-    ),
-    "growing 30, 100": Shape((30,) * 8 + (100,) * 12, {"color": PURPLE, "marker": "s"}),
-    WIDE: Shape((1000,), {}, ends=(4, 16)),
+# Widths of the layers that the gradient passes, input side first.
+WIDE, HISTOGRAM = "one layer of 1000", "growing 30, 100"
+SHAPES = {
+    "constant 100": (100,) * 24,
+    "constant 30": (30,) * 12,
+    "bottleneck 100, 20, 100": (100,) * 6 + (20,) * 3 + (100,) * 6,
+    HISTOGRAM: (30,) * 8 + (100,) * 12,
+    WIDE: (1000,),
 }
-HISTOGRAM = "growing 30, 100"
+STYLES = dict(zip(SHAPES, ((BLUE, "o"), (GREEN, "^"), (ORANGE, "D"), (PURPLE, "s")), strict=False))
 
 
 def measure(seeds: int, shapes: tuple[str, ...]) -> xr.Dataset:
@@ -74,27 +51,28 @@ def measure(seeds: int, shapes: tuple[str, ...]) -> xr.Dataset:
     """
 
     def run(key: jax.Array, *, shape: str) -> dict[str, jax.Array]:
-        dims = ALL[shape].dims
-        net = jinit.MLP(dims, activation="relu", bias=False)
+        widths = SHAPES[shape]
+        # The law does not know of the layers at both ends, the inputs and a last hidden layer at
+        # which gradients begin: they are like their neighbours, so that less is compiled.
+        first, last = (4, 16) if shape == WIDE else (widths[0], widths[-1])
+        net = jinit.MLP((first, *widths, last, 4), activation="relu", bias=False)
         init_key, probe_key = jax.random.split(key)
         params, state = jinit.init(init_key, net, "he")
-        x = np.ones((1, dims[0]), np.float32)
+        x = np.ones((1, first), np.float32)
         seen = jinit.layer_signals(net, params, state, x, key=probe_key)
         # Of inputs 1, He's infinite-width mean squares are 1, and his squared norms of gradients
         # alike. The last two layers are where gradients begin, and the readout.
-        norms = 2 * seen.log_grad[:-1] + np.log(np.array(dims[1:-1], np.float32))
+        norms = 2 * seen.log_grad[:-1] + np.log(np.array([*widths, last], np.float32))
         return {"signal": 2 * seen.log_act[:-2], "gradient": (norms - norms[-1])[:-1]}
 
-    found = jinit.sweep(
-        run, static={"shape": shapes}, seeds=seeds,
-        dims={"signal": ("layer",), "gradient": ("layer",)},
-    )  # fmt: skip
+    dims = {"signal": ("layer",), "gradient": ("layer",)}
+    found = jinit.sweep(run, static={"shape": shapes}, seeds=seeds, dims=dims)
     return found.astype(float).assign_coords(layer=np.arange(found.sizes["layer"]) + 1)
 
 
 def passed(data: xr.Dataset, shape: str, what: str = "gradient") -> np.ndarray:
     """Of every net of the shape that is alive, `[nets, layers]`."""
-    both = data[["signal", "gradient"]].sel(shape=shape).isel(layer=slice(len(ALL[shape].widths)))
+    both = data[["signal", "gradient"]].sel(shape=shape).isel(layer=slice(len(SHAPES[shape])))
     alive = np.isfinite(both.to_dataarray()).all(["variable", "layer"])
     return both[what].transpose("seed", "layer").values[alive]
 
@@ -106,15 +84,14 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
 
 def var_and_error(values: np.ndarray) -> tuple[float, float]:
     """Variance over nets, and its standard error from the fourth moment."""
-    var = float(values.var(ddof=1))
-    fourth = float(np.mean((values - values.mean()) ** 4))
+    var, fourth = float(values.var(ddof=1)), float(np.mean((values - values.mean()) ** 4))
     return var, math.sqrt((fourth - var**2) / len(values))
 
 
-def through(widths: tuple[int, ...]) -> tuple[float, float]:
-    """Mean and variance of the log squared gradient after layers of these widths."""
+def through(widths: tuple[int, ...]) -> tuple[float, float, float]:
+    """Sum of 1/n, and mean and variance of the log squared gradient, of layers of these widths."""
     net = jinit.theory.finite_width("relu", widths, weight_var=2.0)
-    return net.jacobian_mean, net.jacobian_var
+    return float(np.sum(1 / np.array(widths))), net.jacobian_mean, net.jacobian_var
 
 
 def density(widths: tuple[int, ...], y: np.ndarray) -> np.ndarray:
@@ -134,88 +111,77 @@ def density(widths: tuple[int, ...], y: np.ndarray) -> np.ndarray:
     return waves.real.sum(1) * (s[1] - s[0]) / (2 * math.pi)
 
 
-def inverse(widths: tuple[int, ...]) -> float:
-    """The sum of reciprocal widths."""
-    return float(np.sum(1 / np.array(widths)))
-
-
-def beside(group: str, rows: Any, source: str, per: int = 1) -> list[Check]:
-    """Rows of (what, expected, (measured, error)), within standard errors."""
+def beside(group: str, source: str, *rows: tuple[str, float, tuple[float, float]]) -> list[Check]:
+    """Of what, expected and (measured, error), within standard errors."""
     return [
-        Check(group, what, expected, value / per, STANDARD_ERRORS * error / per, source)
+        Check(group, what, expected, value, STANDARD_ERRORS * error, source)
         for what, expected, (value, error) in rows
     ]
 
 
-def checks(data: xr.Dataset) -> list[Check]:
-    """Every published number against theory and against the networks."""
-    names = [str(name) for name in data.shape.values]
+def compare_layers(data: xr.Dataset) -> list[Check]:
+    """One layer by theory and by networks; second moments after few or wide layers."""
     found = []
     for n, texts in PUBLISHED.items():
         group = f"log of one layer's factor, n = {n}: jinit.theory.finite_width"
-        for what, text, value in zip(("mean", "variance"), texts, through((n,)), strict=True):
+        for what, text, value in zip(("mean", "variance"), texts, through((n,))[1:], strict=True):
             found.append(printed(group, what, text, value))
-    for n, name in ((30, "constant 30"), (1000, WIDE)):
-        if name in names:
-            logs, layers = passed(data, name)[:, 0], len(ALL[name].widths)
-            group = f"log of one layer's factor, n = {n}: {len(logs)} nets of {layers} layer(s)"
-            mean, var = map(float, PUBLISHED[n])
-            rows = (("mean", mean, mean_and_error(logs)), ("variance", var, var_and_error(logs)))
-            found += beside(group, rows, "formula", per=layers)
-    # Mean 1 and second moment prod(1 + 5/n), for few or wide layers.
+    names = {30: "constant 30", 1000: WIDE}
+    for n in (n for n, name in names.items() if name in data.shape):
+        logs, layers = passed(data, names[n])[:, 0], len(SHAPES[names[n]])
+        group = f"log of one layer's factor, n = {n}: {len(logs)} nets of {layers} layer(s)"
+        mean, var = map(float, PUBLISHED[n])
+        of_mean, of_var = (np.divide(m(logs), layers) for m in (mean_and_error, var_and_error))
+        found += beside(group, "formula", ("mean", mean, of_mean), ("variance", var, of_var))
     for name, layers in (("constant 30", 1), ("constant 100", 4), (WIDE, 1)):
-        if name in names:
-            squared, n = np.exp(passed(data, name)[:, -layers]), ALL[name].widths[-1]
+        if name in data.shape:
+            squared, n = np.exp(passed(data, name)[:, -layers]), SHAPES[name][-1]
             group = f"squared gradient after {layers} layer(s) of {n}, {len(squared)} nets"
             second = ("second moment", (1 + 5 / n) ** layers, mean_and_error(squared**2))
-            rows = (("mean", 1.0, mean_and_error(squared)), second)
-            found += beside(group, rows, "formula")
-    # Whole networks: the law of chi^2 over all layers.
-    for name in deep_shapes(data):
-        mean, var = through(ALL[name].widths)
+            found += beside(group, "formula", ("mean", 1.0, mean_and_error(squared)), second)
+    return found
+
+
+def compare_networks(data: xr.Dataset) -> list[Check]:
+    """Whole networks: the law of chi^2 over all layers, and the slopes against sum 1/n."""
+    names, found = deep_shapes(data), []
+    for name in names:
+        _, mean, var = through(SHAPES[name])
         for what, last in (("gradient", 0), ("signal", -1)):
             logs = passed(data, name, what)[:, last]
-            group = f"log squared {what}, {name}, {len(logs)} nets"
             rows = (("mean", mean, mean_and_error(logs)), ("variance", var, var_and_error(logs)))
-            found += beside(group, rows, "theory")
-    return [*found, *compare_slopes(data), compare_distribution(data)]
+            found += beside(f"log squared {what}, {name}, {len(logs)} nets", "theory", *rows)
+    x, _, theory = np.transpose([through(SHAPES[name]) for name in names])
+    var, error = np.transpose([var_and_error(passed(data, name)[:, 0]) for name in names])
+    weight = x / np.sum(x**2)  # of a slope through the origin
+    slope = float(weight @ var), float(np.linalg.norm(weight * error))
+    group = "variance of the log squared gradient against sum 1/n"
+    found += beside(
+        group, "theory", (f"slope of {len(names)} shapes", float(weight @ theory), slope)
+    )
+    narrow, wide = (n * through((n,))[2] for n in (VERY_WIDE, 2 * VERY_WIDE))
+    what, allowed = "slope of wide layers, by theory", NEXT_ORDERS / VERY_WIDE**2
+    return [*found, Check(group, what, 5.0, 2 * wide - narrow, allowed, "formula")]
 
 
 def deep_shapes(data: xr.Dataset) -> list[str]:
     """All but the single layer."""
-    return [str(name) for name in data.shape.values if name != WIDE]
-
-
-def compare_slopes(data: xr.Dataset) -> list[Check]:
-    """Slopes of variance against sum 1/n: of all shapes, through the origin, and of wide layers."""
-    names = deep_shapes(data)
-    x = np.array([inverse(ALL[name].widths) for name in names])
-    theory = np.array([through(ALL[name].widths)[1] for name in names])
-    var, error = np.transpose([var_and_error(passed(data, name)[:, 0]) for name in names])
-    weight = x / np.sum(x**2)
-    narrow, wide = (n * through((n,))[1] for n in (VERY_WIDE, 2 * VERY_WIDE))
-    group = "variance of the log squared gradient against sum 1/n"
-    slope = float(weight @ var), float(np.linalg.norm(weight * error))
-    rows = [(f"slope of {len(names)} shapes", float(weight @ theory), slope)]
-    return [
-        *beside(group, rows, "theory"),
-        Check(group, "slope of wide layers, by theory", 5.0, 2 * wide - narrow,
-              NEXT_ORDERS / VERY_WIDE**2, "formula"),
-    ]  # fmt: skip
+    return [name for name in data.shape.values.tolist() if name != WIDE]
 
 
 def compare_distribution(data: xr.Dataset) -> Check:
     """Kolmogorov's distance; it exceeds c / sqrt(nets) with a chance of 2 exp(-2 c^2)."""
     logs = passed(data, HISTOGRAM)[:, 0]
     y = np.linspace(-25.0, 15.0, 4001)
-    cumulative = np.cumsum(density(ALL[HISTOGRAM].widths, y)) * (y[1] - y[0])
+    cumulative = np.cumsum(density(SHAPES[HISTOGRAM], y)) * (y[1] - y[0])
     distance = scipy.stats.kstest(logs, lambda at: np.interp(at, y, cumulative)).statistic
     # As unlikely as five standard errors.
     c = math.sqrt(-math.log(scipy.stats.norm.sf(STANDARD_ERRORS)) / 2)
-    return Check(
+    group, allowed = (
         f"distribution of the log squared gradient, {HISTOGRAM}",
-        "distance from the law", 0.0, float(distance), c / math.sqrt(len(logs)), "formula",
-    )  # fmt: skip
+        c / math.sqrt(len(logs)),
+    )
+    return Check(group, "distance from the law", 0.0, float(distance), allowed, "formula")
 
 
 def notes(data: xr.Dataset) -> Iterator[str]:
@@ -231,27 +197,25 @@ def figure(data: xr.Dataset) -> Figure:
     note = f"ReLU networks with He weights, {data.sizes['seed']} draws of each shape, one input; "
     note += "squares relative to infinite width; ± 2 standard errors"
     fig, (left, right) = panels(title, note, (14, 6.5), columns=2, width_ratios=[1.25, 1])
-    names = deep_shapes(data)
-    most = 1.08 * max(inverse(ALL[name].widths) for name in names)
+    most = 1.08 * max(through(SHAPES[name])[0] for name in deep_shapes(data))
     left.plot([0, most], [0, 5 * most], color="0.6", linewidth=2.5, label="5 Σ 1/n, wide layers")
-    for name in names:
-        tails = [ALL[name].widths[layer:] for layer in range(len(ALL[name].widths))]
-        x = np.array([inverse(tail) for tail in tails])
-        law = [through(tail)[1] for tail in tails]
+    for name in deep_shapes(data):
+        tails = range(len(SHAPES[name]))
+        x, _, law = np.transpose([through(SHAPES[name][layer:]) for layer in tails])
         left.plot([*x, 0], [*law, 0], color="black", linewidth=1)
         shown = np.unique(np.linspace(0, len(x) - 1, 7).astype(int))
         var, error = np.transpose([var_and_error(passed(data, name)[:, k]) for k in shown])
-        points(left, x[shown], var, error, errors=2, label=name, **ALL[name].style)
+        colour, marker = STYLES[name]
+        points(left, x[shown], var, error, errors=2, label=name, color=colour, marker=marker)
     left.plot([], [], color="black", linewidth=1, label="exact law of each shape")
     x, y = "Σ 1/n over the layers passed on the way down", "variance of ln |gradient|² over draws"
-    title = f"{len(names)} shapes: nearly one line, a little above 5 Σ 1/n"
+    title = "Nearly one line, a little above 5 Σ 1/n"
     label(left, title, x, y, "upper left", xlim=(0, most), ylim=(0, None))
 
-    shape, logs = ALL[HISTOGRAM], passed(data, HISTOGRAM)[:, 0]
-    mean, var = through(shape.widths)
+    logs, (_, mean, var) = passed(data, HISTOGRAM)[:, 0], through(SHAPES[HISTOGRAM])
     y = np.linspace(mean - 4.5 * math.sqrt(var), mean + 4 * math.sqrt(var), 600)
-    right.hist(logs, y[::13], density=True, alpha=0.45, color=shape.style["color"])
-    right.plot(y, density(shape.widths, y), color="black", label="exact law")
+    right.hist(logs, y[::13], density=True, alpha=0.45, color=STYLES[HISTOGRAM][0])
+    right.plot(y, density(SHAPES[HISTOGRAM], y), color="black", label="exact law")
     normal = scipy.stats.norm.pdf(y, mean, math.sqrt(var))
     right.plot(y, normal, "--", color="0.5", label="normal, mean and variance from theory")
     right.axvline(0, color="0.4", linewidth=1, linestyle=":", label="infinite width")
@@ -261,8 +225,9 @@ def figure(data: xr.Dataset) -> Figure:
 
 
 EXPERIMENT = Experiment(
-    __file__, __doc__, measure, checks, figure, notes=notes,
-    full={"seeds": 3000, "shapes": tuple(ALL)},
+    __file__, __doc__, measure, figure=figure, notes=notes,
+    checks=lambda d: [*compare_layers(d), *compare_networks(d), compare_distribution(d)],
+    full={"seeds": 3000, "shapes": tuple(SHAPES)},
     quick={"seeds": 300, "shapes": ("constant 30", HISTOGRAM)},
     lacks="2700 of 3000 networks, constant 100, the bottleneck and the single layer",
 )  # fmt: skip

@@ -23,7 +23,7 @@ import xarray as xr
 from harness.checks import Check, compare, printed
 from harness.estimates import STANDARD_ERRORS, Estimate, average, extrapolate
 from harness.experiment import Experiment
-from harness.figures import BLUE, GREEN, LABELS, ORANGE, PURPLE, Figure, label, panels, points
+from harness.figures import BLUE, LABELS, STYLES, Figure, label, panels, points
 from threadpoolctl import threadpool_limits
 
 import jinit
@@ -36,10 +36,7 @@ FITNET, DEEPER, TRAINED = 17, 30, 64  # hidden layers and width of networks that
 STEPS, LEARNING_RATE, MOMENTUM, MINIBATCH = 300, 0.01, 0.9, 128
 LEARNS = 0.9
 SCHEMES = ("lsuv", "orthogonal", "xavier", "he", "glorot_uniform")
-COLOURS = {
-    "relu": GREEN, "leaky_relu": "0.6", "tanh": ORANGE, "elu": BLUE, "gelu": "#E69F00",
-    "silu": PURPLE,
-}  # fmt: skip
+SIX = ("relu", "leaky_relu", "tanh", "elu", "gelu", "silu")
 PUBLISHED = {
     "relu": "1.414214", "tanh": "1.592537", "sigmoid": "1.846229", "silu": "1.676532",
     "gelu": "1.533530", "elu": "1.245198",
@@ -48,14 +45,13 @@ LEARNED = ("relu", "vlrelu", "tanh")  # with LSUV, by the paper
 CLAIMED = ("relu", "vlrelu")  # and as accurate as under the best other scheme
 
 
-def _vlrelu(x: jax.Array) -> jax.Array:
-    """The paper's very leaky ReLU."""
-    return jax.nn.leaky_relu(x, 0.333)
-
-
 def activation(name: str) -> Any:
-    """What jinit takes: a name, or the paper's own."""
+    """What jinit takes: a name, or the paper's very leaky ReLU."""
     return _vlrelu if name == "vlrelu" else name
+
+
+def _vlrelu(x: jax.Array) -> jax.Array:
+    return jax.nn.leaky_relu(x, 0.333)
 
 
 def draw(key: jax.Array, net: jinit.MLP, scheme: str, batch: jax.Array) -> jinit.Params:
@@ -64,9 +60,8 @@ def draw(key: jax.Array, net: jinit.MLP, scheme: str, batch: jax.Array) -> jinit
         return jinit.init(key, net, scheme)[0]
     # LSUV redraws them; these only say of what shape they are.
     params, _ = jinit.init(key, net, "xavier")
-    return jinit.models.lsuv(
-        key, lambda params, x: jinit.forward(net, params, None, x, train=True)[0], params, batch
-    )
+    apply = lambda params, x: jinit.forward(net, params, None, x, train=True)[0]  # noqa: E731
+    return jinit.models.lsuv(key, apply, params, batch)
 
 
 def measure(
@@ -101,24 +96,20 @@ def measure(
     def start(key: jax.Array, *, trained: str, depth: int, scheme: str) -> jinit.Params:
         return draw(key, network(trained, depth), scheme, batch)
 
-    def train(
-        key: jax.Array, params: jinit.Params, *, trained: str, depth: int
-    ) -> dict[str, jax.Array]:
-        optimizer = optax.sgd(LEARNING_RATE, momentum=MOMENTUM)
-        result = jinit.train(key, network(trained, depth), params, None, digits, steps=STEPS,
-                             batch_size=MINIBATCH, optimizer=optimizer)  # fmt: skip
-        return {"accuracy": result.accuracy}
+    def train(key: jax.Array, params: jinit.Params, *, trained: str, depth: int) -> Any:
+        how = {"optimizer": optax.sgd(LEARNING_RATE, momentum=MOMENTUM), "steps": STEPS}
+        net = network(trained, depth)
+        run = jinit.train(key, net, params, None, digits, batch_size=MINIBATCH, **how)
+        return {"accuracy": run.accuracy}
 
     # Threads of LAPACK wait for each other by spinning: where cores are busy with other programs, a
     # QR decomposition of small matrices takes a hundred times as long with two as with one.
     with threadpool_limits(1, user_api="blas"):
-        of_layers = jinit.sweep(
-            variances, static={"scaled": scaled, "kind": ["plain", "residual"]}, seeds=nets,
-            dims=dict.fromkeys(("before", "after", "unseen"), ("layer",)),
-        )  # fmt: skip
-        gains = jinit.sweep(
-            gain, static={"gained": gained, "width": [NARROW, 2 * NARROW]}, seeds=gain_seeds
-        )
+        axes = {"scaled": scaled, "kind": ["plain", "residual"]}
+        dims = dict.fromkeys(("before", "after", "unseen"), ("layer",))
+        of_layers = jinit.sweep(variances, static=axes, seeds=nets, dims=dims)
+        axes = {"gained": gained, "width": [NARROW, 2 * NARROW]}
+        gains = jinit.sweep(gain, static=axes, seeds=gain_seeds)
         axes = {"trained": trained, "depth": depths, "scheme": SCHEMES}
         accuracies = jinit.sweep(train, prepare=start, static=axes, seeds=seeds)
     parts = (of_layers.rename(seed="net"), gains.rename(seed="draw"), accuracies)
@@ -246,11 +237,11 @@ def figure(data: xr.Dataset) -> Figure:
         for kind, line in (("plain", "-"), ("residual", "--")):
             one = data.sel(scaled=name, kind=kind)
             # Leaky ReLU of slope 0.01 lies on ReLU.
-            style: dict[str, Any] = {"color": COLOURS[name], "linestyle": line}
+            style: dict[str, Any] = {"color": STYLES[name]["color"], "linestyle": line}
             style["linewidth"] = 4.5 if name == "relu" else 1.6
             left.plot(one.layer, np.exp(np.log(one.before).mean("net")), **style)
             left.plot(one.layer, one.after.mean("net"), **style, marker=".", markersize=6)
-        left.plot([], [], color=COLOURS[name], label=LABELS[name])
+        left.plot([], [], color=STYLES[name]["color"], label=LABELS[name])
     left.plot([], [], color="black", linestyle="--", label="with residual connections")
     left.plot([], [], color="black", marker=".", label="after LSUV: all on 1")
     y = "variance of what comes out"
@@ -289,7 +280,7 @@ EXPERIMENT = Experiment(
     __file__, __doc__, measure, figure=figure, notes=notes, cpu_devices=1,
     checks=lambda data: compare_variances(data) + compare_gains(data) + compare_training(data),
     full={
-        "scaled": tuple(COLOURS), "nets": 8, "gain_seeds": 48, "seeds": 6,
+        "scaled": SIX, "nets": 8, "gain_seeds": 48, "seeds": 6,
         "gained": ("relu", "vlrelu", "tanh", "elu", "gelu", "silu", "sigmoid"),
         "trained": (*LEARNED, "sigmoid"), "depths": (FITNET, DEEPER),
     },

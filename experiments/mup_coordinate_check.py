@@ -2,32 +2,9 @@
 
 A ReLU network of three layers, 64 -> n -> n -> 10, with He's start (variance 2/fan_in) is trained
 on digits by Adam, as it is (standard parametrisation, SP) and with the multipliers of
-`jinit.models.mup` from a base of 32 units.
-
-The coordinate check (`jinit.models.coordinate_check`) fits the slope of log size against log width,
-of what comes out of every layer. For SP the first step of Adam, which moves every weight by the
-learning rate, gives these powers of the width n:
-
-    layer 1    a sum of 64 terms of one size                                  n^0
-    layer 2    its own weights: a sum of n aligned terms                      n^1
-               what layer 1 changed, through random weights                   n^0
-    logits     their own weights: n aligned terms                             n^1
-               what layer 2 changed, through n weights of size n^(-1/2)       n^(1/2) to n^(3/2)
-
-so that slopes lie at 0, between 0 and 1, and between 1 and 3/2. (Between: at finite width the
-leading power does not stand alone.) muP makes all of them 0. Before training its logits have a
-slope of -1/2, as sums of n independent terms of size 1/n, those of SP 0.
-
-- Slopes that theory gives are compared within standard errors over networks (Student's t, as rare
-  as five standard errors), those between two powers with the interval; the claim that they grow is
-  met if they are above 0 by as much.
-- The best learning rate, on a grid of powers of two, by the mean log training loss after 100
-  steps, in which it falls to 0 linearly. The paper claims that under muP it stays where it is,
-  within one step of the grid here, and that under SP it moves, by more than one step.
-- At the best rate of the base, the widest muP networks are claimed to be better than the base, and
-  better than the same networks under SP: counted over networks, which share their minibatches.
-
-How far the best rate moves under SP no theory says exactly (1/n if layer 2 decides); it is printed.
+`jinit.models.mup` from a base of 32 units. Compared are the slopes of log size against log width
+of what comes out of every layer, with powers of the width; and how the best learning rate moves,
+and what the base's is worth in a wide network, with the paper's claims.
 
 Source: Yang, Hu et al. 2022, "Tensor Programs V: Tuning large neural networks via zero-shot
 hyperparameter transfer", table 3, figures 1, 3 and 5, sections 5 to 8 and appendix D.1.
@@ -56,7 +33,10 @@ COLOURS = ("0.45", PURPLE, BLUE, GREEN, ORANGE)
 COORDINATE_RATE, BATCH, COORDINATE_STEPS = 1e-3, 64, 4
 TRAINING_STEPS = 100
 
-# Slopes of log size: before training, and of the change in the first step of Adam.
+# Slopes of log size: before training; and of the change in the first step of Adam, which moves
+# every weight by the learning rate: between two powers, as the leading one does not stand alone.
+# In layer 2 a sum of n aligned terms (1) beside what layer 1 changed through random weights (0); in
+# the logits n aligned terms (1) beside what layer 2 changed, through n of size n^(-1/2) (to 3/2).
 START = {SP: (0.0, 0.0, 0.0), MUP: (0.0, 0.0, -0.5)}
 POWERS = {SP: ((0.0, 0.0), (0.0, 1.0), (1.0, 1.5)), MUP: ((0.0, 0.0),) * 3}
 
@@ -95,21 +75,11 @@ def parametrised(which: str, width: int, params: Any, adam: Any) -> tuple[Any, A
 def measure(
     checked: tuple[int, ...], networks: int, widths: tuple[int, ...], exponents: range, seeds: int
 ) -> xr.Dataset:
-    """Sizes of coordinates against width, and losses over learning rates.
-
-    Args:
-        checked: widths of the coordinate check.
-        networks: of each.
-        widths: that are trained; the first is the base.
-        exponents: of the learning rates, powers of two.
-        seeds: of each.
-    """
+    """Sizes of coordinates against checked widths, and losses over widths and powers of 2."""
     with console.status("coordinate check"):
-        found = xr.concat(
-            [coordinate_check(which, checked, networks) for which in (SP, MUP)], "which"
-        )
-    losses = training(widths, exponents, seeds)
-    return xr.merge([found.rename(width="checked", seed="network"), losses])
+        found = [coordinate_check(which, checked, networks) for which in (SP, MUP)]
+    sizes = xr.concat(found, "which").rename(width="checked", seed="network")
+    return xr.merge([sizes, training(widths, exponents, seeds)])
 
 
 def coordinate_check(which: str, widths: tuple[int, ...], seeds: int) -> xr.Dataset:
@@ -129,30 +99,25 @@ def coordinate_check(which: str, widths: tuple[int, ...], seeds: int) -> xr.Data
         optimizer = parametrised(which, width, draw(jax.random.key(0)), adam)[1]
         return apply(width), jax.jit(draw), (x,), loss, optimizer
 
-    found = jinit.models.coordinate_check(
-        make, widths, key=jax.random.key(0), steps=COORDINATE_STEPS, seeds=seeds
-    )
+    how = {"key": jax.random.key(0), "steps": COORDINATE_STEPS, "seeds": seeds}
+    found = jinit.models.coordinate_check(make, widths, **how)
     return found.assign_coords(layer=LAYERS, which=which)
 
 
 def training(widths: tuple[int, ...], exponents: range, seeds: int) -> xr.Dataset:
-    """Training losses after all steps."""
+    """Training losses after all steps, in which the rate falls to 0 linearly."""
     data = jinit.data.digits()
 
     def run(key: jax.Array, *, width: int, which: str, rate: jax.Array) -> dict[str, jax.Array]:
         init_key, train_key = jax.random.split(key)
         adam = optax.adam(optax.linear_schedule(rate, 0.0, TRAINING_STEPS))
         params, optimizer = parametrised(which, width, start(init_key, width), adam)
-        result = jinit.train(
-            train_key, network(width), params, None, (data.x_train, data.y_train),
-            optimizer=optimizer, steps=TRAINING_STEPS, batch_size=BATCH,
-        )  # fmt: skip
-        return {"loss": result.loss}
+        how = {"optimizer": optimizer, "steps": TRAINING_STEPS, "batch_size": BATCH}
+        return {"loss": jinit.train(train_key, network(width), params, None, data, **how).loss}
 
-    found = jinit.sweep(
-        run, static={"which": [SP, MUP], "width": widths},
-        traced={"rate": [2.0**exponent for exponent in exponents]}, seeds=seeds,
-    )  # fmt: skip
+    axes = {"which": [SP, MUP], "width": widths}
+    rates = [2.0**exponent for exponent in exponents]
+    found = jinit.sweep(run, static=axes, traced={"rate": rates}, seeds=seeds)
     return found.rename(rate="exponent").assign_coords(exponent=list(exponents)).astype(float)
 
 
@@ -171,31 +136,27 @@ def compare_coordinates(data: xr.Dataset) -> list[Check]:
     found, last = [], COORDINATE_STEPS
     for which in (SP, MUP):
         own = data.sel(which=which)
-        estimate = average(own.size_slope.sel(step=0), "network")
-        found += compare(
-            f"{which}: slope of log |coordinate|, {estimate.seeds} networks of each width",
-            "before training, {layer}", START[which], estimate, "formula",
-        )  # fmt: skip
+        start = average(own.size_slope.sel(step=0), "network")
+        group = f"{which}: slope of log |coordinate|, {start.seeds} networks of each width"
+        found += compare(group, "before training, {layer}", START[which], start, "formula")
         low, high = np.transpose(POWERS[which])
-        between = [f"{name}: {a:g} to {b:g}" if b > a else name
-                   for name, a, b in zip(LAYERS, low, high, strict=True)]  # fmt: skip
+        names = zip(LAYERS, low, high, strict=True)
+        between = [f"{name}: {a:g} to {b:g}" if b > a else name for name, a, b in names]
         # Later steps of SP leave the first order, in which powers are known.
         for step in (1,) if which == SP else (1, last):
-            slopes = average(
-                own.change_slope.sel(step=step).assign_coords(layer=between), "network"
-            )
-            found += compare(
-                f"{which}: slope of log |change|, {step} step{'s'[: step > 1]} of Adam", "{layer}",
-                (low + high) / 2, slopes, "formula", slopes.tolerance + (high - low) / 2,
-            )  # fmt: skip
+            change = own.change_slope.sel(step=step).assign_coords(layer=between)
+            slope = average(change, "network")
+            group = f"{which}: slope of log |change|, {step} step{'s'[: step > 1]} of Adam"
+            allowed = slope.tolerance + (high - low) / 2
+            found += compare(group, "{layer}", (low + high) / 2, slope, "formula", allowed)
     own = data.sel(which=SP)
     for what, slopes in (
         ("change of layer 2, 1 step", own.change_slope.sel(step=1, layer="layer 2")),
         ("change of the logits, 1 step", own.change_slope.sel(step=1, layer="logits")),
         (f"logits, {last} steps", own.size_slope.sel(step=last, layer="logits")),
     ):
-        estimate = average(slopes, "network")
-        grows = float(estimate.mean > estimate.tolerance)
+        slope = average(slopes, "network")
+        grows = float(slope.mean > slope.tolerance)
         found.append(Check(f"{SP}: blows up with width", what, 1.0, grows, 0.0, "claim"))
     return found
 
@@ -207,16 +168,17 @@ def compare_rates(data: xr.Dataset) -> list[Check]:
     narrow, wide = (int(data.width[i]) for i in (0, -1))
     rate = int(best.sel(which=MUP, width=narrow))  # the base is the same network in both
     logs = log_loss(data).sel(exponent=rate)
-    sp, mup = (logs.sel(which=which, width=wide) for which in (SP, MUP))
+    sp, mup, base = (
+        logs.sel(which=w, width=n) for w, n in ((SP, wide), (MUP, wide), (MUP, narrow))
+    )
     group = f"best learning rate, widths {narrow} to {wide}"
     share = f"share of networks, at the best rate of the base, 2^{rate}"
     rows = (
         (group, "muP: largest move in powers of 2", 0.0, moves.sel(which=MUP), 1.0),
         (group, "SP: moves by more than one", 1.0, moves.sel(which=SP) > 1, 0.0),
-        (share, f"muP: better at {wide} than at {narrow}", 1.0,
-         (mup < logs.sel(which=MUP, width=narrow)).mean(), 0.0),
+        (share, f"muP: better at {wide} than at {narrow}", 1.0, (mup < base).mean(), 0.0),
         (share, f"at {wide}: muP better than SP", 1.0, (mup < sp).mean(), 0.0),
-    )  # fmt: skip
+    )
     return [Check(*row[:3], float(row[3]), row[4], "claim") for row in rows]
 
 

@@ -3,14 +3,8 @@
 The eigenvalues of J J^T, J = D_L W_L ... D_1 W_1, of deep networks at their critical point:
 Gaussian weights spread them over orders of magnitude however the activation is chosen, and so does
 ReLU whatever the weights; orthogonal weights with tanh keep them near 1 for many layers. The
-numbers of the papers' formulas are compared with `jinit.theory.jacobian_spectrum` to their last
-digit, and theory with the Jacobians of networks of widths N and 2 N:
-their mean eigenvalue; their second moment in units of the squared mean of each network, whose
-scatter multiplies all eigenvalues alike; and their largest in units of that mean. At finite width
-it stays below the edge E: where theory's density ends as (c / pi) sqrt(E - x), the largest of N is,
-in the mean, at E - 1.2065 (c N)^(-2/3) (Tracy & Widom 1996; real matrices), which is taken out.
-What is left goes as 1/N and drops out of 2 m(2 N) - m(N), which must be theory's number within
-five standard errors over networks (Student's t).
+numbers of the papers' formulas are compared with `jinit.theory.jacobian_spectrum`, and theory with
+mean, second moment and largest eigenvalue of networks of widths N and 2 N, extrapolated.
 
 Sources: Pennington et al., "Resurrecting the sigmoid" (2017); "The emergence of spectral
 universality in deep networks" (2018).
@@ -92,10 +86,8 @@ def measure(seeds: int, width: int) -> xr.Dataset:
         params, state = jinit.init(init_key, net, scheme, gain=gain, bias_var=bias_var)
         return {"eigenvalue": jinit.measure_jacobian_spectrum(net, params, state, x)[0]}
 
-    return jinit.sweep(
-        run, static={"ensemble": tuple(ENSEMBLES), "units": [width, 2 * width]}, seeds=seeds,
-        dims={"eigenvalue": ("rank",)},
-    ).astype(float)  # fmt: skip
+    axes = {"ensemble": tuple(ENSEMBLES), "units": [width, 2 * width]}
+    return jinit.sweep(run, static=axes, seeds=seeds, dims={"eigenvalue": ("rank",)}).astype(float)
 
 
 def below_edge(theory: jinit.theory.JacobianSpectrum, width: int) -> float:
@@ -111,7 +103,7 @@ def statistics(eigenvalue: xr.DataArray, theory: jinit.theory.JacobianSpectrum) 
     """Mean, second moment and largest, less what the width takes from the largest; `[3]`."""
     width = int(eigenvalue.units)
     eigenvalue = eigenvalue.isel(rank=slice(width))  # of a narrow one the others are not there
-    mean = eigenvalue.mean("rank")
+    mean = eigenvalue.mean("rank", skipna=False)
     below = below_edge(theory, width) / float(theory.moments[0])
     second = (eigenvalue**2).mean("rank") / mean**2
     largest = eigenvalue.max("rank") / mean - below
@@ -120,15 +112,14 @@ def statistics(eigenvalue: xr.DataArray, theory: jinit.theory.JacobianSpectrum) 
 
 def compare_with_print() -> list[Check]:
     """The numbers of the papers' formulas beside theory."""
-    return [
-        printed(
-            f"{quantity} of the eigenvalues, jinit.theory.jacobian_spectrum",
-            f"{activation}, {weights}, L = {depth}" + (f", q = {q:g}" if q != 1 else ""), text,
-            getattr(jinit.theory.jacobian_spectrum(activation, depth, weights, q=q), quantity),
-        )
-        for quantity, activation, weights, q, texts in PUBLISHED
-        for depth, text in texts.items()
-    ]  # fmt: skip
+    found = []
+    for quantity, activation, weights, q, texts in PUBLISHED:
+        group = f"{quantity} of the eigenvalues, jinit.theory.jacobian_spectrum"
+        for depth, text in texts.items():
+            theory = jinit.theory.jacobian_spectrum(activation, depth, weights, q=q)
+            what = f"{activation}, {weights}, L = {depth}" + (f", q = {q:g}" if q != 1 else "")
+            found.append(printed(group, what, text, getattr(theory, quantity)))
+    return found
 
 
 def checks(data: xr.Dataset) -> list[Check]:
@@ -141,10 +132,8 @@ def checks(data: xr.Dataset) -> list[Check]:
         expected = [mean, theory.moments[1] / mean**2, theory.largest / mean]
         samples = data.eigenvalue.sel(ensemble=name)
         seen = extrapolate(*(statistics(samples.sel(units=n), theory) for n in (narrow, wide)))
-        found += compare(
-            f"{name}: {data.sizes['seed']} nets of {narrow} and {wide} units", "{what}", expected,
-            seen, "theory",
-        )  # fmt: skip
+        group = f"{name}: {seen.seeds} nets of {narrow} and {wide} units"
+        found += compare(group, "{what}", expected, seen, "theory")
     return found
 
 

@@ -3,20 +3,9 @@
 Linear, ReLU and tanh networks of width 600 with batch norm (eps = 0, in training mode) on batches
 of random inputs. On its way back the squared gradient grows by a factor per layer that no choice
 of weights can change; the smaller the batch, the larger it is. Compared are
-
-- `jinit.theory.batch_norm_growth` with the published closed forms and digits; for linear networks
-  the expectations of any activation, by quadrature, with the closed form (B - 2) / (B - 3);
-- the growth in simulated networks with theory, for batches of 8 and more within the published
-  1 %: the slope of the mean log squared gradient against the layer, three layers left out at each
-  end. The log falls behind theory's mean by half the variance that each layer adds, of order
-  1 / width: about 0.2 % at a batch of 8. At a batch of 4 the inverse variance over the batch has no
-  second moment, and simulations come out 4 to 6 % low; they are drawn and noted, not checked.
-  For tanh at 64 the published list says 1.1918 where the formula gives 1.192264, by quadrature, by
-  expansion and by sampling alike: that is compared with the simulation;
-- deep networks of GELU and SiLU, in large batches of which samples do not stay equally long
-  (`jinit.theory.batch_norm_stability` above 1), so that the formula does not hold, with the 1.39 of
-  the published list, within its rounding and five standard errors. In small batches SiLU follows
-  the formula.
+`jinit.theory.batch_norm_growth` with the published closed forms and digits; the growth in networks
+with theory, within the published 1 %; and where samples do not stay equally long, so that theory's
+formula does not hold (large batches of GELU and SiLU), with the published simulation.
 
 Source: Yang, Pennington, Rao, Sohl-Dickstein & Schoenholz 2019, "A Mean Field Theory of Batch
 Normalization".
@@ -33,18 +22,7 @@ import xarray as xr
 from harness.checks import Check, half_unit, printed
 from harness.estimates import STANDARD_ERRORS
 from harness.experiment import Experiment
-from harness.figures import (
-    BLUE,
-    GREEN,
-    LABELS,
-    ORANGE,
-    PURPLE,
-    Figure,
-    label,
-    named_ticks,
-    panels,
-    points,
-)
+from harness.figures import LABELS, STYLES, Figure, label, named_ticks, panels, points
 
 import jinit
 
@@ -53,13 +31,6 @@ AGREEMENT = 0.01  # published, for batches of 8 and more at widths of 600 and mo
 EXPECTATION = 1e-9  # relative, of expectations by quadrature against a closed form
 SETTLED = 20  # layers after which networks have left an unstable fixed point
 
-STYLES = {
-    "identity": {"color": BLUE, "marker": "o"},
-    "relu": {"color": GREEN, "marker": "s"},
-    "tanh": {"color": ORANGE, "marker": "^"},
-    "silu": {"color": PURPLE, "marker": "D"},
-    "gelu": {"color": "0.45", "marker": "v"},
-}
 SYMMETRIC = ("identity", "relu", "tanh")  # the formula holds for them in any batch
 
 PUBLISHED = {
@@ -87,13 +58,10 @@ def measure(seeds: int, depth: int, batches: dict[str, tuple[int, ...]]) -> xr.D
         seen = jinit.layer_signals(net, params, state, x, key=probe_key)
         return {"log_square": 2 * seen.log_grad[:-1]}  # the last layer is the linear readout
 
-    found = jinit.sweep(
-        run, static={"cell": range(len(cells))}, seeds=seeds, dims={"log_square": ("layer",)}
-    ).astype(float)  # fmt: skip
-    names, sizes = zip(*cells, strict=True)
-    return found.assign_coords(
-        activation=("cell", list(names)), batch=("cell", list(sizes)), layer=range(1, depth + 1)
-    )
+    axes, dims = {"cell": range(len(cells))}, {"log_square": ("layer",)}
+    found = jinit.sweep(run, static=axes, seeds=seeds, dims=dims).astype(float)
+    names, sizes = (("cell", list(each)) for each in zip(*cells, strict=True))
+    return found.assign_coords(activation=names, batch=sizes, layer=range(1, depth + 1))
 
 
 def growths(data: xr.Dataset) -> pd.DataFrame:
@@ -114,9 +82,8 @@ def growths(data: xr.Dataset) -> pd.DataFrame:
         steps = -np.diff(inner, axis=1)
         error = math.sqrt(1.2 * steps.var(ddof=1) / steps.size)
         rows.append((activation, batch, log, math.exp(log), error, steps.var() / 2))
-    return pd.DataFrame(
-        rows, columns=["activation", "batch", "log", "factor", "error", "half_variance"]
-    )
+    names = ["activation", "batch", "log", "factor", "error", "half_variance"]
+    return pd.DataFrame(rows, columns=names)
 
 
 @cache
@@ -139,11 +106,10 @@ def formula(activation: str, batch: int | None) -> float:
 def compare_theory() -> list[Check]:
     """Published digits and closed forms beside jinit.theory."""
     group = "Growth of the squared gradient per layer, jinit.theory.batch_norm_growth"
-    found = [
-        printed(group, f"{LABELS[name]}, {f'batch {batch}' if batch else 'large batch'}", text,
-                formula(name, batch))
-        for (name, batch), text in PUBLISHED.items()
-    ]  # fmt: skip
+    found = []
+    for (name, batch), text in PUBLISHED.items():
+        what = f"{LABELS[name]}, {f'batch {batch}' if batch else 'large batch'}"
+        found.append(printed(group, what, text, formula(name, batch)))
     for batch in (4, 8, 16, 64):
         closed = (batch - 2) / (batch - 3)
         # The library knows "identity" by the closed form itself, but not a function.

@@ -216,20 +216,20 @@ def drawn(hanin):
             {"layer": np.arange(len(widths)) + 1},
         )
 
-    shapes = [through(shape.widths) for shape in hanin.ALL.values()]
-    return xr.concat(shapes, "shape", join="outer").assign_coords(shape=list(hanin.ALL))
+    shapes = [through(widths) for widths in hanin.SHAPES.values()]
+    return xr.concat(shapes, "shape", join="outer").assign_coords(shape=list(hanin.SHAPES))
 
 
 def test_hanin_networks_of_the_law_pass(hanin, drawn):
-    checks = hanin.checks(drawn)
+    checks = hanin.EXPERIMENT.checks(drawn)
     assert missed(checks) == []
     assert len(checks) == 33
 
 
 def test_hanin_a_wrong_theory_misses_and_is_allowed_no_more(hanin, drawn, monkeypatch):
-    right = hanin.checks(drawn)
+    right = hanin.EXPERIMENT.checks(drawn)
     replaced(monkeypatch, "finite_width", jacobian_var=lambda found: 1.2 * found.jacobian_var)
-    checks = hanin.checks(drawn)
+    checks = hanin.EXPERIMENT.checks(drawn)
     assert same_tolerances(checks, right)
     slopes = [c for c in checks if c.group.endswith("sum 1/n")]
     assert missed(slopes) == [check.what for check in slopes]
@@ -241,7 +241,7 @@ def test_hanin_a_wrong_theory_misses_and_is_allowed_no_more(hanin, drawn, monkey
 def test_hanin_linear_networks_miss_relu_theory(hanin, drawn):
     # Linear ones scatter by 2/n, not 5/n.
     linear = drawn.assign(gradient=math.sqrt(2 / 5) * drawn.gradient)
-    names = missed(hanin.checks(linear))
+    names = missed(hanin.EXPERIMENT.checks(linear))
     assert {"slope of 4 shapes", "second moment", "distance from the law"} <= set(names)
 
 
@@ -249,7 +249,7 @@ def test_hanin_networks_with_a_layer_that_is_off_are_left_out(hanin, drawn):
     off = drawn.copy(deep=True)
     off.signal.loc[{"shape": "constant 30", "seed": 0, "layer": 3}] = -np.inf
     off.gradient.loc[{"shape": "constant 30", "seed": 1}] = np.nan
-    assert missed(hanin.checks(off)) == []
+    assert missed(hanin.EXPERIMENT.checks(off)) == []
     assert "2 of 15000" in "".join(hanin.notes(off))
 
 
