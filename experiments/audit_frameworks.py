@@ -226,30 +226,24 @@ def notes(data: xr.Dataset) -> Iterator[Any]:
 
     def cell(row: Any) -> str:
         whose = "all" if tuple(row.matches.split()) == COMPARED else row.matches.replace(" ", ", ")
-        gain = "" if math.isnan(row.gain) else f", {row.gain:.3f}"
         std = f"= {row['mean']:g}" if row.distribution == "constant" else f"{row['std']:.4f}"
-        return f"{whose}\n{std}{gain}"
+        return f"{whose}\n{std}" + ("" if math.isnan(row.gain) else f", {row.gain:.3f}")
 
     rows = parameters_of(data).assign(text=lambda rows: rows.apply(cell, axis=1))
     for model, own in rows.groupby("model", sort=False):
         cells = own.drop_duplicates(["name", "of"]).pivot(index="name", columns="of", values="text")
         cells = cells.loc[own.name.drop_duplicates(), list(RULES)]
-        lines = [(name, *row, "yes" if len({text.split("\n")[0] for text in row}) > 1 else "")
-                 for name, *row in cells.itertuples()]  # fmt: skip
-        yield table(f"{model}: default initialisations", ("", *RULES, "differ"), lines)
-    yield ("In each cell the conventions it matches, then the std and gain = std sqrt(fan_in). "
-           "Haiku's attention has no default: VarianceScaling() was given.\n")  # fmt: skip
-    header = ("", ">gradient² per layer, gain²/2", ">measured", ">rms of the last pre-activations",
-              ">rms gradient, first / last")  # fmt: skip
-    lines = []
+        cells["differ"] = [
+            "yes" if len({t.split()[0] for t in r}) > 1 else "" for r in cells.values
+        ]
+        yield table(f"{model}: default initialisations", ("", *cells), cells.itertuples())
+    yield "In each cell the conventions it matches, then the std and gain = std sqrt(fan_in)."
+    yield "Haiku's attention has no default: VarianceScaling() was given.\n"
     for name, deep in data.mean("seed").groupby("framework"):
-        signal, gradient = (
-            float(deep[what].squeeze()[i]) for what, i in (("signal", -1), ("gradient", 0))
-        )
-        lines.append((str(name), f"{RULES[str(name)].gain ** 2 / 2:.4f}",
-                      f"{math.exp(gradient / (DEPTH - 1)):.4f}",
-                      *(f"{math.exp(x / 2):.2e}" for x in (signal, gradient))))  # fmt: skip
-    yield table(f"ReLU MLP of {DEPTH} layers of {WIDTH} units by defaults", header, lines)
+        signal, gradient = float(deep.signal.squeeze()[-1]), float(deep.gradient.squeeze()[0])
+        yield f"{name}: the squared gradient falls by {math.exp(gradient / (DEPTH - 1)):.4f} per "
+        yield f"layer (gain²/2 is {RULES[str(name)].gain ** 2 / 2:.4f}), its rms by "
+        yield f"{math.exp(gradient / 2):.2e}; the last signal's rms is {math.exp(signal / 2):.2e}."
 
 
 def figure(data: xr.Dataset) -> Figure:

@@ -10,6 +10,7 @@ fully connected, of width 64, on digits. VLReLU is its leaky ReLU of slope 0.333
 Source: Mishkin & Matas 2016, "All you need is a good init", arXiv 1511.06422.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 from functools import cache
@@ -204,27 +205,23 @@ def compare_training(data: xr.Dataset) -> list[Check]:
 def notes(data: xr.Dataset) -> Iterator[str]:
     """What the table does not say."""
     off = abs(data.unseen - 1).max(["net", "layer"]).to_series()
-    yield (f"On digits that LSUV has not seen the variance is off by up to {off.max():.2f} "
-           f"({', '.join(off.idxmax())}; not a check).")  # fmt: skip
+    worst = ", ".join(off.idxmax())
+    yield f"Off by up to {off.max():.2f} on digits that LSUV has not seen ({worst}; not a check)."
     for name in ("gelu", "silu", *data.trained.values.tolist()):
         # Where LSUV puts a network: q = 1 and theory's gain.
         chi = jinit.theory.chi(activation(name), 1.0, weight_var=gain(name) ** 2)
-        yield (f"{LABELS[name]}: after LSUV theory's squared gradient grows by "
-               f"{chi.perpendicular:.3f} per layer, a sample's departure in squared length by "
-               f"{chi.parallel:.3f}.")  # fmt: skip
+        yield f"{LABELS[name]}, by theory: after LSUV the squared gradient grows by "
+        yield f"{chi.perpendicular:.3f} per layer, a departure in length by {chi.parallel:.3f}."
     if "tanh" in data.trained:
         best, short, allowed = shortfall(data.accuracy.sel(depth=FITNET, trained="tanh"))
         if short > allowed:
-            yield (
-                f"Not confirmed: tanh, {FITNET} layers, LSUV better or equal: its median is "
-                f"{short:.3f} below that of {best}, five standard errors are {allowed:.3f}."
-            )
-    if DEEPER in data.depth:
-        for name, row in (data.accuracy.sel(depth=DEEPER) > LEARNS).groupby("trained"):
-            counts = row.squeeze("trained").sum("seed").to_series()
-            learned = ", ".join(f"{scheme} {count}" for scheme, count in counts.items())
-            yield (f"{LABELS[str(name)]}, {DEEPER} layers: above {LEARNS} of {data.sizes['seed']} "
-                   f"nets: {learned} (not a check).")  # fmt: skip
+            yield f"Not confirmed: tanh, {FITNET} layers, LSUV better or equal: its median is "
+            yield f"{short:.3f} below that of {best}, five standard errors are {allowed:.3f}."
+    learned = (data.accuracy > LEARNS).sum("seed").sel(depth=data.depth == DEEPER)
+    for name, depth in itertools.product(learned.trained.values, learned.depth.values):
+        row = learned.sel(trained=name, depth=depth).to_series()
+        counts = ", ".join(f"{scheme} {count}" for scheme, count in row.items())
+        yield f"{LABELS[name]}, {depth} layers, nets above {LEARNS}: {counts} (not a check)."
 
 
 def figure(data: xr.Dataset) -> Figure:

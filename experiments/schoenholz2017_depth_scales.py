@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 import xarray as xr
 from harness.checks import Check, compare, printed
 from harness.estimates import Estimate, extrapolate
@@ -60,19 +61,16 @@ def measure(
     weight_vars: Sequence[float], depths: Sequence[int], seeds: int,
 ) -> xr.Dataset:  # fmt: skip
     """Depth scales in so many networks of either width, and accuracies of trained ones."""
-    scales = measure_scales(decay_vars, layers, wide, narrow)
+    scales = measure_scales(decay_vars, layers, {NARROW: narrow, WIDE: wide})
     return xr.merge([scales, train(weight_vars, depths, seeds)])
 
 
-def measure_scales(weight_vars: Sequence[float], layers: int, wide: int, narrow: int) -> xr.Dataset:
+def measure_scales(weight_vars: Sequence[float], layers: int, nets: dict[int, int]) -> xr.Dataset:
     """xi_q and xi_c of every weight variance: of theory, fitted to its maps, and to networks.
 
     Of the maps, `linear` is the fit to small deviations, `fitted` to as large ones as networks'.
     """
-    runs = [
-        decay(width, layers, seeds, weight_vars)
-        for width, seeds in ((NARROW, narrow), (WIDE, wide))
-    ]
+    runs = [decay(width, layers, seeds, weight_vars) for width, seeds in nets.items()]
     rows = []
     for i, weight_var in enumerate(weight_vars):
         for k, name in enumerate(("xi_q", "xi_c")):
@@ -80,15 +78,12 @@ def measure_scales(weight_vars: Sequence[float], layers: int, wide: int, narrow:
             # Over two e-folds or one: later, what is left is less than the noise.
             last = min(layers, max(2, round((2, 1)[k] * xi)))
             maps = (fit(predicted_decay(weight_var, last, offsets)[k]) for offsets in (SMALL, 1.0))
-            nets = (fit_with_error(nets[:, i, k, : last + 1]) for nets in runs)
-            rows.append([xi, *maps, *(x for net in nets for x in net)])
+            fits = (fit_with_error(run[:, i, k, : last + 1]) for run in runs)
+            rows.append([weight_var, name, xi, *maps, *(x for both in fits for x in both)])
     names = ("xi", "linear", "fitted", "narrow", "narrow_error", "wide", "wide_error")
-    table = np.reshape(rows, (len(weight_vars), 2, len(names)))
-    return xr.Dataset(
-        {name: (("decay_var", "scale"), table[..., j]) for j, name in enumerate(names)},
-        {"decay_var": list(weight_vars), "scale": ["xi_q", "xi_c"]},
-        {"narrow_nets": narrow, "wide_nets": wide},
-    )
+    table = pd.DataFrame(rows, columns=["decay_var", "scale", *names])
+    table = table.set_index(["decay_var", "scale"]).to_xarray().sel(scale=["xi_q", "xi_c"])
+    return table.assign_attrs(narrow_nets=nets[NARROW], wide_nets=nets[WIDE])
 
 
 def fit(differences: np.ndarray) -> float:
@@ -204,16 +199,10 @@ def half_way(depths: Sequence[int], accuracy: np.ndarray) -> float:
     return float(np.exp(logs[after - 1] + share * (logs[after] - logs[after - 1])))
 
 
-def decided_by_xi(weight_var: float) -> bool:
-    """Whether the depth that should train is small beside the width."""
-    return TRAINABLE * theory(weight_var).xi_c <= WIDTH / 2
-
-
 def ordered(found: xr.DataArray) -> xr.DataArray:
-    """What is compared with 6 xi_c: the ordered phase, where xi_c decides."""
-    return found.isel(weight_var=[
-        theory(w).c == 1 and decided_by_xi(w) for w in found.weight_var.values
-    ])  # fmt: skip
+    """What is compared with 6 xi_c: the ordered phase, where that is small beside the width."""
+    exact = [theory(weight_var) for weight_var in found.weight_var.values]
+    return found[[each.c == 1 and TRAINABLE * each.xi_c <= WIDTH / 2 for each in exact]]
 
 
 def measured_scales(data: xr.Dataset) -> Estimate:
@@ -254,35 +243,30 @@ def checks(data: xr.Dataset) -> list[Check]:
 def notes(data: xr.Dataset) -> Iterator[str]:
     """Depths that theory does not decide; how much deeper ten times the steps reach."""
     early, end = factors(data, "early"), factors(data, "end")
-    others = end.drop_sel(weight_var=ordered(end).weight_var)
-    depths = ", ".join(f"{w:g}: {factor:.1f}" for w, factor in others.to_series().items())
-    yield (
-        f"Depth of half accuracy / xi_c in chaos, and where 6 xi_c is more than half the width "
-        f"(nan: deeper than all; not a check): {depths}."
-    )
+    others = end.drop_sel(weight_var=ordered(end).weight_var).to_series()
+    depths = ", ".join(f"{w:g}: {factor:.1f}" for w, factor in others.items())
+    yield "Depth of half accuracy / xi_c in chaos, and where 6 xi_c is more than half the width "
+    yield f"(nan: deeper than all; not a check): {depths}."
     if data.attrs["setting"] == "full":  # the other's depths are too few for it
         early, end = ordered(early), ordered(end)
-        yield (
-            f"In the ordered phase {STEPS} steps reach {float((end - early).mean()):.1f} xi_c "
-            f"deeper than {EARLY}; features that do not learn would give ln 10 + ln(ratio of the "
-            f"depths) = {float((math.log(10) + np.log(end / early)).mean()):.1f} (not a check)."
-        )
+        fixed = float((math.log(STEPS / EARLY) + np.log(end / early)).mean())
+        yield f"In the ordered phase {STEPS} steps reach {float((end - early).mean()):.1f} xi_c "
+        yield f"deeper than {EARLY}; features that do not learn would give ln 10 + ln(ratio of the "
+        yield f"depths) = {fixed:.1f} (not a check)."
 
 
 def figure(data: xr.Dataset) -> Figure:
-    """The heat map; beside it the depth scales, and the depth that trains in their units."""
+    """Where networks train, and the depth scales."""
     note = f"tanh networks of width {WIDTH} on 8 x 8 digits, {STEPS} steps of SGD at a learning "
     note += f"rate of {LEARNING_RATE:g}; biases of variance {BIAS_VAR}"
-    fig, _ = panels("Networks train as deep as signals reach", note, (15, 9.2), rows=0)
-    grid = fig.add_gridspec(2, 2, width_ratios=[1.45, 1])
-    heat, upper, lower = (fig.add_subplot(grid[at]) for at in ((slice(None), 0), (0, 1), (1, 1)))
-    edges = cell_edges(data.weight_var.values)
+    title = "Networks train as deep as signals reach"
+    fig, (heat, side) = panels(title, note, (15, 7.5), columns=2, width_ratios=[1.45, 1])
+    edges, x = cell_edges(data.weight_var.values), "weight variance $\\sigma_w^2$"
     critical = jinit.theory.critical("tanh", bias_var=BIAS_VAR).weight_var
     # Denser towards criticality, where xi_c diverges.
-    off = np.linspace(0.1, 1, 40) ** 2 * np.array([[-critical + edges[0]], [edges[-1] - critical]])
+    off = np.linspace(0.1, 1, 40) ** 2 * np.array([[edges[0] - critical], [edges[-1] - critical]])
     weight_vars = np.sort(critical + off.ravel())
     curve = {n: np.array([getattr(theory(w), n) for w in weight_vars]) for n in ("xi_c", "xi_q")}
-    x, nets = "weight variance $\\sigma_w^2$", measured_scales(data)
 
     depths, accuracy = data.depth.values, data.end.mean("seed").transpose("depth", "weight_var")
     of_depths = np.exp(cell_edges(np.log(depths)))
@@ -291,33 +275,25 @@ def figure(data: xr.Dataset) -> Figure:
     halo = [withStroke(linewidth=5.5, foreground="white", alpha=0.65)]
     line = {"color": "black", "path_effects": halo, "label": "6 $\\xi_c$, theory"}
     heat.plot(weight_vars, TRAINABLE * curve["xi_c"], **line)
-    half = factors(data, "end") * [theory(w).xi_c for w in data.weight_var.values]
-    marks = {"color": BLUE, "marker": "o", "label": "half way from the best accuracy to chance"}
-    points(heat, half.weight_var, half, 0 * half, **marks)
+    xi_c = np.array([theory(w).xi_c for w in data.weight_var.values])
+    for name, taken, colour, marker in (("end", STEPS, BLUE, "o"), ("early", EARLY, GREEN, "v")):
+        half, name = xi_c * factors(data, name), f"half way to chance, {taken} steps"
+        points(heat, half.weight_var, half, 0 * half, color=colour, marker=marker, label=name)
     title, limits = "Training accuracy is lost near 6 $\\xi_c$, in chaos sooner", of_depths[[0, -1]]
     label(heat, title, x, "hidden layers", "lower right", yscale="log", ylim=limits)
     named_ticks(heat.yaxis, depths)
     heat.grid(False)
 
+    nets = measured_scales(data)
     for name, colour, marker in (("xi_c", ORANGE, "o"), ("xi_q", GREEN, "s")):
-        upper.plot(weight_vars, curve[name], color="0.25", linewidth=1.6)
+        side.plot(weight_vars, curve[name], color="0.25", linewidth=1.6)
         found, allowed = (each.sel(scale=name) for each in (nets.mean, nets.tolerance))
         marks = {"color": colour, "marker": marker, "label": f"$\\{name}$ of networks"}
-        points(upper, data.decay_var, found, allowed, errors=1, **marks)
-    upper.plot([], [], color="0.25", linewidth=1.6, label="theory; dashed: critical")
+        points(side, data.decay_var, found, allowed, errors=1, **marks)
+    side.plot([], [], color="0.25", linewidth=1.6, label="theory; dashed: critical")
     title = "Only $\\xi_c$ diverges at criticality (± what is allowed)"
-    label(upper, title, x, "layers", "upper right", yscale="log", ylim=(0.5, 500))
-
-    lower.axhspan(TRAINABLE - ABOUT, TRAINABLE + ABOUT, color="0.92", zorder=0)
-    lower.axhline(TRAINABLE, color="0.25", label=f"6 ± {ABOUT:g}, checked in the ordered phase")
-    for name, taken, colour, marker in (("end", STEPS, BLUE, "o"), ("early", EARLY, ORANGE, "v")):
-        own = factors(data, name)
-        own = own[[decided_by_xi(w) for w in own.weight_var.values]]
-        marks = {"color": colour, "marker": marker, "label": f"after {taken} steps"}
-        points(lower, own.weight_var, own, 0 * own, **marks)
-    title = "About 6 $\\xi_c$; longer training reaches deeper"
-    label(lower, title, x, "depth that trains / $\\xi_c$", "upper center", ylim=(0, 11.5))
-    for axes in (heat, upper, lower):
+    label(side, title, x, "layers", "upper right", yscale="log", ylim=(0.5, 500))
+    for axes in (heat, side):
         axes.axvline(critical, color="0.5", linestyle="--", linewidth=1.4)
         axes.set_xlim(edges[[0, -1]])
     return fig

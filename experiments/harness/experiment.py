@@ -20,15 +20,8 @@ from harness.checks import Check, console, verdict
 from harness.figures import look
 from harness.files import staged, unusable, write_checks, write_data
 
-ROOT = Path(__file__).resolve().parents[2]
-# For the models in tests/zoo.
-sys.path.append(str(ROOT))
-
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # for the models in tests/zoo
 Item = TypeVar("Item")
-
-
-def _nothing(data: xr.Dataset) -> list[str]:
-    return []
 
 
 @dataclass(frozen=True)
@@ -51,7 +44,7 @@ class Experiment:
     """the small setting, which tests run"""
     lacks: str
     """what the small setting leaves out"""
-    notes: Callable[[xr.Dataset], Iterable[Any]] = _nothing
+    notes: Callable[[xr.Dataset], Iterable[Any]] = lambda data: ()
     """what is printed after the table and is no check"""
     cpu_devices: int | None = None
     """None for as many as cores; 1 where LAPACK decomposes batches of matrices, which may hang side
@@ -83,17 +76,13 @@ class Experiment:
         options = self.parse(argv)
         jinit.configure(cpu_devices=self.cpu_devices)
         device = jax.devices()[0]
-        kind = device.device_kind
-        if device.platform == "cpu":
-            kind = f"{platform.machine()}, {os.cpu_count()} cores"
-        console.print(f"{self.name}: jax {jax.__version__} on {device.platform} ({kind})")
-        data = self.measure(**(self.quick if options.quick else self.full))
-        data = data.assign_attrs(
-            experiment=self.name,
-            setting="quick" if options.quick else "full",
-            jax=jax.__version__,
-            device=f"{device.platform} ({kind})",
-        )
+        cores = f"{platform.machine()}, {os.cpu_count()} cores"
+        kind = cores if device.platform == "cpu" else device.device_kind
+        machine = f"jax {jax.__version__} on {device.platform} ({kind})"
+        console.print(f"{self.name}: {machine}")
+        name, setting = ("quick", self.quick) if options.quick else ("full", self.full)
+        data = self.measure(**setting)
+        data = data.assign_attrs(experiment=self.name, setting=name, machine=machine)
         checks = self.checks(data)
         with staged(options.out) as folder:
             write_checks(folder / "published_measured.csv", checks)
@@ -108,18 +97,13 @@ class Experiment:
 
     def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
         """Options; exits for those that cannot be used."""
-        parser = _Parser(
-            prog=f"{self.name}.py", description=(self.doc or "").split("\n\n")[0],
-            allow_abbrev=False,
-        )  # fmt: skip
-        parser.add_argument(
-            "--out", type=Path, default=Path("results") / self.name,
-            help="directory for the figure and the data (default: %(default)s)",
-        )  # fmt: skip
+        about = (self.doc or "").split("\n\n")[0]
+        parser = _Parser(prog=f"{self.name}.py", description=about, allow_abbrev=False)
+        where = "directory for the figure and the data (default: %(default)s)"
+        parser.add_argument("--out", type=Path, default=Path("results") / self.name, help=where)
         parser.add_argument("--quick", action="store_true", help=f"less: without {self.lacks}")
-        parser.add_argument(
-            "--overwrite", action="store_true", help="write over the files of an earlier run"
-        )
+        over = "write over the files of an earlier run"
+        parser.add_argument("--overwrite", action="store_true", help=over)
         options = parser.parse_args(argv)
         problem = unusable(options.out, options.overwrite)
         if problem:
@@ -138,11 +122,6 @@ def steps(items: Sequence[Item], what: str) -> Iterable[Item]:
 
     For what no sweep does, which has its own.
     """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
         yield from bar.track(items, description=what)

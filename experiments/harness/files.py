@@ -1,6 +1,5 @@
 """Where results go: a folder that is complete or untouched, a dataset as NetCDF and as CSV."""
 
-import csv
 import os
 import shutil
 import tempfile
@@ -9,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import xarray as xr
 
 from harness.checks import Check
@@ -62,9 +62,5 @@ def write_data(folder: Path, data: xr.Dataset) -> None:
 
 def write_checks(path: Path, checks: Sequence[Check]) -> None:
     """The printed table as CSV."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow((*Check._fields, "ok"))
-        for check in checks:
-            cells = (f"{v:.9g}" if isinstance(v, float) else v for v in check)
-            writer.writerow([*cells, "yes" if check.ok else "no"])
+    table = pd.DataFrame(checks).assign(ok=["yes" if check.ok else "no" for check in checks])
+    table.to_csv(path, index=False, float_format="%.9g", lineterminator="\n")

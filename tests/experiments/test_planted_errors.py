@@ -708,7 +708,7 @@ def schoenholz(load, monkeypatch):
 
 @pytest.fixture
 def scales(schoenholz):
-    return schoenholz.measure_scales((1.3, 4.0), 8, 48, 150)
+    return schoenholz.measure_scales((1.3, 4.0), 8, {schoenholz.NARROW: 150, schoenholz.WIDE: 48})
 
 
 def accuracies_of(script, factor):
@@ -728,7 +728,8 @@ def by_group(checks, start):
 
 def test_schoenholz_has_its_checks(schoenholz):
     full = schoenholz.EXPERIMENT.full
-    scales = schoenholz.measure_scales(full["decay_vars"], 10, 12, 12)
+    nets = {schoenholz.NARROW: 12, schoenholz.WIDE: 12}
+    scales = schoenholz.measure_scales(full["decay_vars"], 10, nets)
     data = xr.merge([scales, accuracies_of(schoenholz, 6.0)])
     assert len(schoenholz.checks(data)) == 53
 
