@@ -7,22 +7,15 @@ them anew, and asks one. The answers, and what they mean, are in the rooms.
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, overload
-
-import numpy as np
+from typing import Any, TypeVar
 
 from jinit.theory.layers import finite_width as _finite_width
 from jinit.theory.layers import gradients, norms
 from jinit.theory.layers import scatter_depth as _scatter_depth
 from jinit.theory.layers import trajectory as _trajectory
 from jinit.theory.layers.finite_width import FiniteWidth
-from jinit.theory.layers.trajectory import Trajectory
 from jinit.theory.maps import correlations, criticality, lengths
 from jinit.theory.maps import depth_scales as _depth_scales
-from jinit.theory.maps.correlations import CorrelationFixedPoint
-from jinit.theory.maps.criticality import Chi
-from jinit.theory.maps.depth_scales import DepthScales
-from jinit.theory.maps.lengths import LengthFixedPoint
 from jinit.theory.maps.wide import WideLayer
 from jinit.theory.moments.arguments import variance
 from jinit.theory.moments.curve import ActivationLike, curve
@@ -47,6 +40,7 @@ __all__ = [
     "trajectory",
 ]
 
+Answer = TypeVar("Answer")
 Face = TypeVar("Face", bound=Callable[..., Any])
 
 
@@ -90,50 +84,60 @@ class Ensemble(WideLayer):
 
 # --- each question as a function ----------------------------------------------------------------
 
-
-def _face(function: Face) -> Face:
-    """Append what the method says of itself, as all but the shared arguments is written there."""
-    method = inspect.getdoc(getattr(Ensemble, function.__name__))
-    shared = "The first argument and the variances are those of `Ensemble`."
-    function.__doc__ = f"{inspect.getdoc(function)}\n\n{shared}\n\n{method}"
-    return function
+_FIELDS = ("activation", "weight_var", "bias_var")
+_REQUIRED = inspect.Parameter.empty
+_NAMED, _ANY = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
-@_face
-def length_map(
-    activation: ActivationLike, q: float, *, weight_var: float, bias_var: float = 0.0
-) -> float:
-    """`Ensemble.length_map`.
+def _face(method: Callable[..., Answer], **defaults: float) -> Callable[..., Answer]:
+    """The function that asks a method once: an ensemble's arguments stand for its first one.
 
-    >>> round(length_map("relu", 1.0, weight_var=2.0), 12)
-    1.0
+    Args:
+        method: of `Ensemble`.
+        **defaults: of the variances, 0 for biases.
     """
-    return Ensemble(activation, weight_var=weight_var, bias_var=bias_var).length_map(q)
+    variances = [
+        inspect.Parameter(name, _NAMED, default=default, annotation=float)
+        for name, default in (
+            {"weight_var": inspect.Parameter.empty, "bias_var": 0.0} | defaults
+        ).items()
+    ]
+    own = list(inspect.signature(method).parameters.values())[1:]
+    first = [inspect.Parameter("activation", _ANY, annotation=ActivationLike)]
+    signature = inspect.Signature(sorted([*first, *own, *variances], key=lambda p: p.kind))
+
+    def face(*args: Any, **kwargs: Any) -> Answer:
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        net = Ensemble(**{name: given.arguments.pop(name) for name in _FIELDS})
+        return method(net, **given.arguments)
+
+    face.__name__ = face.__qualname__ = method.__name__
+    face.__signature__ = signature  # type: ignore[attr-defined]
+    return _told(face)
 
 
-@overload
-def length_fixed_point(
-    activation: ActivationLike,
-    *,
-    weight_var: float,
-    bias_var: float = 0.0,
-    q: float = 1.0,
-    all_points: Literal[False] = False,
-) -> float: ...
+def _told(face: Face) -> Face:
+    """A face says of itself what the method says."""
+    own = (inspect.getdoc(face), inspect.getdoc(getattr(Ensemble, face.__name__)))
+    shared = "The activation and the variances are those of `Ensemble`."
+    face.__doc__ = "\n\n".join([*filter(None, own), shared])
+    return face
 
 
-@overload
-def length_fixed_point(
-    activation: ActivationLike,
-    *,
-    weight_var: float,
-    bias_var: float = 0.0,
-    q: float = 1.0,
-    all_points: Literal[True],
-) -> tuple[LengthFixedPoint, ...]: ...
+length_map = _face(lengths.length_map)
+correlation_map = _face(correlations.correlation_map)
+correlation_trajectory = _face(correlations.correlation_trajectory)
+chi = _face(criticality.chi, weight_var=1.0)
+phase = _face(criticality.phase)
+depth_scales = _face(_depth_scales.depth_scales)
+trajectory = _face(_trajectory.trajectory)
+gradient_log_slope = _face(gradients.gradient_log_slope, weight_var=1.0)
+layer_norm_growth = _face(norms.layer_norm_growth, weight_var=1.0)
+scatter_depth = _face(_scatter_depth.scatter_depth)
 
 
-@_face
+@_told
 def length_fixed_point(
     activation: ActivationLike,
     *,
@@ -141,67 +145,13 @@ def length_fixed_point(
     bias_var: float = 0.0,
     q: float = 1.0,
     all_points: bool = False,
-) -> float | tuple[LengthFixedPoint, ...]:
-    """`Ensemble.length_fixed_point`; with all_points `Ensemble.length_fixed_points`."""
+) -> Any:
+    """`Ensemble.length_fixed_point`; with all_points the tuple `Ensemble.length_fixed_points`."""
     net = Ensemble(activation, weight_var=weight_var, bias_var=bias_var)
     return net.length_fixed_points() if all_points else net.length_fixed_point(q)
 
 
-@_face
-def correlation_map(
-    activation: ActivationLike,
-    c: float,
-    *,
-    weight_var: float,
-    bias_var: float = 0.0,
-    q: float | None = None,
-) -> float:
-    """`Ensemble.correlation_map`.
-
-    >>> round(correlation_map("relu", 0.0, weight_var=2.0, q=1.0), 8)
-    0.31830989
-    """
-    return Ensemble(activation, weight_var=weight_var, bias_var=bias_var).correlation_map(c, q=q)
-
-
-@_face
-def correlation_trajectory(
-    activation: ActivationLike,
-    c: float,
-    *,
-    depth: int,
-    weight_var: float,
-    bias_var: float = 0.0,
-    input_second_moment: float = 1.0,
-) -> np.ndarray:
-    """`Ensemble.correlation_trajectory`."""
-    net = Ensemble(activation, weight_var=weight_var, bias_var=bias_var)
-    return net.correlation_trajectory(c, depth=depth, input_second_moment=input_second_moment)
-
-
-@overload
-def correlation_fixed_point(
-    activation: ActivationLike,
-    *,
-    weight_var: float,
-    bias_var: float = 0.0,
-    q: float | None = None,
-    all_points: Literal[False] = False,
-) -> float: ...
-
-
-@overload
-def correlation_fixed_point(
-    activation: ActivationLike,
-    *,
-    weight_var: float,
-    bias_var: float = 0.0,
-    q: float | None = None,
-    all_points: Literal[True],
-) -> tuple[CorrelationFixedPoint, ...]: ...
-
-
-@_face
+@_told
 def correlation_fixed_point(
     activation: ActivationLike,
     *,
@@ -209,37 +159,13 @@ def correlation_fixed_point(
     bias_var: float = 0.0,
     q: float | None = None,
     all_points: bool = False,
-) -> float | tuple[CorrelationFixedPoint, ...]:
+) -> Any:
     """`Ensemble.correlation_fixed_point`; with all_points `Ensemble.correlation_fixed_points`."""
     net = Ensemble(activation, weight_var=weight_var, bias_var=bias_var)
     return net.correlation_fixed_points(q=q) if all_points else net.correlation_fixed_point(q=q)
 
 
-@_face
-def chi(activation: ActivationLike, q: float, *, weight_var: float = 1.0) -> Chi:
-    """`Ensemble.chi`."""
-    return Ensemble(activation, weight_var=weight_var).chi(q)
-
-
-@_face
-def phase(activation: ActivationLike, *, weight_var: float, bias_var: float = 0.0) -> str:
-    """`Ensemble.phase`.
-
-    >>> phase("tanh", weight_var=2.0, bias_var=0.05)
-    'chaotic'
-    """
-    return Ensemble(activation, weight_var=weight_var, bias_var=bias_var).phase()
-
-
-@_face
-def depth_scales(
-    activation: ActivationLike, *, weight_var: float, bias_var: float = 0.0
-) -> DepthScales:
-    """`Ensemble.depth_scales`."""
-    return Ensemble(activation, weight_var=weight_var, bias_var=bias_var).depth_scales()
-
-
-@_face
+@_told
 def jacobian_spectrum(
     activation: ActivationLike,
     depth: int,
@@ -259,57 +185,7 @@ def jacobian_spectrum(
     return net.jacobian_spectrum(depth, weights, q=q, moments=moments, points=points)
 
 
-@_face
-def trajectory(
-    activation: ActivationLike,
-    *,
-    depth: int,
-    weight_var: float,
-    bias_var: float = 0.0,
-    input_second_moment: float = 1.0,
-    width: int | None = None,
-    norm: str | None = None,
-    batch: int | None = None,
-    residual: bool = False,
-    branch_scale: float = 1.0,
-    allow_unstable: bool = False,
-) -> Trajectory:
-    """`Ensemble.trajectory`."""
-    return Ensemble(activation, weight_var=weight_var, bias_var=bias_var).trajectory(
-        depth=depth, input_second_moment=input_second_moment, width=width, norm=norm, batch=batch,
-        residual=residual, branch_scale=branch_scale, allow_unstable=allow_unstable,
-    )  # fmt: skip
-
-
-@_face
-def gradient_log_slope(
-    activation: ActivationLike,
-    *,
-    weight_var: float = 1.0,
-    bias_var: float = 0.0,
-    norm: str | None = None,
-    batch: int | None = None,
-    residual: bool = False,
-    branch_scale: float = 1.0,
-    q: float | None = None,
-    allow_unstable: bool = False,
-) -> float:
-    """`Ensemble.gradient_log_slope`."""
-    return Ensemble(activation, weight_var=weight_var, bias_var=bias_var).gradient_log_slope(
-        norm=norm, batch=batch, residual=residual, branch_scale=branch_scale, q=q,
-        allow_unstable=allow_unstable,
-    )  # fmt: skip
-
-
-@_face
-def layer_norm_growth(
-    activation: ActivationLike, *, weight_var: float = 1.0, bias_var: float = 0.0
-) -> float:
-    """`Ensemble.layer_norm_growth`."""
-    return Ensemble(activation, weight_var=weight_var, bias_var=bias_var).layer_norm_growth()
-
-
-@_face
+@_told
 def finite_width(
     activation: ActivationLike,
     widths: Sequence[int],
@@ -321,20 +197,6 @@ def finite_width(
     """`Ensemble.finite_width`; weight_var None is 1 / E[phi'^2] at q."""
     net = _critical_unless(weight_var, activation, 1.0 if q is None else q, bias_var)
     return net.finite_width(widths, q=q)
-
-
-@_face
-def scatter_depth(
-    activation: ActivationLike,
-    *,
-    weight_var: float,
-    bias_var: float = 0.0,
-    q: float = 1.0,
-    width: int = 128,
-) -> int:
-    """`Ensemble.scatter_depth`."""
-    net = Ensemble(activation, weight_var=weight_var, bias_var=bias_var)
-    return net.scatter_depth(q=q, width=width)
 
 
 def _critical_unless(

@@ -59,6 +59,10 @@ def correlation_map(layer: WideLayer, c: float, *, q: float | None = None) -> fl
 
     Raises:
         ValueError: c or a variance out of range; lengths that settle nowhere, without q.
+
+    >>> from jinit.theory import correlation_map
+    >>> round(correlation_map("relu", 0.0, weight_var=2.0, q=1.0), 8)
+    0.31830989
     """
     c = correlation("c", c)
     return 1 - _next(layer, _length(layer, q), 1 - c)

@@ -111,7 +111,12 @@ def chi_at(layer: WideLayer, q: float) -> Chi:
 
 
 def phase(layer: WideLayer) -> str:
-    """`ordered`, `chaotic` or `critical` (chi within 1e-6 of 1), where the lengths settle."""
+    """`ordered`, `chaotic` or `critical` (chi within 1e-6 of 1), where the lengths settle.
+
+    >>> from jinit.theory import phase
+    >>> phase("tanh", weight_var=2.0, bias_var=0.05)
+    'chaotic'
+    """
     found = chi_at(layer, limit_length(layer)).perpendicular
     if abs(found - 1) < _PHASE:
         return "critical"

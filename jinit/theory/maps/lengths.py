@@ -55,6 +55,10 @@ def length_map(layer: WideLayer, q: float) -> float:
 
     Raises:
         ValueError: a negative variance; moments that diverge.
+
+    >>> from jinit.theory import length_map
+    >>> round(length_map("relu", 1.0, weight_var=2.0), 12)
+    1.0
     """
     return layer.length(variance("q", q))
 
