@@ -7,7 +7,7 @@ and its entries are then put where the model reads them.
 import math
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,21 +17,22 @@ from jaxtyping import ArrayLike
 
 from jinit import checks, schemes, theory
 from jinit.activations import ACTIVATIONS
-from jinit.models.tracing.model import TracedModel, face
-from jinit.models.tracing.roles import Role
+from jinit.models.tracing.roles import Role, roles
+from jinit.models.tracing.uses import Kind
 from jinit.models.tracing.values import RoleError
 from jinit.runtime import keys_after
 
-__all__ = ["reinit", "reinit_traced"]
+__all__ = ["reinit"]
 
 
-def reinit_traced(
-    model: TracedModel,
+def reinit(
     key: jax.Array,
-    variables: Any = None,
-    *,
+    apply: Callable[..., Any],
+    variables: Any,
+    *inputs: Any,
     scheme: str | schemes.Initializer = "he",
     gain: ArrayLike | str = 1.0,
+    rules: Mapping[str, Kind] | None = None,
     **options: Any,
 ) -> Any:
     """The same variables, every parameter drawn anew by its role.
@@ -56,7 +57,9 @@ def reinit_traced(
     Args:
         key: one PRNG key; every parameter draws from the key and its path alone, so that one layer
             more leaves the others as they are.
-        apply, variables, *inputs, rules: as for `jinit.Model`.
+        apply: `apply(variables, *inputs)`, traceable.
+        variables: any pytree; arrays that are not floating-point and other leaves are passed on.
+        *inputs: pytrees of arrays or `jax.ShapeDtypeStruct`s.
         scheme: a name of `jinit.SCHEMES`, or any initializer `(key, shape, dtype)`; a function is
             not told how many taps the stride of a transposed convolution skips.
         gain: multiplies the standard deviation of every weight; may be traced. "auto" takes
@@ -64,6 +67,7 @@ def reinit_traced(
             known; it belongs to a scheme of variance 1/fan, such as "xavier" or "orthogonal". (In
             He's reading the gain makes up for the activation before: there the first weight has
             none and the last has one. The products over a deep network differ by these ends.)
+        rules: path -> role, for parameters of which the trace says nothing certain.
         **options: the scheme's, such as `scale`; may be traced.
 
     Returns:
@@ -84,14 +88,12 @@ def reinit_traced(
     True
     """
     key = checks.key(key)
-    model = model.of(variables)
-    variables, rules = model.variables, model.rules
     draw = _Kernels(scheme, options, [v for v in jax.tree.leaves(variables) if _may_be_drawn(v)])
     if not isinstance(gain, str):
         checks.number("gain", gain)
     elif gain != "auto":
         raise ValueError(f"gain must be a number, a scalar array or 'auto', got {gain!r}.")
-    by_path = {role.path: role for role in model.judged()}
+    by_path = {role.path: role for role in roles(apply, variables, *inputs, rules=rules)}
     flat, structure = jax.tree_util.tree_flatten_with_path(variables)
     fresh = []
     for keys, leaf in flat:
@@ -101,7 +103,7 @@ def reinit_traced(
             continue
         own = jax.random.fold_in(key, np.uint32(zlib.crc32(path.encode())))
         try:
-            by_rule = path in rules
+            by_rule = path in (rules or ())
             fresh.append(_drawn(own, by_path[path], leaf, draw, gain, by_rule=by_rule))
         except (ValueError, TypeError) as error:
             error.add_note(f"This was for {path}.")
@@ -111,12 +113,9 @@ def reinit_traced(
         warnings.warn(
             f"the output does not depend on {', '.join(unused)}: left as "
             f"{'it was' if len(unused) == 1 else 'they were'}.",
-            stacklevel=3,
+            stacklevel=2,
         )
     return jax.tree_util.tree_unflatten(structure, fresh)
-
-
-reinit = face(reinit_traced)
 
 
 class _Kernels:

@@ -6,7 +6,7 @@ for has one scale per layer.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from jinit import checks
-from jinit.models.tracing.model import TracedModel
-from jinit.models.tracing.roles import Role
+from jinit.models.tracing.roles import Role, roles
+from jinit.models.tracing.uses import Kind
 
 __all__ = ["Learned", "ScaledModel", "as_dtype_of", "positive", "scaled_model"]
 
@@ -71,32 +71,46 @@ class ScaledModel(NamedTuple):
         return Learned(self.variables(self.scaled(scales)), scales, history)
 
 
-def scaled_model(model: TracedModel, targets: Any) -> ScaledModel:
+def scaled_model(
+    apply: Callable[..., Any],
+    variables: Any,
+    inputs: tuple[Any, ...],
+    loss: Callable[..., Any],
+    rules: Mapping[str, Kind] | None,
+) -> ScaledModel:
     """Read a model's weights, and check its loss."""
-    loss = model.loss_of(targets)
+    if not callable(loss):
+        raise TypeError(f"loss must be a function of the model's output, got {loss!r}.")
+    found = {role.path: role for role in roles(apply, variables, *inputs, rules=rules)}
     trained = ("weight", "tied", "bias", "scale", "embedding")
-    found = model.judged()
-    kept = dict(zip(model.trace.paths, model.floats, strict=True))
-    params = {r.path: _at_least_float32(kept[r.path]) for r in found if r.role in trained}
-    layers = {r.path: _layers(r) for r in found if r.role in ("weight", "tied")}
+    flat, structure = jax.tree_util.tree_flatten_with_path(variables)
+    paths = [jax.tree_util.keystr(path) for path, _ in flat]
+    kept = [leaf for _, leaf in flat]
+    params = {
+        path: _at_least_float32(leaf)
+        for path, leaf in zip(paths, kept, strict=True)
+        if path in found and found[path].role in trained
+    }
+    layers = {p: _layers(found[p]) for p in params if found[p].role in ("weight", "tied")}
     if not layers:
         raise ValueError("the model has no weight to scale; say what is one with rules=.")
 
-    def floats(params: dict[str, jax.Array]) -> list[Any]:
-        return [
+    def rebuilt(params: dict[str, jax.Array]) -> Any:
+        leaves = [
             params[path].astype(leaf.dtype) if path in params else leaf
-            for path, leaf in kept.items()
+            for path, leaf in zip(paths, kept, strict=True)
         ]
+        return jax.tree_util.tree_unflatten(structure, leaves)
 
     def value(params: dict[str, jax.Array], inputs: tuple[Any, ...]) -> jax.Array:
-        return loss(model.trace.run(floats(params), inputs))
+        return loss(apply(rebuilt(params), *inputs))
 
-    out = jax.eval_shape(value, params, model.inputs)
+    out = jax.eval_shape(value, params, inputs)
     if getattr(out, "shape", None) != () or not jnp.issubdtype(out.dtype, jnp.floating):
         raise ValueError(
             f"loss must give one real number for the model's output, got {out}; take a mean."
         )
-    return ScaledModel(params, layers, lambda params: model.rebuilt(floats(params)), value)
+    return ScaledModel(params, layers, rebuilt, value)
 
 
 def _at_least_float32(leaf: Any) -> jax.Array:
