@@ -19,9 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jinit
-from jinit.models.diagnosis.measure import compiled
-from jinit.models.diagnosis.sites import sites
-from jinit.models.tracing.trace import trace
+from jinit.models.diagnosis.measure import prepared
 
 
 class Block(nn.Module):
@@ -81,8 +79,7 @@ def main() -> None:
     gradient = jax.jit(jax.grad(loss))
     first = timed(lambda: gradient(variables))
     square = lambda out: jnp.mean(jnp.square(out))  # noqa: E731
-    traced = trace(model.apply, variables, tokens)
-    diagnosis = compiled(traced, sites(traced), variables, (tokens,), square)
+    diagnosis = prepared(model.apply, variables, tokens, loss=square)
     timed(diagnosis)
     calls = {
         "one gradient": partial(gradient, variables),

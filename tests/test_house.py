@@ -29,8 +29,8 @@ FLOORS: dict[str, list[set[str]]] = {
         {"cli"},
     ],
     "networks": [
-        {"scaled", "linear", "norms", "losses"},
-        {"params"},
+        {"base", "scaled", "linear", "norms"},
+        {"params", "losses"},
         {"mlp"},
         {"signals"},
         {"correlations", "jacobian", "training"},
@@ -66,7 +66,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"tour", "theory", "schemes", "diagnose", "sweeps"},
         {"main"},
     ],
-    "models": [{"tracing"}, {"drawing", "auditing"}, {"diagnosis"}, {"scaling"}],
+    "models": [{"tracing"}, {"drawing", "auditing"}, {"diagnosis"}, {"scaling"}, {"model"}],
 }
 USES_THE_DOOR = {"trainability", "tour", "cli"}  # these may read the public face, `import jinit`
 DOOR = {"__init__", "__main__"}

@@ -23,7 +23,7 @@ def checked(pytestconfig):
 
 def test_the_checker_is_among_the_options_that_everybody_runs_with():
     options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
-    assert f"--jaxtyping-packages={CHECKER}" in options["addopts"].split()
+    assert f"--jaxtyping-packages={CHECKER}" in options["addopts"]
 
 
 def test_annotations_are_checked_while_tests_run(checked):
@@ -64,3 +64,11 @@ def test_the_license_is_the_one_that_is_declared():
         "Apache License\n                           Version 2.0" in (ROOT / "LICENSE").read_text()
     )
     assert "license: Apache-2.0" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_every_protocol_can_be_asked_at_run_time():
+    """The checker cannot import jinit otherwise."""
+    for path in (ROOT / "jinit").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        for name in re.findall(r"^class (\w+)\(Protocol", text, re.MULTILINE):
+            assert f"@runtime_checkable\nclass {name}(" in text, path

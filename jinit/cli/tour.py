@@ -23,8 +23,6 @@ def tour(
 
     JAX_PLATFORMS=cpu, cuda or tpu chooses the device.
     """
-    from rich.console import Console
-
     from jinit.runtime import device_name
     from jinit.tour import FULL, QUICK, OutputError, take_tour
 
@@ -37,4 +35,4 @@ def tour(
             f"use JAX_PLATFORMS=cpu, or install jinit[cuda] or jinit[tpu]."
         )
     with one_sentence(OutputError):
-        take_tour(out, QUICK if quick else FULL, seed=seed, overwrite=overwrite, console=Console())
+        take_tour(out, QUICK if quick else FULL, seed=seed, overwrite=overwrite)

@@ -1,16 +1,15 @@
 """Any model, read off its traced computation."""
 
 from jinit.models.auditing.audit import Audit, audit
-from jinit.models.diagnosis.findings import FAULTS, Fault
-from jinit.models.diagnosis.measure import diagnose
-from jinit.models.diagnosis.records import DiagnosedLayer, Finding
-from jinit.models.diagnosis.report import Diagnosis
+from jinit.models.diagnosis.findings import FAULTS, Finding
+from jinit.models.diagnosis.measure import Diagnosis, diagnose
 from jinit.models.drawing.fixup import fixup, skipinit
 from jinit.models.drawing.gradinit import gradinit
 from jinit.models.drawing.lsuv import lsuv
 from jinit.models.drawing.metainit import gradient_quotient, metainit
 from jinit.models.drawing.reinit import reinit
 from jinit.models.drawing.scales import Learned
+from jinit.models.model import Model
 from jinit.models.scaling.coordinate_check import Setup, coordinate_check
 from jinit.models.scaling.mup import MuP, MuPRow, mup
 from jinit.models.tracing.roles import Role, roles
@@ -20,11 +19,10 @@ from jinit.models.tracing.values import RoleError
 __all__ = [
     "FAULTS",
     "Audit",
-    "DiagnosedLayer",
     "Diagnosis",
-    "Fault",
     "Finding",
     "Learned",
+    "Model",
     "MuP",
     "MuPRow",
     "Role",

@@ -24,11 +24,7 @@ __all__ = ["Correlations", "correlations"]
 
 
 class Correlations(NamedTuple):
-    """Of pairs of inputs, in every layer's pre-activations; each `[pairs, layers]`.
-
-    The pre-activation is that of `LayerSignals`: the linear output `h W + b` before the norm, in a
-    residual block the stream after the block; the readout is the last layer. Nothing is centred.
-    """
+    """Of pairs of inputs, in every layer's pre-activations (those of `LayerSignals`), uncentred."""
 
     correlation: Float[Array, "*batch pairs layers"]
     """c = u.v / (|u| |v|), right also where lengths leave the range of the dtype; NaN where one of
@@ -56,16 +52,15 @@ def correlations(
 
         c_l = u_l.v_l / (|u_l| |v_l|),    u_l and v_l the pre-activations of layer l.
 
-    For the ensemble that `jinit.init(key, net, "xavier", gain=sqrt(weight_var), bias_var=bias_var)`
-    draws, without norms and skips, its mean over keys is what
-    `theory.correlation_trajectory(activation, c, depth=..., input_second_moment=...)` predicts for
-    wide layers: `correlation[i, :depth]`, where c and the second moment are the inputs' own.
+    Without norms and skips, and for wide layers drawn by `jinit.init(key, net, "xavier",
+    gain=sqrt(weight_var), bias_var=bias_var)`, the mean over keys of `correlation[i, :depth]` is
+    `theory.correlation_trajectory(activation, c, depth=depth, ...)`, c and `input_second_moment`
+    being those of the inputs.
 
     Args:
         net: the description.
-        params: what `init` returned, or a sequence of `Layer`s; bfloat16 and float16 are widened
-            to float32. The precision is theirs: where inputs come nearer than it resolves, give
-            float64.
+        params: what `init` returned, or a sequence of `Layer`s; the precision is theirs, and
+            float32 at least. Where inputs come nearer than it resolves, give float64.
         state: what `init` returned.
         x: one input of each pair.
         other: the other one.

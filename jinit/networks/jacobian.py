@@ -37,8 +37,8 @@ def measure_jacobian_spectrum(
 
     Args:
         net: the description.
-        params: what `init` returned, or a sequence of `Layer`s; in their dtype everything is
-            computed, but bfloat16 and float16, which are widened to float32.
+        params: what `init` returned, or a sequence of `Layer`s; the precision is theirs, and
+            float32 at least.
         state: what `init` returned.
         x: inputs; each has a spectrum of its own, and they are taken one after the other.
         readout: whether J goes on through the readout to the outputs.

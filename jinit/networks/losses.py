@@ -1,6 +1,9 @@
-"""Losses by name, and the accuracy of a batch of outputs."""
+"""Losses by name, and the accuracy of a batch of outputs `[batch, ..., classes]`.
 
-from collections.abc import Callable
+Outputs `[batch]` are those of one class.
+"""
+
+import math
 from typing import Any
 
 import jax
@@ -9,27 +12,28 @@ import optax
 from jaxtyping import Array, Float
 
 from jinit import checks
+from jinit.networks.base import Loss
 
 __all__ = ["LOSSES", "Loss", "accuracy", "as_targets", "loss_function"]
 
-Loss = Callable[[jax.Array, jax.Array], jax.Array]
-
 
 def _cross_entropy(outputs: jax.Array, y: jax.Array) -> jax.Array:
-    """Mean softmax cross-entropy; outputs [batch, classes], y [batch] integers."""
+    """Mean softmax cross-entropy; outputs [batch, ..., classes], y [batch, ...] integers."""
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(outputs, y))
 
 
 def _binary_cross_entropy(outputs: jax.Array, y: jax.Array) -> jax.Array:
-    """Mean sigmoid cross-entropy; outputs [batch, 1], y [batch] of 0 and 1."""
+    """Mean sigmoid cross-entropy; outputs [batch, ..., 1], y [batch, ...] of 0 and 1."""
     targets = y.reshape(outputs.shape).astype(outputs.dtype)
     return jnp.mean(optax.sigmoid_binary_cross_entropy(outputs, targets))
 
 
 def _squared_error(outputs: jax.Array, y: jax.Array) -> jax.Array:
-    """Batch mean of half the squared distance; y [batch, out] floats or [batch] class labels."""
-    if jnp.issubdtype(y.dtype, jnp.integer) and y.ndim == 1 and outputs.shape[1] > 1:
-        y = jax.nn.one_hot(y, outputs.shape[1], dtype=outputs.dtype)
+    """Mean of half the squared distance; y floats like the outputs, or [batch, ...] labels."""
+    rows, classes = _split(outputs.shape)
+    if jnp.issubdtype(y.dtype, jnp.integer) and y.shape == rows and classes > 1:
+        y = jax.nn.one_hot(y, classes, dtype=outputs.dtype)
+    outputs = outputs.reshape(*rows, classes)
     targets = y.reshape(outputs.shape).astype(outputs.dtype)
     return jnp.mean(jnp.sum(optax.l2_loss(outputs, targets), axis=-1))
 
@@ -41,31 +45,37 @@ LOSSES: dict[str, Loss] = {
 }
 
 
-def loss_function(loss: str | Loss | None, y: jax.Array, outputs: int) -> Loss:
+def _split(shape: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+    """The shape of labels, and the number of classes, of outputs of that shape."""
+    return (shape[:-1], shape[-1]) if len(shape) > 1 else (shape, 1)
+
+
+def loss_function(loss: str | Loss | None, y: jax.Array, shape: tuple[int, ...]) -> Loss:
     """The loss of that name, a callable as it is, or the one that fits the labels.
 
     None means: squared error for float targets, binary cross-entropy for integer labels and one
-    output, else softmax cross-entropy.
+    output, else softmax cross-entropy. `shape` is that of the outputs.
     """
     if callable(loss):
         return loss
+    classes = _split(shape)[1]
     if loss is None:
         if not jnp.issubdtype(y.dtype, jnp.integer):
             loss = "squared_error"
         else:
-            loss = "binary_cross_entropy" if outputs == 1 else "cross_entropy"
+            loss = "binary_cross_entropy" if classes == 1 else "cross_entropy"
     checks.choice("loss", loss, LOSSES)
     if loss != "squared_error" and not jnp.issubdtype(y.dtype, jnp.integer):
         raise ValueError(
             f"{loss} needs integer labels, got {y.dtype} targets; use y.argmax(1) for one-hot "
             f"labels, or loss='squared_error'."
         )
-    if loss == "binary_cross_entropy" and outputs != 1:
+    if loss == "binary_cross_entropy" and classes != 1:
         raise ValueError(
-            f"binary_cross_entropy needs a network of one output, got {outputs}; "
+            f"binary_cross_entropy needs a network of one output, got {classes}; "
             f"use 'cross_entropy' or a last width of 1."
         )
-    if loss == "cross_entropy" and outputs < 2:
+    if loss == "cross_entropy" and classes < 2:
         raise ValueError(
             "cross_entropy needs one output per class, got a network of 1; "
             "use 'binary_cross_entropy' or widen the last layer."
@@ -74,38 +84,39 @@ def loss_function(loss: str | Loss | None, y: jax.Array, outputs: int) -> Loss:
 
 
 def as_targets(
-    y: Any, batch: int, outputs: int, loss: str | Loss | None = None, *, name: str = "y"
+    y: Any, shape: tuple[int, ...], loss: str | Loss | None = None, *, name: str = "y"
 ) -> jax.Array:
-    """Class labels [batch] (int32) or float targets [batch, outputs], checked where concrete.
+    """Class labels [batch, ...] (int32) or float targets like the outputs, checked where concrete.
 
-    Labels may also come as [batch, 1]. With `loss="squared_error"` and one output, integers are
-    targets and not labels.
+    Labels may also have a last axis of 1. With `loss="squared_error"` and one output, integers are
+    targets and not labels. `shape` is that of the outputs.
     """
     checks.numeric(name, y)
     checks.finite(name, y)
     given, y = y, jnp.asarray(y)
+    rows, classes = _split(shape)
     if y.dtype == jnp.bool_:
         y = y.astype(jnp.int32)
-    if y.ndim == 0 or y.shape[0] != batch:
+    if y.shape[:1] != shape[:1]:
         raise ValueError(
-            f"{name} must have one entry per sample, {batch} of them, got {list(y.shape)}."
+            f"{name} must have one entry per sample, {shape[0]} of them, got {list(y.shape)}."
         )
     integers = jnp.issubdtype(y.dtype, jnp.integer)
-    if integers and not (loss == "squared_error" and outputs == 1):
-        if y.size != batch:
+    if integers and not (loss == "squared_error" and classes == 1):
+        if y.size != math.prod(rows) or y.shape[: len(rows)] != rows:
             raise ValueError(
-                f"integer labels {name} must have shape [{batch}], got {list(y.shape)}; "
-                f"for one-hot labels use {name}.argmax(1)."
+                f"integer labels {name} must have shape {list(rows)}, got {list(y.shape)}; "
+                f"for one-hot labels use {name}.argmax({len(rows)})."
             )
         if not callable(loss):
-            checks.labels(name, given, max(outputs, 2))
-        return y.reshape(batch).astype(jnp.int32)
-    if y.size != batch * outputs:
+            checks.labels(name, given, max(classes, 2))
+        return y.reshape(rows).astype(jnp.int32)
+    if y.size != math.prod(shape):
         raise ValueError(
-            f"float targets {name} must have shape [{batch}, {outputs}] for {outputs} outputs, got "
+            f"float targets {name} must have shape {list(shape)} for {classes} outputs, got "
             f"{list(y.shape)}; class labels must be integers."
         )
-    return (y.astype(jnp.float32) if integers else y).reshape(batch, outputs)
+    return (y.astype(jnp.float32) if integers else y).reshape(shape)
 
 
 def accuracy(outputs: jax.Array, y: jax.Array) -> Float[Array, ""]:
@@ -115,9 +126,6 @@ def accuracy(outputs: jax.Array, y: jax.Array) -> Float[Array, ""]:
     """
     if not jnp.issubdtype(y.dtype, jnp.integer):
         return jnp.full((), jnp.nan, outputs.dtype)
-    if outputs.shape[1] == 1:
-        predicted = (outputs[:, 0] > 0).astype(y.dtype)
-        y = y.reshape(predicted.shape)
-    else:
-        predicted = jnp.argmax(outputs, axis=1).astype(y.dtype)
-    return jnp.mean((predicted == y).astype(outputs.dtype))
+    rows, classes = _split(outputs.shape)
+    best = outputs.reshape(rows) > 0 if classes == 1 else jnp.argmax(outputs, axis=-1)
+    return jnp.mean((best.astype(y.dtype) == y.reshape(rows)).astype(outputs.dtype))

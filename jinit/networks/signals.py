@@ -111,8 +111,9 @@ def layer_signals(
     if y is None:
         probe = checks.key(cast("jax.Array", key))
         return _measure(net, None, train, params, state, x, probe, edges)
-    targets = as_targets(y, x.shape[0], net.dims[-1], loss)
-    function = loss_function(loss, targets, net.dims[-1])
+    shape = (x.shape[0], net.dims[-1])
+    targets = as_targets(y, shape, loss)
+    function = loss_function(loss, targets, shape)
     return _measure(net, function, train, params, state, x, targets, edges)
 
 

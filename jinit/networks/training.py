@@ -6,19 +6,21 @@ float32 array and build the optimizer inside the mapped function.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
 from jinit import checks
 from jinit.data import Data
-from jinit.networks.losses import Loss, accuracy, as_targets, loss_function
+from jinit.networks.base import Bound, Loss, Network, Record, bind_network
+from jinit.networks.losses import accuracy, as_targets, loss_function
 from jinit.networks.mlp import MLP, as_input, as_stacked, forward
-from jinit.networks.params import NormState, Params
 from jinit.networks.signals import LayerSignals, layer_signals
 
 __all__ = [
@@ -43,68 +45,78 @@ class Metrics(NamedTuple):
 class TrainState(NamedTuple):
     """What one step hands to the next."""
 
-    params: Params
-    state: NormState
+    params: Any
+    state: Any
     opt_state: Any
 
 
 class History(NamedTuple):
-    """Batch loss and accuracy before each update, `[steps]`; signals `[chosen steps, layers]`."""
+    """What happened on the way: of every batch before its update, and at chosen steps.
+
+    `eval_every=k` and `record_at=k` choose the steps 0, k, 2k, ... of the run, counted from its
+    very beginning if it is a continued one; each looks at the network before that step's update.
+    """
 
     loss: Float[Array, "*batch steps"]
     accuracy: Float[Array, "*batch steps"]
     signals: LayerSignals | None
+    """`[chosen steps, layers]` each"""
+    test: Metrics | None = None
+    """as `TrainResult.loss` and `accuracy`, `[chosen steps]` each"""
+    record: Any = None
+    """what `record` returned, `[chosen steps, ...]`"""
 
 
 class TrainResult(NamedTuple):
     """The trained network; its loss and accuracy after the last step; what happened on the way."""
 
-    params: Params
-    state: NormState
+    params: Any
+    state: Any
     loss: Float[Array, "*batch"]
     accuracy: Float[Array, "*batch"]
     history: History
+    opt_state: Any
+    """with which the run can be continued"""
 
 
-Step = Callable[[TrainState, tuple[Any, Any]], tuple[TrainState, Metrics]]
+Step = Callable[..., tuple[TrainState, Metrics]]
 
 
-def train_state(
-    params: Params, state: NormState, optimizer: optax.GradientTransformation
-) -> TrainState:
+def train_state(params: Any, state: Any, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
     _check_optimizer(optimizer)
     return TrainState(params, state, optimizer.init(params))
 
 
 def train_step(
-    net: MLP, optimizer: optax.GradientTransformation, *, loss: str | Loss | None = None
+    net: MLP | Network, optimizer: optax.GradientTransformation, *, loss: str | Loss | None = None
 ) -> Step:
-    """A pure step `(TrainState, (x, y)) -> (TrainState, Metrics)`; jit it, scan it or vmap it.
+    """A pure step `(TrainState, (x, y), key=None) -> (TrainState, Metrics)`, to jit, scan or vmap.
 
     Args:
         net: the description.
         optimizer: any optax transformation.
-        loss: "cross_entropy", "binary_cross_entropy", "squared_error" (batch mean of half the
-            squared distance), a function `(outputs, y) -> scalar`, or None to choose by the labels.
+        loss: "cross_entropy", "binary_cross_entropy", "squared_error" (mean over samples of half
+            the squared distance), a function `loss(outputs, targets)` that returns a scalar, or
+            None to choose by the labels.
 
     Returns:
-        The step. Its metrics are of the batch before the update, in training mode.
+        The step. Its metrics are of the batch before the update, in training mode; its key is for
+        a `Network` that draws noise.
     """
+    metrics_of = _measure(_bind(net), loss)
     _check_optimizer(optimizer)
     # Line searches and learning rates that follow the loss ask for its value.
     extended = optax.with_extra_args_support(optimizer)
 
-    def step(carry: TrainState, batch: tuple[Any, Any]) -> tuple[TrainState, Metrics]:
-        x, y = batch
-        targets = as_targets(y, jnp.shape(x)[0], net.dims[-1], loss)
-        function = loss_function(loss, targets, net.dims[-1])
+    def step(
+        carry: TrainState, batch: tuple[Any, Any], key: jax.Array | None = None
+    ) -> tuple[TrainState, Metrics]:
+        def objective(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
+            metrics, state = metrics_of(params, carry.state, batch, True, key)
+            return metrics.loss, (metrics, state)
 
-        def objective(params: Params) -> tuple[jax.Array, tuple[jax.Array, NormState]]:
-            outputs, state = forward(net, params, carry.state, x, train=True)
-            return function(outputs, targets), (outputs, state)
-
-        (value, (outputs, state)), gradient = jax.value_and_grad(objective, has_aux=True)(
+        (value, (metrics, state)), gradient = jax.value_and_grad(objective, has_aux=True)(
             carry.params
         )
         # Most optax transformations mix dtypes, which strict promotion would refuse.
@@ -118,7 +130,6 @@ def train_step(
                 value_fn=lambda params: objective(params)[0],
             )
             params = optax.apply_updates(carry.params, updates)
-        metrics = Metrics(value, accuracy(outputs, targets))
         return TrainState(params, state, opt_state), metrics
 
     return step
@@ -126,7 +137,7 @@ def train_step(
 
 def train(
     key: jax.Array,
-    net: MLP,
+    net: MLP | Network,
     params: Any,
     state: Any,
     data: Data | tuple[Any, Any],
@@ -135,24 +146,40 @@ def train(
     steps: int,
     batch_size: int | None = None,
     loss: str | Loss | None = None,
-    signals_at: Sequence[int] = (),
+    opt_state: Any = None,
+    first_step: int = 0,
+    eval_every: int | None = None,
+    record: Record | None = None,
+    record_at: int | Sequence[int] | None = None,
+    signals_at: int | Sequence[int] = (),
 ) -> TrainResult:
     """Train for a number of steps, as one scan.
 
     Every call compiles anew; to call it again and again, wrap it in a `jax.jit` of your own.
 
+    A run of 100 steps is continued by the same call with its `params`, `state` and `opt_state` and
+    with `first_step=100`: the key then goes on with the batches (and a net's noise) where it was.
+
     Args:
         key: draws the minibatches: each epoch is a fresh permutation of the training samples, cut
-            into batches; samples that do not fill a batch wait for the next epoch.
+            into batches; samples that do not fill a batch wait for the next epoch. A `Network`
+            gets a key of its own for every step.
         net: the description.
         params: what `init` returned, or a sequence of `Layer`s.
         state: what `init` returned.
-        data: a `Data`, or a pair (x, y).
+        data: a `Data`, or a pair (x, y); for a `Network` x is any pytree of arrays [batch, ...],
+            and y is labels [batch] or [batch, time], or floats of the outputs' shape.
         optimizer: any optax transformation, for example `optax.sgd(0.1)`.
         steps: the number of updates.
         batch_size: samples per step; None means all of them, in order.
         loss: as in `train_step`.
-        signals_at: steps (from 0) before which `layer_signals` is recorded on the step's batch.
+        opt_state: of an earlier run, to continue it; None starts the optimizer anew.
+        first_step: how many steps earlier runs made.
+        eval_every: so many steps apart `history.test` takes the final numbers as well.
+        record: a function `(params, state, (x, y))` of the network before a step and the step's
+            batch; `history.record` stacks what it returns, any pytree of arrays.
+        record_at: before which steps: so many apart, from step 0, or a list.
+        signals_at: likewise, before which steps `history.signals` takes `layer_signals`.
 
     Returns:
         `TrainResult`. Its scalars `loss` and `accuracy` are taken in evaluation mode after the
@@ -160,58 +187,82 @@ def train(
         ends in inf or NaN.
 
     Raises:
-        ValueError: data with NaN, labels out of range, a batch larger than the data, or parameters
-            of another network.
+        ValueError: data with NaN, labels out of range, a batch larger than the data, parameters of
+            another network, the state of another optimizer, or steps that the run does not make.
     """
     key = checks.key(key)
-    params, state = as_stacked(net, params, state)
-    x, y, x_test, y_test = _arrays(net, data, params.runs[0].w.dtype, loss)
-    samples = x.shape[0]
+    bound = _bind(net)
+    params, state = bound.check(params, state)
+    x, y, x_test, y_test = _arrays(bound, params, state, data, loss)
     steps = checks.count("steps", steps, least=0)
-    chosen = _chosen(signals_at, steps)
-    step = train_step(net, optimizer, loss=loss)
-    next_batch, order = _batches(key, samples, batch_size)
-
-    def body(carry: Any, xs: tuple[jax.Array, jax.Array]) -> Any:
-        now, order, signals = carry
-        index, slot = xs
-        order, rows = next_batch(order, index)
-        batch = (x, y) if rows is None else (x[rows], y[rows])
-
-        def record(signals: LayerSignals) -> LayerSignals:
-            seen = layer_signals(net, now.params, now.state, *batch, loss=loss)
-            return jax.tree.map(lambda all_, one: all_.at[slot].set(one), signals, seen)
-
-        if chosen:
-            signals = jax.lax.cond(slot >= 0, record, lambda unchanged: unchanged, signals)
-        now, metrics = step(now, batch)
-        return (now, order, signals), metrics
-
+    first_step = checks.count("first_step", first_step, least=0)
+    span = range(first_step, first_step + steps)
+    step, metrics_of = train_step(net, optimizer, loss=loss), _measure(bound, loss)
     start = train_state(params, state, optimizer)
-    signals = None
-    if chosen:
-        first = (x, y) if batch_size is None else (x[:batch_size], y[:batch_size])
-        shapes = jax.eval_shape(
-            lambda p, s: layer_signals(net, p, s, *first, loss=loss), params, state
+    if opt_state is not None:
+        start = start._replace(opt_state=_continued(opt_state, start.opt_state))
+    next_batch, order = _batches(key, len(y), batch_size, first_step)
+    # Apart from the keys of epochs, which count from 0.
+    noise = jax.random.fold_in(key, np.uint32(2**32 - 1)) if bound.noisy else None
+
+    def test(params: Any, state: Any, batch: tuple[Any, Any] | None = None) -> Metrics:
+        return metrics_of(params, state, (x_test, y_test), False)[0]
+
+    def signals(params: Any, state: Any, batch: tuple[Any, Any]) -> LayerSignals:
+        if bound.signals is None:
+            raise TypeError(
+                "signals_at looks into the layers of a jinit.MLP; for a jinit.Network use "
+                "record=lambda params, state, batch: ..., record_at=[0, 100]."
+            )
+        return bound.signals(params, state, *batch, loss=loss)
+
+    if (record is None) != (record_at is None) or not (record is None or callable(record)):
+        raise TypeError(
+            f"record is a function (params, state, (x, y)) and comes with record_at, 25 or a list "
+            f"of steps; got record={record!r} and record_at={record_at!r}."
         )
-        signals = jax.tree.map(lambda a: jnp.zeros((len(chosen), *a.shape), a.dtype), shapes)
-    slots = np.full(steps, -1, np.int32)
-    slots[list(chosen)] = np.arange(len(chosen))
-    xs = (jnp.arange(steps), jnp.asarray(slots))
-    (end, _, signals), metrics = jax.lax.scan(body, (start, order, signals), xs)
-    final = evaluate(net, end.params, end.state, x_test, y_test, loss=loss)
-    history = History(metrics.loss, metrics.accuracy, signals)
-    return TrainResult(end.params, end.state, final.loss, final.accuracy, history)
+    recorders: dict[str, tuple[Any, Any]] = {
+        "signals": (signals, _chosen("signals_at", signals_at, span) or None),
+        "test": (test, _chosen("eval_every", eval_every, span)),
+        "record": (record, _chosen("record_at", record_at, span)),
+    }
+    recorders = {name: of for name, of in recorders.items() if of[1] is not None}
+    first = jax.tree.map(lambda a: a[:batch_size], (x, y))
+    slots, kept = {}, {}
+    for name, (fn, chosen) in recorders.items():
+        slots[name] = np.full(steps, -1, np.int32)
+        slots[name][np.asarray(chosen, int) - first_step] = np.arange(len(chosen))
+        one = jax.eval_shape(fn, params, state, first)
+        kept[name] = jax.tree.map(lambda a, n=len(chosen): jnp.zeros((n, *a.shape), a.dtype), one)
+
+    def body(carry: Any, xs: Any) -> Any:
+        now, order, kept = carry
+        index, slots = xs
+        order, rows = next_batch(order, index)
+        batch = (x, y) if rows is None else jax.tree.map(lambda a: a[rows], (x, y))
+
+        def write(name: str, kept: Any) -> Any:
+            seen = recorders[name][0](now.params, now.state, batch)
+            return jax.tree.map(lambda all_, one: all_.at[slots[name]].set(one), kept, seen)
+
+        # The predicates are the same for every mapped run, so that only chosen steps cost.
+        kept = {
+            name: jax.lax.cond(slots[name] >= 0, partial(write, name), lambda same: same, old)
+            for name, old in kept.items()
+        }
+        own = None if noise is None else jax.random.fold_in(noise, index)
+        now, metrics = step(now, batch, own)
+        return (now, order, kept), metrics
+
+    xs = (jnp.arange(first_step, first_step + steps), jax.tree.map(jnp.asarray, slots))
+    (end, _, kept), metrics = jax.lax.scan(body, (start, order, kept), xs)
+    final = test(end.params, end.state)
+    history = History(metrics.loss, metrics.accuracy, *map(kept.get, History._fields[2:]))
+    return TrainResult(end.params, end.state, *final, history, end.opt_state)
 
 
 def evaluate(
-    net: MLP,
-    params: Any,
-    state: Any,
-    x: Float[ArrayLike, "batch in"],
-    y: Any,
-    *,
-    loss: str | Loss | None = None,
+    net: MLP | Network, params: Any, state: Any, x: Any, y: Any, *, loss: str | Loss | None = None
 ) -> Metrics:
     """Loss and accuracy in evaluation mode (running batch statistics).
 
@@ -219,8 +270,8 @@ def evaluate(
         net: the description.
         params: what `init` returned or `train` trained.
         state: the batch-norm state that belongs to them.
-        x: inputs.
-        y: labels [batch] or float targets [batch, out].
+        x: inputs [batch, in]; for a `Network` any pytree of arrays [batch, ...].
+        y: labels [batch] (or [batch, time]), or float targets of the outputs' shape.
         loss: as in `train_step`.
 
     Returns:
@@ -229,18 +280,61 @@ def evaluate(
     Raises:
         ValueError: arrays that do not fit the network, or hold NaN.
     """
-    checks.finite("x", x)
-    outputs, _ = forward(net, params, state, x, train=False)
-    targets = as_targets(y, outputs.shape[0], net.dims[-1], loss)
-    function = loss_function(loss, targets, net.dims[-1])
-    return Metrics(function(outputs, targets), accuracy(outputs, targets))
+    bound = _bind(net)
+    params, state = bound.check(params, state)
+    x = bound.inputs(x, params, "x")
+    return _measure(bound, loss)(params, state, (x, y), False)[0]
+
+
+# --- kinds of networks ------------------------------------------------------------------------
+
+
+def _bind_mlp(net: MLP) -> Bound:
+    def inputs(x: Any, params: Any, name: str) -> jax.Array:
+        checks.finite(name, x)
+        return as_input(net, x, params.runs[0].w.dtype, name=name)
+
+    return Bound(
+        check=partial(as_stacked, net),
+        inputs=inputs,
+        shape=lambda params, state, x: (x.shape[0], net.dims[-1]),
+        forward=lambda params, state, x, train, key: forward(net, params, state, x, train=train),
+        signals=partial(layer_signals, net),
+    )
+
+
+KINDS: dict[type, Callable[[Any], Bound]] = {MLP: _bind_mlp, Network: bind_network}
+
+
+def _bind(net: Any) -> Bound:
+    for kind, bind in KINDS.items():
+        if isinstance(net, kind):
+            return bind(net)
+    raise TypeError(
+        f"net must be a jinit.MLP such as jinit.MLP([64, 128, 10]) or a jinit.Network(init, "
+        f"apply), got {net!r}."
+    )
+
+
+def _measure(bound: Bound, loss: str | Loss | None) -> Callable[..., tuple[Metrics, Any]]:
+    """Loss and accuracy of a batch, and the state after it."""
+
+    def metrics(
+        params: Any, state: Any, batch: tuple[Any, Any], train: bool, key: jax.Array | None = None
+    ) -> tuple[Metrics, Any]:
+        outputs, state = bound.forward(params, state, batch[0], train, key)
+        targets = as_targets(batch[1], outputs.shape, loss)
+        value = loss_function(loss, targets, outputs.shape)(outputs, targets)
+        return Metrics(value, accuracy(outputs, targets)), state
+
+    return metrics
 
 
 # --- helpers ----------------------------------------------------------------------------------
 
 
 def _batches(
-    key: jax.Array, samples: int, batch_size: int | None
+    key: jax.Array, samples: int, batch_size: int | None, first_step: int
 ) -> tuple[Callable[[Any, jax.Array], tuple[Any, jax.Array | None]], Any]:
     """A function (order, step) -> (order, rows of the step's batch), and the first order."""
     if batch_size is None:
@@ -253,45 +347,71 @@ def _batches(
         )
     per_epoch = samples // batch_size
 
+    def epoch(number: Any) -> jax.Array:
+        return jax.random.permutation(jax.random.fold_in(key, number), samples)
+
     def next_batch(order: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array]:
         # The predicate is the same for every mapped run, so that one sort per epoch is done.
         order = jax.lax.cond(
-            index % per_epoch == 0,
-            lambda: jax.random.permutation(jax.random.fold_in(key, index // per_epoch), samples),
-            lambda: order,
+            index % per_epoch == 0, lambda: epoch(index // per_epoch), lambda: order
         )
         rows = jax.lax.dynamic_slice_in_dim(order, (index % per_epoch) * batch_size, batch_size)
         return order, rows
 
-    return next_batch, jnp.arange(samples)
+    begun = first_step % per_epoch > 0
+    return next_batch, epoch(first_step // per_epoch) if begun else jnp.arange(samples)
 
 
-def _arrays(net: MLP, data: Any, dtype: Any, loss: str | Loss | None) -> tuple[jax.Array, ...]:
+def _arrays(
+    bound: Bound, params: Any, state: Any, data: Any, loss: str | Loss | None
+) -> tuple[Any, ...]:
     if not isinstance(data, tuple) or len(data) not in (2, 4):
         raise TypeError(
             f"data must be a jinit.Data(x_train, y_train, x_test, y_test) or a pair (x, y), "
             f"got {type(data).__name__}."
         )
-    arrays: list[jax.Array] = []
+    arrays: list[Any] = []
     halves = ("_train", "_test") if len(data) == 4 else ("", "")
     for half, x, y in zip(halves, (data[0], data[-2]), (data[1], data[-1]), strict=True):
-        checks.finite(f"x{half}", x)
-        x = as_input(net, x, dtype, name=f"x{half}")
-        if not x.shape[0]:
-            raise ValueError(f"x{half} must hold at least one sample, got {list(x.shape)}.")
-        arrays += [x, as_targets(y, x.shape[0], net.dims[-1], loss, name=f"y{half}")]
+        x = bound.inputs(x, params, f"x{half}")
+        found = list(jax.tree.leaves(x)[0].shape)
+        if not found[0]:
+            raise ValueError(f"x{half} must hold at least one sample, got {found}.")
+        shape = bound.shape(params, state, x)
+        arrays += [x, as_targets(y, shape, loss, name=f"y{half}")]
     return tuple(arrays)
 
 
-def _chosen(signals_at: Sequence[int], steps: int) -> tuple[int, ...]:
-    if not isinstance(signals_at, Sequence | np.ndarray) or isinstance(signals_at, str):
-        raise TypeError(f"signals_at must list steps, as in [0, 100], got {signals_at!r}.")
-    chosen = tuple(checks.count("every entry of signals_at", s, least=0) for s in signals_at)
-    if len(set(chosen)) != len(chosen) or any(s >= steps for s in chosen):
+def _chosen(name: str, at: Any, span: range) -> tuple[int, ...] | None:
+    """The steps of the run before which something is recorded."""
+    if at is None:
+        return None
+    if isinstance(at, Integral):
+        every = checks.count(name, at)
+        return tuple(s for s in span if s % every == 0)
+    if not isinstance(at, Sequence | np.ndarray) or isinstance(at, str):
+        raise TypeError(f"{name} must list steps, as in [0, 100], got {at!r}.")
+    chosen = tuple(checks.count(f"every entry of {name}", s, least=0) for s in at)
+    if len(set(chosen)) != len(chosen) or any(s not in span for s in chosen):
         raise ValueError(
-            f"signals_at must list different steps from 0 to {steps - 1}, got {list(signals_at)}."
+            f"{name} must list different steps from {span.start} to {span.stop - 1}, "
+            f"got {list(at)}."
         )
     return chosen
+
+
+def _continued(given: Any, expected: Any) -> Any:
+    """The optimizer's state of an earlier run, if it has the form of this one's."""
+    one, other = (
+        (jax.tree.structure(of), [jnp.shape(leaf) for leaf in jax.tree.leaves(of)])
+        for of in (given, expected)
+    )
+    if one != other:
+        raise ValueError(
+            f"opt_state must be what this optimizer keeps for these params, got that of another "
+            f"({type(given).__name__}); use the same optimizer, or leave opt_state out to start it."
+        )
+    return jax.tree.map(jnp.asarray, given)
 
 
 def _check_optimizer(optimizer: Any) -> None:

@@ -121,11 +121,7 @@ class Runner:
 
     def _bytes(self, group: int) -> float:
         self.settings = Settings(group, group * len(self.devices))
-        return max(
-            program.bytes
-            for what in self._whats
-            for program in (self.program(what, self.costliest, keep=False),)
-        )
+        return max(self.program(what, self.costliest, keep=False).bytes for what in self._whats)
 
     # --- blocks ---
 

@@ -17,12 +17,13 @@ from jinit.tour.setting import Setting
 __all__ = ["chapter", "gradient_map"]
 
 WIDTH, BATCH = 64, 64
+TITLES = {"tanh": "tanh", "relu": "ReLU"}
 
 
 def gradient_map(
     first_seed: int, activation: str, depths: Sequence[int], gains: np.ndarray, seeds: int
-) -> np.ndarray:
-    """`trainability.log_gradient_ratio`, [depths, seeds, gains].
+) -> xr.DataArray:
+    """`trainability.log_gradient_ratio` over depth, seed and gain.
 
     A sweep of its own beside `jinit.map_trainability`, which draws every network for itself:
     drawing is compiled once, for the deepest net, shallower ones share its layers, and all gains
@@ -46,13 +47,13 @@ def gradient_map(
             signals = jinit.layer_signals(net(depth), scaled, None, x, key=key)
             return trainability.log_gradient_ratio(signals)
 
-        return {"ratio": jax.vmap(one)(stretched)}
+        return {"log_gradient_ratio": jax.vmap(one)(stretched)}
 
     ds = jinit.sweep(
         measure, static={"depth": list(depths)}, seeds=range(first_seed, first_seed + seeds),
-        prepare=prepare, dims={"ratio": ("gain",)}, block=seeds, progress=False,
+        prepare=prepare, dims={"log_gradient_ratio": ("gain",)}, block=seeds, progress=False,
     )  # fmt: skip
-    return ds.ratio.transpose("depth", "seed", "gain").values
+    return ds.log_gradient_ratio.assign_coords(gain=gains)
 
 
 def _predicted(activation: str, depth: int, second_moment: float) -> float:
@@ -73,13 +74,13 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
     gains = np.geomspace(0.05, 100, setting.map_gains)
     ratio = {}
     first_seed = int(jax.random.randint(key, (), 0, 2**30))
-    for activation in ("tanh", "relu"):
+    for activation in TITLES:
         ratio[activation] = gradient_map(
             first_seed, activation, setting.map_depths, gains, setting.map_seeds
         )
         advance(0.5)
     networks = sum(r.size for r in ratio.values())
-    middle = {a: np.median(r, 1) for a, r in ratio.items()}
+    middle = {a: r.median("seed").values for a, r in ratio.items()}
     crossing = {a: trainability.crossing(gains, m[-1]) for a, m in middle.items()}
     second_moment = float(np.mean(np.square(jinit.data.digits().x_train[:BATCH])))
     theory = {
@@ -104,7 +105,7 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
                 ax, gains, setting.map_depths, middle[activation], limit=12.0, marks=marks,
                 theory=theory[activation],
             )  # fmt: skip
-            ax.set_title({"tanh": "tanh", "relu": "ReLU"}[activation], pad=30)
+            ax.set_title(TITLES[activation], pad=30)
             ax.set_xlabel("weight scale: std of the weights × √fan_in")
         axes[0][0].set_ylabel("hidden layers")
         axes[0][0].legend(loc="lower left", frameon=True, framealpha=0.9, edgecolor="none")
@@ -115,17 +116,12 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
 
     data = xr.Dataset(
         {
-            "log_gradient_ratio": (
-                ("activation", "depth", "seed", "gain"),
-                np.stack(list(ratio.values())),
-                {"units": trainability.UNITS["log_gradient_ratio"]},
+            "log_gradient_ratio": xr.concat(ratio.values(), "activation").assign_attrs(
+                units=trainability.UNITS["log_gradient_ratio"]
             ),
-            "gain_of_ratio_one_infinite_width": (
-                ("activation", "depth"),
-                np.stack(list(theory.values())),
-            ),
+            "gain_of_ratio_one_infinite_width": (("activation", "depth"), [*theory.values()]),
         },
-        {"activation": list(ratio), "depth": list(setting.map_depths), "gain": gains},
+        {"activation": list(ratio)},
     )
     words = [
         "Now all scales and depths at once. Every point of the map is a set of networks that were "
@@ -147,10 +143,10 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
         ("networks", f"{networks:,}"),
         *(
             (
-                f"where the line lies at the largest depth, {label} (measured; theory)",
+                f"where the line lies at the largest depth, {TITLES[a]} (measured; theory)",
                 f"{crossing[a]:.3f}; {theory[a][-1]:.3f}",
             )
-            for a, label in (("tanh", "tanh"), ("relu", "ReLU"))
+            for a in TITLES
         ),
         *(
             (f"gradient ratio through {depth} layers, {a}, {name}", f"10^{at[a, name]:.2f}")

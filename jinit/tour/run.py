@@ -16,7 +16,7 @@ import jinit
 from jinit.pages.report import Chapter, page, png
 from jinit.runtime import device_name
 from jinit.tour import batchnorm, gradients, he, scale, symmetry, xavier
-from jinit.tour.setting import Setting
+from jinit.tour.setting import FULL, Setting
 
 __all__ = ["OutputError", "take_tour"]
 
@@ -36,18 +36,33 @@ class OutputError(ValueError):
 
 
 def take_tour(
-    out: Path, setting: Setting, *, seed: int = 0, overwrite: bool = False, console: Console
+    out: str | os.PathLike[str] = "jinit-tour",
+    setting: Setting = FULL,
+    *,
+    seed: int = 0,
+    overwrite: bool = False,
+    console: Console | None = None,
 ) -> Path:
     """Run all chapters and write `out/report.html` with figures and data beside it.
 
     Everything is first written to a temporary folder beside `out` and moved at the end, so that
-    `out` holds a whole tour or is left as it was. With `overwrite`, files of the same names are
-    replaced and others kept.
+    `out` holds a whole tour or is left as it was.
+
+    Args:
+        out: the folder, new or empty.
+        setting: `jinit.tour.FULL` or `jinit.tour.QUICK`.
+        seed: of every random draw.
+        overwrite: replace files of the same names, and keep others.
+        console: where progress and numbers are printed; None is stdout.
+
+    Returns:
+        Where the page is.
 
     Raises:
         OutputError: `out` is not writable, is a file, or holds something already.
     """
-    out, staging = _stage(out, overwrite)
+    console = console or Console()
+    out, staging = _stage(Path(out), overwrite)
     try:
         console.print(f"jinit tour ({setting.name}) on [bold]{device_name()}[/bold]")
         started = time.monotonic()

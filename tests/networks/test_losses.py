@@ -56,15 +56,15 @@ def test_equal_outputs_cost_the_entropy_of_the_classes():
     ],
 )
 def test_none_chooses_by_the_labels(outputs, y, expected):
-    assert loss_function(None, jnp.asarray(y), outputs) is LOSSES[expected]
-    assert loss_function(expected, jnp.asarray(y), outputs) is LOSSES[expected]
+    assert loss_function(None, jnp.asarray(y), (2, outputs)) is LOSSES[expected]
+    assert loss_function(expected, jnp.asarray(y), (2, outputs)) is LOSSES[expected]
 
 
 def test_a_loss_of_your_own_is_used_as_it_is():
     def own(outputs, y):
         return jnp.sum(outputs)
 
-    assert loss_function(own, jnp.asarray(LABELS), 3) is own
+    assert loss_function(own, jnp.asarray(LABELS), (2, 3)) is own
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -92,9 +92,9 @@ def test_accuracy_of_regression_is_nan():
 
 
 def test_targets_are_int32_labels_or_floats_of_the_outputs_shape():
-    assert as_targets(np.array([0, 1, 2]), 3, 3).dtype == jnp.int32
-    assert as_targets(np.array([True, False]), 2, 1).dtype == jnp.int32
-    assert as_targets(np.zeros(4, np.float32), 4, 1).shape == (4, 1)
+    assert as_targets(np.array([0, 1, 2]), (3, 3)).dtype == jnp.int32
+    assert as_targets(np.array([True, False]), (2, 1)).dtype == jnp.int32
+    assert as_targets(np.zeros(4, np.float32), (4, 1)).shape == (4, 1)
     # Labels of one output are 0 and 1.
     with pytest.raises(ValueError, match="labels from 0 to 1"):
-        as_targets(np.array([0, 2]), 2, 1)
+        as_targets(np.array([0, 2]), (2, 1))

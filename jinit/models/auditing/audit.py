@@ -8,7 +8,7 @@ guessed from names or shapes, and no framework is known here.
 import io
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,8 @@ import numpy as np
 from jinit import checks
 from jinit.models.auditing.conventions import CONVENTIONS, Convention, Leaf
 from jinit.models.auditing.oddities import Sample, fits, odd, sample
-from jinit.models.tracing.roles import Role, roles
+from jinit.models.tracing.model import TracedModel, face
+from jinit.models.tracing.roles import Role
 from jinit.models.tracing.uses import Kind
 from jinit.models.tracing.values import RoleError
 from jinit.templates import render
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
-__all__ = ["Audit", "AuditRow", "audit"]
+__all__ = ["Audit", "AuditRow", "audit", "audit_traced"]
 
 WIDTH = 100  # of what is printed
 PATH = 28  # of its first column
@@ -90,6 +91,11 @@ class Audit:
         """(path, sentence) of everything that is odd."""
         return tuple((row.path, sentence) for row in self.rows for sentence in row.odd)
 
+    @property
+    def unread(self) -> int:
+        """How many parameters have no numbers: a shape alone, or no entry."""
+        return sum(math.isnan(row.std) and not row.odd for row in self.rows)
+
     def __str__(self) -> str:
         """The table, for a terminal of 100 columns."""
         return _text(self)
@@ -138,12 +144,8 @@ class Audit:
         return _html(self, page=False)
 
 
-def audit(
-    apply: Callable[..., Any],
-    variables: Any,
-    *inputs: Any,
-    rules: Mapping[str, Kind] | None = None,
-    conventions: Iterable[str] | None = None,
+def audit_traced(
+    model: TracedModel, variables: Any = None, *, conventions: Iterable[str] | None = None
 ) -> Audit:
     """Every parameter's fans and numbers, beside what known conventions would give it.
 
@@ -154,10 +156,7 @@ def audit(
     simplest.
 
     Args:
-        apply: `apply(variables, *inputs)`, traceable; it is traced, not run.
-        variables: any pytree of arrays; only its floating-point leaves are audited.
-        *inputs: pytrees of arrays or `jax.ShapeDtypeStruct`s.
-        rules: path -> role, for parameters of which the trace says nothing certain.
+        apply, variables, *inputs, rules: as for `jinit.Model`.
         conventions: names to compare with, of "torch", "keras", "flax", "haiku", "caffe", "cs231n",
             "he" and "xavier" (Glorot & Bengio's); None is all.
 
@@ -166,7 +165,7 @@ def audit(
 
     Raises:
         ValueError: an unknown convention; RoleError, a parameter whose use says nothing certain.
-        TypeError: variables without real values.
+        TypeError: variables that are traced, or hold no floating-point array.
 
     >>> import jax, jinit
     >>> params = {"w": jax.random.normal(jax.random.key(0), (64, 32)) / 8}
@@ -175,8 +174,9 @@ def audit(
     ('cs231n',)
     """
     table = _chosen(conventions)
-    values = _values(variables)
-    found = roles(apply, variables, *inputs, rules=rules)
+    model = model.of(variables)
+    values = _values(model)
+    found = model.judged()
     hidden = {
         role.fan_out: role.fan_in
         for role in found
@@ -184,6 +184,9 @@ def audit(
     }
     rows = tuple(_row(role, values[role.path], _leaf(role, found, hidden), table) for role in found)
     return Audit(rows, tuple(table))
+
+
+audit = face(audit_traced)
 
 
 # --- input --------------------------------------------------------------------------------------
@@ -198,22 +201,16 @@ def _chosen(conventions: Iterable[str] | None) -> dict[str, Convention]:
     return {name: CONVENTIONS[name] for name in names}
 
 
-def _values(variables: Any) -> dict[str, Any]:
-    found = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]:
-        name = jax.tree_util.keystr(path)
-        if isinstance(leaf, jax.ShapeDtypeStruct):
-            raise TypeError(
-                f"audit needs real values, got a ShapeDtypeStruct at {name}; give it variables "
-                f"that were drawn, as from model.init, not from jax.eval_shape."
-            )
+def _values(model: TracedModel) -> dict[str, Any]:
+    """The numbers of every parameter; None where there is only a shape."""
+    found = dict(zip(model.trace.paths, model.floats, strict=True))
+    for name, leaf in found.items():
         if not checks.is_concrete(leaf):
             raise TypeError(
                 f"audit needs real values, got a traced array at {name}; call it outside jax.jit, "
                 f"jax.vmap and jax.grad."
             )
-        found[name] = leaf
-    return found
+    return {p: None if isinstance(x, jax.ShapeDtypeStruct) else x for p, x in found.items()}
 
 
 # --- one row ------------------------------------------------------------------------------------
@@ -267,10 +264,10 @@ def _outputs(role: Role) -> int | None:
 
 def _row(role: Role, value: Any, leaf: Leaf, table: Mapping[str, Convention]) -> AuditRow:
     eps = float(jax.numpy.finfo(role.dtype).eps)
-    array = np.asarray(value)
+    array = np.zeros(0) if value is None else np.asarray(value)
     if array.dtype.itemsize < 4:  # NumPy adds up bfloat16 and float16 poorly
         array = array.astype(np.float32)
-    matrix = _matrix(role, array)
+    matrix = None if value is None else _matrix(role, array)
     numbers = sample(array, matrix, eps=eps)
     laws = {name: convention.laws(leaf) for name, convention in table.items()}
     matches = tuple(name for name, some in laws.items() if any(fits(law, numbers) for law in some))
@@ -326,9 +323,11 @@ def _text(found: Audit) -> str:
         console.print(Text(f"gain = std * sqrt(fan_in): {gains}"))
     count = f"{len(found.rows)} parameter{'s' * (len(found.rows) != 1)}"
     marked = sum(bool(row.odd) for row in found.rows)
-    if not marked:
+    if found.unread:
+        console.print(Text(f"{found.unread} of {count} have a shape and no numbers to audit."))
+    elif not marked:
         console.print(Text(f"Nothing odd in {count}."))
-    else:
+    if marked:
         console.print(Text(f"Odd in {marked} of {count}:"))
         for path, sentence in found.odd:
             console.print(Text(f"! {path}: {sentence}"))
@@ -381,6 +380,8 @@ def _wrapped(path: str, mark: str) -> str:
 
 def _number(row: AuditRow) -> str:
     """The std, or what all entries are."""
+    if math.isnan(row.std):
+        return ""
     return f"= {row.mean:.4g}" if row.distribution == "constant" else f"{row.std:.4g}"
 
 

@@ -4,7 +4,7 @@ The trace finds the branches: sums of a signal and of what weights have made of 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,21 +12,21 @@ import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
 from jinit import checks
-from jinit.models.drawing.reinit import reinit
-from jinit.models.tracing.roles import Role, judge
-from jinit.models.tracing.trace import Trace, trace
-from jinit.models.tracing.uses import Kind
+from jinit.models.drawing.reinit import reinit_traced
+from jinit.models.tracing.model import TracedModel, face
+from jinit.models.tracing.roles import Role
+from jinit.models.tracing.trace import Trace
+from jinit.schemes import Initializer
 
-__all__ = ["fixup", "skipinit"]
+__all__ = ["fixup", "fixup_traced", "skipinit", "skipinit_traced"]
 
 
-def fixup(
+def fixup_traced(
+    model: TracedModel,
     key: jax.Array,
-    apply: Callable[..., Any],
-    variables: Any,
-    *inputs: Any,
-    scheme: str = "he",
-    rules: Mapping[str, Kind] | None = None,
+    variables: Any = None,
+    *,
+    scheme: str | Initializer = "he",
 ) -> Any:
     """Fixup initialisation of any residual model.
 
@@ -38,11 +38,8 @@ def fixup(
 
     Args:
         key: one PRNG key.
-        apply: `apply(variables, *inputs)`, traceable.
-        variables: any pytree; see `jinit.reinit` for what becomes of biases, norms and the rest.
-        *inputs: arrays or `jax.ShapeDtypeStruct`s.
+        apply, variables, *inputs, rules: as for `jinit.Model`.
         scheme: of all weights, before they are scaled.
-        rules: path -> role, for parameters of which the trace says nothing certain.
 
     Raises:
         ValueError: a model without residual branches.
@@ -50,7 +47,8 @@ def fixup(
 
     Source: Zhang, Dauphin & Ma 2019, "Fixup initialization", section 3.
     """
-    traced, roles = _with_branches(apply, variables, *inputs, rules=rules)
+    model = model.of(variables)
+    traced, roles = model.trace, _roles_with_branches(model)
     count = sum(math.prod(loop.length for loop in residual.loops) for residual in traced.residuals)
     factors: dict[int, float] = {}
     for residual in traced.residuals:
@@ -64,19 +62,19 @@ def fixup(
     inside = frozenset().union(*(residual.branch for residual in traced.residuals))
     if weights[-1].order not in inside and roles[weights[-1].view.leaf].role == "weight":
         factors[weights[-1].view.leaf] = 0.0
-    return _times_factors(
-        reinit(key, apply, variables, *inputs, scheme=scheme, rules=rules), traced, factors
-    )
+    return _times_factors(model.of(reinit_traced(model, key, scheme=scheme)), factors)
 
 
-def skipinit(
+fixup = face(fixup_traced)
+
+
+def skipinit_traced(
+    model: TracedModel,
     key: jax.Array,
-    apply: Callable[..., Any],
-    variables: Any,
-    *inputs: Any,
+    variables: Any = None,
+    *,
     alpha: ArrayLike = 0.0,
-    scheme: str = "he",
-    rules: Mapping[str, Kind] | None = None,
+    scheme: str | Initializer = "he",
 ) -> Any:
     """SkipInit of any residual model: every branch is multiplied by alpha at first.
 
@@ -84,9 +82,10 @@ def skipinit(
     alpha there; in others the last weights are multiplied by it, which is the same at the start.
 
     Args:
+        apply, variables, *inputs, rules: as for `jinit.Model`.
         alpha: 0 in the paper; 1/sqrt(L) of L branches keeps the signal and all gradients finite.
             May be traced.
-        key, apply, variables, *inputs, scheme, rules: as for `fixup`.
+        key, scheme: as for `fixup`.
 
     Raises:
         ValueError: a model without residual branches.
@@ -96,9 +95,10 @@ def skipinit(
     function in deep networks", section 4.
     """
     checks.number("alpha", alpha)
-    traced, roles = _with_branches(apply, variables, *inputs, rules=rules)
+    model = model.of(variables)
+    traced, roles = model.trace, _roles_with_branches(model)
     factors: dict[int, Any] = {}
-    own_rules = dict(rules or {})
+    own_rules = dict(model.rules)
     for residual in traced.residuals:
         numbers = [
             traced.uses[i].view.leaf for i in residual.branch
@@ -108,31 +108,29 @@ def skipinit(
         ends = [i for i in _weights(traced, residual.last) if roles[i].role == "weight"]
         factors |= dict.fromkeys(numbers or ends, alpha)
         own_rules |= {traced.paths[i]: "scale" for i in numbers}  # 1, and then alpha
-    return _times_factors(
-        reinit(key, apply, variables, *inputs, scheme=scheme, rules=own_rules), traced, factors
-    )
+    fresh = reinit_traced(model.with_rules(own_rules), key, scheme=scheme)
+    return _times_factors(model.of(fresh), factors)
 
 
-def _with_branches(
-    apply: Callable[..., Any], variables: Any, *inputs: Any, rules: Mapping[str, Kind] | None
-) -> tuple[Trace, tuple[Role, ...]]:
-    traced = trace(apply, variables, *inputs)
-    roles = judge(traced, rules)
-    if not traced.residuals:
+skipinit = face(skipinit_traced)
+
+
+def _roles_with_branches(model: TracedModel) -> tuple[Role, ...]:
+    roles = model.judged()
+    if not model.trace.residuals:
         raise ValueError(
             "the model has no residual branch: no sum of a signal and of what weights have made "
             "of it; use jinit.reinit or jinit.models.lsuv."
         )
-    return traced, roles
+    return roles
 
 
 def _weights(traced: Trace, orders: frozenset[int]) -> list[int]:
     return [traced.uses[i].view.leaf for i in sorted(orders) if traced.uses[i].kind == "weight"]
 
 
-def _times_factors(variables: Any, traced: Trace, factors: Mapping[int, Any]) -> Any:
-    leaves, structure = jax.tree.flatten(variables)
+def _times_factors(model: TracedModel, factors: Mapping[int, Any]) -> Any:
+    floats = model.floats
     for i, factor in factors.items():
-        leaf = leaves[traced.chosen[i]]
-        leaves[traced.chosen[i]] = leaf * jnp.asarray(factor, leaf.dtype)
-    return jax.tree.unflatten(structure, leaves)
+        floats[i] = floats[i] * jnp.asarray(factor, floats[i].dtype)
+    return model.rebuilt(floats)

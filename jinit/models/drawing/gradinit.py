@@ -1,6 +1,5 @@
 """Scales of weights learned until one step of training lowers the loss as far as it can."""
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,16 +14,15 @@ from jinit.models.drawing.scales import (
     positive,
     scaled_model,
 )
-from jinit.models.tracing.uses import Kind
+from jinit.models.tracing.model import TracedModel, face
 
-__all__ = ["gradinit"]
+__all__ = ["gradinit", "gradinit_traced"]
 
 
-def gradinit(
-    apply: Callable[..., Any],
-    variables: Any,
-    *inputs: Any,
-    loss: Callable[..., Any],
+def gradinit_traced(
+    traced: TracedModel,
+    variables: Any = None,
+    *,
     steps: int = 400,
     learning_rate: ArrayLike = 1e-2,
     optimizer: str = "sgd",
@@ -32,7 +30,7 @@ def gradinit(
     gamma: ArrayLike | None = 1.0,
     lower: ArrayLike = 0.01,
     clip: ArrayLike = 1.0,
-    rules: Mapping[str, Kind] | None = None,
+    targets: Any = None,
 ) -> Learned:
     """Tune a scale per weight until one step of training lowers the loss as far as it can.
 
@@ -47,10 +45,7 @@ def gradinit(
     only half of its samples with that of g; here weights alone are scaled, on one batch.
 
     Args:
-        apply: `apply(variables, *inputs)`, traceable and twice differentiable.
-        variables: any pytree; weights, tied embeddings among them, are scaled, everything else
-            stays. The step itself moves biases, scales of norms and embeddings too.
-        *inputs: pytrees of arrays.
+        apply, variables, *inputs, loss, rules: as for `jinit.Model`.
         loss: `loss(output) -> scalar`, with the targets in it.
         steps: the number of updates of the scales.
         learning_rate: of Adam on the scales; may be traced, as the numbers below.
@@ -60,7 +55,6 @@ def gradinit(
             the authors' translation models, with "adam" and a step of 1e-3, have no bound.)
         lower: least scale.
         clip: largest gradient by a scale, of loss / step_size and of the norm.
-        rules: as in `roles`.
 
     Returns:
         `Learned`; its history is of the loss after one step.
@@ -77,11 +71,12 @@ def gradinit(
     positive(learning_rate=learning_rate, step_size=step_size, lower=lower, clip=clip)
     if gamma is not None:
         positive(gamma=gamma)
-    checks.batch(inputs)
-    model = scaled_model(apply, variables, inputs, loss, rules)
+    traced = traced.of(variables)
+    traced.check_numbers("gradinit")
+    model = scaled_model(traced, targets)
 
     def before(params: dict[str, jax.Array]) -> jax.Array:
-        return model.loss(params, inputs)
+        return model.loss(params, traced.inputs)
 
     def norm_of(scales: dict[str, jax.Array]) -> jax.Array:
         return _norm(jax.grad(before)(model.scaled(scales)), optimizer)
@@ -128,6 +123,9 @@ def gradinit(
     start = (ones, adam.init(ones), adam.init(ones))
     (scales, _, _), history = jax.lax.scan(step, start, None, steps)
     return model.learned(scales, history)
+
+
+gradinit = face(gradinit_traced)
 
 
 def _norm(gradient: dict[str, jax.Array], optimizer: str) -> jax.Array:

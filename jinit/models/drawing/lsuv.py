@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,24 +12,25 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from jinit import checks
-from jinit.models.drawing.reinit import reinit
+from jinit.models.drawing.reinit import reinit_traced
+from jinit.models.tracing.model import TracedModel, face
 from jinit.models.tracing.probe import Place, interpret
-from jinit.models.tracing.roles import Role, judge
-from jinit.models.tracing.trace import Trace, trace
-from jinit.models.tracing.uses import Kind, Use
+from jinit.models.tracing.roles import Role
+from jinit.models.tracing.trace import Trace
+from jinit.models.tracing.uses import Use
+from jinit.schemes import Initializer
 
-__all__ = ["lsuv"]
+__all__ = ["lsuv", "lsuv_traced"]
 
 
-def lsuv(
+def lsuv_traced(
+    model: TracedModel,
     key: jax.Array,
-    apply: Callable[..., Any],
-    variables: Any,
-    *inputs: Any,
-    scheme: str = "orthogonal",
+    variables: Any = None,
+    *,
+    scheme: str | Initializer = "orthogonal",
     std: ArrayLike = 1.0,
     passes: int = 10,
-    rules: Mapping[str, Kind] | None = None,
 ) -> Any:
     """Layer-sequential unit-variance initialisation of any model.
 
@@ -42,13 +43,10 @@ def lsuv(
 
     Args:
         key: one PRNG key, for the start.
-        apply: `apply(variables, *inputs)`, traceable.
-        variables: any pytree; see `jinit.reinit` for what becomes of biases, norms and the rest.
-        *inputs: a batch, as the model meets it in training.
+        apply, variables, *inputs, rules: as for `jinit.Model`.
         scheme: of the start; "orthogonal" in the paper.
         std: what comes out of every layer, before the bias.
         passes: at most, for weights that are used several times.
-        rules: path -> role, for parameters of which the trace says nothing certain.
 
     Returns:
         Variables of the same structure. Where nothing comes out of a layer (dead inputs), its
@@ -61,13 +59,12 @@ def lsuv(
     Source: Mishkin & Matas 2016, "All you need is a good init", algorithm 1.
     """
     checks.number("std", std)
-    checks.batch(inputs)
     passes = checks.count("passes", passes)
-    variables = reinit(key, apply, variables, *inputs, scheme=scheme, rules=rules)
-    traced = trace(apply, variables, *inputs)
-    sites = _sites(traced, judge(traced, rules))
-    leaves, structure = jax.tree.flatten(variables)
-    floats = [leaves[i] for i in traced.chosen]
+    model = model.of(variables)
+    model = model.of(reinit_traced(model, key, scheme=scheme))
+    model.check_numbers("lsuv")
+    traced, inputs = model.trace, model.inputs
+    sites = _sites(traced, model.judged())
 
     def once(
         floats: list[Any], factors: list[jax.Array], step: None
@@ -100,10 +97,10 @@ def lsuv(
             factors, _ = once(floats, factors, None)
         return _scaled(traced, sites, floats, factors)
 
-    scaled = scale(floats)
-    for i, leaf in zip(traced.chosen, scaled, strict=True):
-        leaves[i] = leaf
-    return jax.tree.unflatten(structure, leaves)
+    return model.rebuilt(scale(model.floats))
+
+
+lsuv = face(lsuv_traced)
 
 
 class _Site(NamedTuple):

@@ -1,6 +1,6 @@
 """Norms of weights learned until a step of gradient descent hardly changes the gradient."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,18 +15,13 @@ from jinit.models.drawing.scales import (
     positive,
     scaled_model,
 )
-from jinit.models.tracing.uses import Kind
+from jinit.models.tracing.model import TracedModel, face
 
-__all__ = ["gradient_quotient", "metainit"]
+__all__ = ["gradient_quotient", "gradient_quotient_traced", "metainit", "metainit_traced"]
 
 
-def gradient_quotient(
-    apply: Callable[..., Any],
-    variables: Any,
-    *inputs: Any,
-    loss: Callable[..., Any],
-    eps: ArrayLike = 1e-5,
-    rules: Mapping[str, Kind] | None = None,
+def gradient_quotient_traced(
+    model: TracedModel, variables: Any = None, *, eps: ArrayLike = 1e-5, targets: Any = None
 ) -> Float[Array, ""]:
     """How much one step of gradient descent changes the gradient, relative to it.
 
@@ -37,13 +32,9 @@ def gradient_quotient(
     (A parameter without any gradient counts 1.)
 
     Args:
-        apply: `apply(variables, *inputs)`, traceable and twice differentiable.
-        variables: any pytree. What is differentiated by are weights, biases, scales of norms and
-            embeddings, by role.
-        *inputs: pytrees of arrays.
+        apply, variables, *inputs, loss, rules: as for `jinit.Model`.
         loss: `loss(output) -> scalar`.
         eps: keeps the quotient finite.
-        rules: as in `roles`.
 
     Raises:
         RoleError: as `roles`.
@@ -52,23 +43,26 @@ def gradient_quotient(
     Source: Dauphin & Schoenholz 2019, eq. 1.
     """
     checks.number("eps", eps)
-    checks.batch(inputs)
-    model = scaled_model(apply, variables, inputs, loss, rules)
-    return _quotient(lambda params: model.loss(params, inputs), model.params, eps)
+    model = model.of(variables)
+    model.check_numbers("the gradient quotient")
+    scaled = scaled_model(model, targets)
+    return _quotient(lambda params: scaled.loss(params, model.inputs), scaled.params, eps)
 
 
-def metainit(
+gradient_quotient = face(gradient_quotient_traced)
+
+
+def metainit_traced(
+    traced: TracedModel,
     key: jax.Array,
-    apply: Callable[..., Any],
-    variables: Any,
-    *inputs: Any,
-    loss: Callable[..., Any],
+    variables: Any = None,
+    *,
     steps: int = 500,
     learning_rate: ArrayLike = 0.1,
     momentum: ArrayLike = 0.9,
     eps: ArrayLike = 1e-5,
     lower: ArrayLike = 0.01,
-    rules: Mapping[str, Kind] | None = None,
+    targets: Any = None,
 ) -> Learned:
     """Tune the norms of all weights until the gradient quotient is small.
 
@@ -79,12 +73,7 @@ def metainit(
 
     Args:
         key: one PRNG key, for the inputs that are drawn.
-        apply: `apply(variables, *inputs)`, traceable and three times differentiable (which ReLU
-            is, almost everywhere).
-        variables: any pytree; weights, tied embeddings among them, are scaled, everything else
-            stays. A weight that is all zero stays so.
-        *inputs: pytrees of arrays, the same in every step, or of `jax.ShapeDtypeStruct`s of
-            floating-point type.
+        apply, variables, *inputs, loss, rules: as for `jinit.Model`.
         loss: `loss(output) -> scalar`; the paper uses the training loss with random targets.
         steps: the number of updates.
         learning_rate: in units of the norm; may be traced, as `momentum`, `eps` and `lower`.
@@ -92,7 +81,6 @@ def metainit(
         eps: in the quotient.
         lower: a norm does not fall below this fraction of what it was. (The paper has no bound;
             a step across 0 would turn the weight round.)
-        rules: as in `roles`.
 
     Returns:
         `Learned`; its history is of the gradient quotient. A model whose gradients overflow gives
@@ -109,15 +97,16 @@ def metainit(
     steps = checks.count("steps", steps)
     positive(learning_rate=learning_rate, eps=eps, lower=lower)
     checks.number("momentum", momentum)
-    _check_drawable(inputs)
-    model = scaled_model(apply, variables, inputs, loss, rules)
+    _check_drawable(traced.inputs)
+    traced = traced.of(variables)
+    model = scaled_model(traced, targets)
     start = model.norms()
 
     def scales_of(norms: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return {p: jnp.where(start[p] > 0, norms[p] / start[p], 1.0) for p in norms}
 
     def objective(scales: dict[str, jax.Array], own: jax.Array) -> jax.Array:
-        given = _drawn_inputs(own, inputs)
+        given = _drawn_inputs(own, traced.inputs)
         return _quotient(lambda params: model.loss(params, given), model.scaled(scales), eps)
 
     descent = optax.sgd(learning_rate, momentum=momentum)
@@ -133,6 +122,9 @@ def metainit(
     keys = jax.random.split(key, steps)
     (norms, _), history = jax.lax.scan(step, (start, descent.init(start)), keys)
     return model.learned(scales_of(norms), history)
+
+
+metainit = face(metainit_traced)
 
 
 def _quotient(

@@ -7,7 +7,7 @@ and its entries are then put where the model reads them.
 import math
 import warnings
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,22 +17,21 @@ from jaxtyping import ArrayLike
 
 from jinit import checks, schemes, theory
 from jinit.activations import ACTIVATIONS
-from jinit.models.tracing.roles import Role, roles
-from jinit.models.tracing.uses import Kind
+from jinit.models.tracing.model import TracedModel, face
+from jinit.models.tracing.roles import Role
 from jinit.models.tracing.values import RoleError
 from jinit.runtime import keys_after
 
-__all__ = ["reinit"]
+__all__ = ["reinit", "reinit_traced"]
 
 
-def reinit(
+def reinit_traced(
+    model: TracedModel,
     key: jax.Array,
-    apply: Callable[..., Any],
-    variables: Any,
-    *inputs: Any,
+    variables: Any = None,
+    *,
     scheme: str | schemes.Initializer = "he",
     gain: ArrayLike | str = 1.0,
-    rules: Mapping[str, Kind] | None = None,
     **options: Any,
 ) -> Any:
     """The same variables, every parameter drawn anew by its role.
@@ -57,9 +56,7 @@ def reinit(
     Args:
         key: one PRNG key; every parameter draws from the key and its path alone, so that one layer
             more leaves the others as they are.
-        apply: `apply(variables, *inputs)`, traceable.
-        variables: any pytree; arrays that are not floating-point and other leaves are passed on.
-        *inputs: pytrees of arrays or `jax.ShapeDtypeStruct`s.
+        apply, variables, *inputs, rules: as for `jinit.Model`.
         scheme: a name of `jinit.SCHEMES`, or any initializer `(key, shape, dtype)`; a function is
             not told how many taps the stride of a transposed convolution skips.
         gain: multiplies the standard deviation of every weight; may be traced. "auto" takes
@@ -67,7 +64,6 @@ def reinit(
             known; it belongs to a scheme of variance 1/fan, such as "xavier" or "orthogonal". (In
             He's reading the gain makes up for the activation before: there the first weight has
             none and the last has one. The products over a deep network differ by these ends.)
-        rules: path -> role, for parameters of which the trace says nothing certain.
         **options: the scheme's, such as `scale`; may be traced.
 
     Returns:
@@ -88,12 +84,14 @@ def reinit(
     True
     """
     key = checks.key(key)
+    model = model.of(variables)
+    variables, rules = model.variables, model.rules
     draw = _Kernels(scheme, options, [v for v in jax.tree.leaves(variables) if _may_be_drawn(v)])
     if not isinstance(gain, str):
         checks.number("gain", gain)
     elif gain != "auto":
         raise ValueError(f"gain must be a number, a scalar array or 'auto', got {gain!r}.")
-    by_path = {role.path: role for role in roles(apply, variables, *inputs, rules=rules)}
+    by_path = {role.path: role for role in model.judged()}
     flat, structure = jax.tree_util.tree_flatten_with_path(variables)
     fresh = []
     for keys, leaf in flat:
@@ -103,7 +101,7 @@ def reinit(
             continue
         own = jax.random.fold_in(key, np.uint32(zlib.crc32(path.encode())))
         try:
-            by_rule = path in (rules or ())
+            by_rule = path in rules
             fresh.append(_drawn(own, by_path[path], leaf, draw, gain, by_rule=by_rule))
         except (ValueError, TypeError) as error:
             error.add_note(f"This was for {path}.")
@@ -113,9 +111,12 @@ def reinit(
         warnings.warn(
             f"the output does not depend on {', '.join(unused)}: left as "
             f"{'it was' if len(unused) == 1 else 'they were'}.",
-            stacklevel=2,
+            stacklevel=3,
         )
     return jax.tree_util.tree_unflatten(structure, fresh)
+
+
+reinit = face(reinit_traced)
 
 
 class _Kernels:

@@ -6,7 +6,7 @@ for has one scale per layer.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from jinit import checks
-from jinit.models.tracing.roles import Role, roles
-from jinit.models.tracing.uses import Kind
+from jinit.models.tracing.model import TracedModel
+from jinit.models.tracing.roles import Role
 
 __all__ = ["Learned", "ScaledModel", "as_dtype_of", "positive", "scaled_model"]
 
@@ -71,46 +71,32 @@ class ScaledModel(NamedTuple):
         return Learned(self.variables(self.scaled(scales)), scales, history)
 
 
-def scaled_model(
-    apply: Callable[..., Any],
-    variables: Any,
-    inputs: tuple[Any, ...],
-    loss: Callable[..., Any],
-    rules: Mapping[str, Kind] | None,
-) -> ScaledModel:
+def scaled_model(model: TracedModel, targets: Any) -> ScaledModel:
     """Read a model's weights, and check its loss."""
-    if not callable(loss):
-        raise TypeError(f"loss must be a function of the model's output, got {loss!r}.")
-    found = {role.path: role for role in roles(apply, variables, *inputs, rules=rules)}
+    loss = model.loss_of(targets)
     trained = ("weight", "tied", "bias", "scale", "embedding")
-    flat, structure = jax.tree_util.tree_flatten_with_path(variables)
-    paths = [jax.tree_util.keystr(path) for path, _ in flat]
-    kept = [leaf for _, leaf in flat]
-    params = {
-        path: _at_least_float32(leaf)
-        for path, leaf in zip(paths, kept, strict=True)
-        if path in found and found[path].role in trained
-    }
-    layers = {p: _layers(found[p]) for p in params if found[p].role in ("weight", "tied")}
+    found = model.judged()
+    kept = dict(zip(model.trace.paths, model.floats, strict=True))
+    params = {r.path: _at_least_float32(kept[r.path]) for r in found if r.role in trained}
+    layers = {r.path: _layers(r) for r in found if r.role in ("weight", "tied")}
     if not layers:
         raise ValueError("the model has no weight to scale; say what is one with rules=.")
 
-    def rebuilt(params: dict[str, jax.Array]) -> Any:
-        leaves = [
+    def floats(params: dict[str, jax.Array]) -> list[Any]:
+        return [
             params[path].astype(leaf.dtype) if path in params else leaf
-            for path, leaf in zip(paths, kept, strict=True)
+            for path, leaf in kept.items()
         ]
-        return jax.tree_util.tree_unflatten(structure, leaves)
 
     def value(params: dict[str, jax.Array], inputs: tuple[Any, ...]) -> jax.Array:
-        return loss(apply(rebuilt(params), *inputs))
+        return loss(model.trace.run(floats(params), inputs))
 
-    out = jax.eval_shape(value, params, inputs)
+    out = jax.eval_shape(value, params, model.inputs)
     if getattr(out, "shape", None) != () or not jnp.issubdtype(out.dtype, jnp.floating):
         raise ValueError(
             f"loss must give one real number for the model's output, got {out}; take a mean."
         )
-    return ScaledModel(params, layers, rebuilt, value)
+    return ScaledModel(params, layers, lambda params: model.rebuilt(floats(params)), value)
 
 
 def _at_least_float32(leaf: Any) -> jax.Array:

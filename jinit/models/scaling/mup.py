@@ -6,7 +6,7 @@ best for the base is best for the target.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -15,15 +15,16 @@ import jax.numpy as jnp
 import optax
 
 from jinit import checks
+from jinit.models.tracing.model import TracedModel, face
 from jinit.models.tracing.names import label, table
-from jinit.models.tracing.roles import Role, roles
+from jinit.models.tracing.roles import Role
 from jinit.models.tracing.uses import Kind
 from jinit.models.tracing.values import RoleError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MuP", "MuPRow", "mup"]
+__all__ = ["MuP", "MuPRow", "mup", "mup_traced"]
 
 Class = Literal["input", "hidden", "output", "scalar", "untrained"]
 
@@ -154,15 +155,14 @@ class MuP:
         )  # fmt: skip
 
 
-def mup(
-    apply: Callable[..., Any],
-    variables: Any,
-    *inputs: Any,
+def mup_traced(
+    model: TracedModel,
+    variables: Any = None,
+    *,
     base_variables: Any,
     base_apply: Callable[..., Any] | None = None,
     base_inputs: Sequence[Any] | None = None,
     embeddings: str | None = None,
-    rules: Mapping[str, Kind] | None = None,
 ) -> MuP:
     """Multipliers that make a wide model learn as its narrow base does.
 
@@ -189,16 +189,13 @@ def mup(
       be divided by r in `apply`. Do that, and say so with `rules={path: "embedding"}`.
 
     Args:
-        apply: `apply(variables, *inputs)` of the target, traceable.
-        variables: of the target; arrays or `jax.ShapeDtypeStruct`s.
-        *inputs: pytrees of arrays or `jax.ShapeDtypeStruct`s.
+        apply, variables, *inputs, rules: as for `jinit.Model`.
         base_variables: of the base, the same tree with other widths.
         base_apply: of the base; None if it is the same function.
         base_inputs: of the base; None if they are the same.
         embeddings: how embeddings that widen are drawn: "unit" if their variance does not depend on
             the width (Equinox, Haiku, PyTorch), or "features" if it is 1/features (Flax,
             `jinit.reinit`), which muP has to undo.
-        rules: path -> role, for parameters of which the trace says nothing certain.
 
     Returns:
         `MuP`.
@@ -226,13 +223,14 @@ def mup(
     """
     if embeddings is not None:
         checks.choice("embeddings", embeddings, ("unit", "features"))
+    model = model.of(variables)
+    variables = model.variables
     _same_tree(variables, base_variables)
-    target = roles(apply, variables, *inputs, rules=rules)
+    target = model.judged()
+    given = model.inputs if base_inputs is None else base_inputs
     try:
-        base = roles(
-            base_apply or apply, base_variables, *(inputs if base_inputs is None else base_inputs),
-            rules=rules,
-        )  # fmt: skip
+        narrow = TracedModel(base_apply or model.apply, base_variables, *given, rules=model.rules)
+        base = narrow.judged()
     except Exception as error:
         if base_apply is None:
             error.add_note("This was the base model, run by the target's apply; give base_apply.")
@@ -248,6 +246,9 @@ def mup(
         return jax.tree_util.tree_unflatten(structure, factors)
 
     return MuP(rows, tree("init"), tree("sgd"), tree("adam"))
+
+
+mup = face(mup_traced)
 
 
 # --- one leaf -----------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jinit.models.tracing.interpreter import follow
 from jinit.models.tracing.jaxprs import inner_jaxprs
@@ -38,6 +38,11 @@ class Trace:
     """the model's output from its arrays"""
     chosen: tuple[int, ...]
     """places of the floating leaves among all leaves of the variables"""
+
+    def run(self, floats: Sequence[Any], inputs: Sequence[Any]) -> Any:
+        """The model's output, of other floating-point leaves and inputs."""
+        arguments = [*floats, *jax.tree.leaves(tuple(inputs))]
+        return self.outputs(jaxpr_as_fun(self.jaxpr)(*arguments))
 
     def following(self, order: int) -> str | None:
         """Name of the activation that follows a use of a weight.

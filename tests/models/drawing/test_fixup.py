@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jinit.models import diagnose, fixup, skipinit
+import jinit
+from jinit.models import diagnose, fixup, lsuv, skipinit
 from jinit.models.tracing.trace import trace
 
 KEY = jax.random.key(0)
@@ -31,10 +32,10 @@ class Residual(nn.Module):
         return nn.Dense(10, name="head")(x)
 
 
-def initialised(scheme, model, x=X, **options):
+def initialised(start, model, x=X, **options):
     with jax.numpy_rank_promotion("allow"):  # Flax mixes ranks
         variables = model.init(KEY, x)
-        return scheme(KEY, model.apply, variables, x, **options)["params"]
+        return start(KEY, model.apply, variables, x, **options)["params"]
 
 
 def gain(layer):
@@ -198,3 +199,13 @@ def test_a_model_without_branches_is_refused():
     for scheme in (fixup, skipinit):
         with pytest.raises(ValueError, match="no residual branch"):
             scheme(KEY, lambda w, x: x @ w, jnp.ones((48, 4)), X)
+
+
+@pytest.mark.parametrize("start", [fixup, skipinit, lsuv])
+def test_a_scheme_is_a_name_or_an_initializer(start):
+    """The annotation, which the suite checks, allows both; one scheme draws the same by both."""
+    by_name = initialised(start, Residual(2), scheme="xavier")
+    by_function = initialised(start, Residual(2), scheme=jinit.scheme("xavier"))
+    jax.tree.map(np.testing.assert_array_equal, by_name, by_function)
+    fixed = initialised(start, Residual(2), scheme=lambda key, shape, dtype: jnp.ones(shape, dtype))
+    assert len(np.unique(fixed["in_0"]["kernel"])) == 1

@@ -137,7 +137,7 @@ def test_arguments_that_are_not_allowed():
     with pytest.raises(ValueError, match="unknown optimizer 'adm'; did you mean 'adam'"):
         gradinit(apply, params, X, loss=loss, optimizer="adm")
     with pytest.raises(TypeError, match="int32 cannot hold; give an array"):
-        metainit(KEY, apply, params, tokens, loss=loss)
+        metainit(KEY, lambda p, t: apply(p, jax.nn.one_hot(t, WIDTH)), params, tokens, loss=loss)
     with pytest.raises(TypeError, match="inputs must be arrays with numbers, got only a shape"):
         gradinit(apply, params, RANDOM, loss=loss)
     with pytest.raises(ValueError, match="no weight to scale"):

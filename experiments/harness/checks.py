@@ -1,0 +1,150 @@
+"""Numbers that are expected beside those measured, and the verdict on all of them."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from harness.estimates import Estimate
+
+console = Console(highlight=False)
+
+EXACT = 1e-8  # of what is computed in float64 and known without rounding
+
+SOURCES = {
+    "paper": "printed by the source",
+    "formula": "computed from the source's formula",
+    "theory": "predicted by jinit.theory",
+    "simulation": "simulated otherwise",
+    "claim": "claimed in words",
+}
+
+
+class Check(NamedTuple):
+    """One number that is expected beside the one measured here."""
+
+    group: str
+    """the table it stands in"""
+    what: str
+    expected: float
+    measured: float
+    tolerance: float
+    source: str
+    """where the expected number is from, a key of SOURCES"""
+
+    @property
+    def ok(self) -> bool:
+        """Whether measured lies within the tolerance of expected (NaN never does)."""
+        return abs(self.measured - self.expected) <= self.tolerance
+
+
+def compare(
+    group: str, what: str, expected: Any, found: Any, source: str, tolerance: Any = None
+) -> list[Check]:
+    """One check for every entry of arrays, which are broadcast by the names of their dimensions.
+
+    Args:
+        group, what: names, in which `{coordinate}` stands for the value at the entry.
+        expected: a number, a DataArray, or values in the shape of what is found.
+        found: a number, a DataArray or an Estimate, which brings its tolerance.
+        source: of all of them.
+        tolerance: a number or a DataArray.
+    """
+    if isinstance(found, Estimate):
+        tolerance = found.tolerance if tolerance is None else tolerance
+        found = found.mean
+    found = xr.DataArray(found)
+    if not isinstance(expected, xr.DataArray):
+        expected = found.copy(data=np.broadcast_to(expected, found.shape))
+    arrays = xr.align(expected, found, xr.DataArray(tolerance), join="exact")
+    names = {str(n): c for array in arrays[:2] for n, c in array.coords.items()}
+    arrays = xr.broadcast(*(array.reset_coords(drop=True) for array in arrays))
+    checks = []
+    for index in np.ndindex(arrays[0].shape):
+        at = dict(zip(arrays[0].dims, index, strict=True))
+        here = {name: c.isel({d: at[d] for d in c.dims}).item() for name, c in names.items()}
+        numbers = (float(array[index]) for array in arrays)
+        checks.append(Check(group.format(**here), what.format(**here), *numbers, source))
+    return checks
+
+
+def printed(group: str, what: str, text: str, measured: Any, *, source: str = "formula") -> Check:
+    """A number in print beside one computed here, within half a unit of the last digit.
+
+    One printed without a decimal point is exact, as a correlation of 1 is.
+    """
+    tolerance = half_unit(text) if "." in text else EXACT
+    return Check(group, what, float(text), float(measured), tolerance, source)
+
+
+def half_unit(printed: str) -> float:
+    """Half a unit of the last printed digit: all that rounding can have taken away.
+
+    >>> half_unit("2.97728e-7")
+    5e-13
+    """
+    exponent = Decimal(printed).as_tuple().exponent
+    return float(Decimal(5).scaleb(int(exponent) - 1))
+
+
+def verdict(checks: Sequence[Check], *, left_out: str = "") -> int:
+    """Print expected | measured | tolerance | source | ok; 0 if every number is met, else 1.
+
+    Args:
+        checks: in the order of the tables; there must be at least one.
+        left_out: what the chosen setting does not check.
+    """
+    if not checks:
+        raise ValueError("verdict needs at least one check, got none.")
+    for group, rows in groupby(checks, key=lambda check: check.group):
+        console.print(_table(group, list(rows)))
+    if left_out:
+        console.print(f"Not checked at this setting: {left_out}.")
+    missed = [check for check in checks if not check.ok]
+    for check in missed:
+        console.print(
+            f"[bold red]Missed:[/] {check.group}, {check.what}: expected {check.expected:.9g}, "
+            f"measured {check.measured:.9g}, apart by "
+            f"{abs(check.measured - check.expected):.2g} where {check.tolerance:.2g} is allowed."
+        )
+    total, wrong = (Counter(check.source for check in some) for some in (checks, missed))
+    sources = sorted(total, key=list(SOURCES).index)
+    met = ", ".join(f"{total[s] - wrong[s]} of {total[s]} {SOURCES[s]}" for s in sources)
+    console.print(f"{len(checks) - len(missed)} of {len(checks)} numbers met: {met}.")
+    return 1 if missed else 0
+
+
+def _table(group: str, checks: Sequence[Check]) -> Table:
+    rows = []
+    for check in checks:
+        digits = _digits(check)
+        numbers = (f"{each:#.{digits}g}" for each in (check.expected, check.measured))
+        ok = "yes" if check.ok else "[bold red]NO"
+        rows.append((check.what, *numbers, f"{check.tolerance:.1e}", check.source, ok))
+    return table(group, ("", ">expected", ">measured", ">tolerance", "source", "ok"), rows)
+
+
+def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Rows of text under a header; a column that is named with `>` is set to the right."""
+    found = Table(title=title, title_justify="left", box=SIMPLE_HEAD, title_style="bold")
+    for name in header:
+        right = name.startswith(">")
+        found.add_column(name.removeprefix(">"), justify="right" if right else "left")
+    for row in rows:
+        found.add_row(*row)
+    return found
+
+
+def _digits(check: Check) -> int:
+    """Significant digits that show what the tolerance compares, six at least."""
+    if not (check.expected and check.tolerance):
+        return 6
+    return max(6, math.ceil(math.log10(abs(check.expected) / (2 * check.tolerance))))

@@ -1,0 +1,70 @@
+"""Every tool on one model, which is traced once."""
+
+from typing import Any
+
+from jinit.models.auditing.audit import audit_traced
+from jinit.models.diagnosis.measure import Diagnosis, measure
+from jinit.models.drawing.fixup import fixup_traced, skipinit_traced
+from jinit.models.drawing.gradinit import gradinit_traced
+from jinit.models.drawing.lsuv import lsuv_traced
+from jinit.models.drawing.metainit import gradient_quotient_traced, metainit_traced
+from jinit.models.drawing.reinit import reinit_traced
+from jinit.models.scaling.mup import mup_traced
+from jinit.models.tracing.model import TracedModel
+from jinit.models.tracing.roles import Role
+
+__all__ = ["Model"]
+
+
+class Model(TracedModel):
+    """A model, traced once, and every tool on it. Frozen; it keeps nothing that it measures.
+
+        m = jinit.Model(apply, variables, *inputs, loss=None, rules=None)
+
+    Each tool does what the function of its name in `jinit` and `jinit.models` does, and is told
+    what is not known yet: `m.diagnose()` of the variables that the model was made with, and
+    `m.diagnose(trained)`, `m.reinit(key, trained, scheme="he")` of others of the same tree and
+    shapes. Where only roles and fans are asked for, shapes without numbers will do.
+
+    Args:
+        apply: `apply(variables, *inputs)`, traceable.
+        variables: any pytree of arrays or `jax.ShapeDtypeStruct`s.
+        *inputs: pytrees of arrays or `jax.ShapeDtypeStruct`s.
+        loss: `loss(output) -> scalar`; with `targets=` in the call of a tool,
+            `loss(output, targets)`.
+        rules: path -> role, for parameters of which the trace says nothing certain.
+
+    Raises:
+        TypeError: variables without a floating-point array; of a tool that needs numbers, where
+            there is only a shape, or a loss, where there is none.
+        ValueError: of a tool, variables of another tree or other shapes.
+
+    >>> import jax, jinit
+    >>> shapes = {"w": jax.ShapeDtypeStruct((64, 32), jax.numpy.float32)}
+    >>> m = jinit.Model(lambda p, x: x @ p["w"], shapes, jax.numpy.ones((4, 64)))
+    >>> m.roles()[0].fan_in, m.audit(m.reinit(jax.random.key(0), scheme="he")).rows[0].matches
+    (64, ('he',))
+    """
+
+    def roles(self) -> tuple[Role, ...]:
+        """The role of every floating-point leaf, as `jinit.models.roles` has it."""
+        return self.judged()
+
+    def diagnose(self, variables: Any = None, *, targets: Any = None) -> Diagnosis:
+        """`jinit.diagnose` of a model that has been traced."""
+        model = self.of(variables)
+        model.check_numbers("diagnose")
+        return measure(
+            model.trace, model.judged(strict=False), model.variables, model.inputs,
+            loss=model.loss, targets=targets,
+        )  # fmt: skip
+
+    audit = audit_traced
+    reinit = reinit_traced
+    lsuv = lsuv_traced
+    fixup = fixup_traced
+    skipinit = skipinit_traced
+    metainit = metainit_traced
+    gradinit = gradinit_traced
+    gradient_quotient = gradient_quotient_traced
+    mup = mup_traced

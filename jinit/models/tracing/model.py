@@ -1,0 +1,176 @@
+"""A model that has been traced, with its variables, inputs and loss: what every tool is given."""
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from jinit import checks
+from jinit.models.tracing.roles import Role, judge
+from jinit.models.tracing.trace import Trace, trace
+from jinit.models.tracing.uses import Kind
+
+__all__ = ["TracedModel", "face"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, init=False, eq=False, repr=False)
+class TracedModel:
+    """`apply(variables, *inputs)`, traced once; nothing that is measured is kept."""
+
+    apply: Callable[..., Any]
+    variables: Any
+    inputs: tuple[Any, ...]
+    loss: Callable[..., Any] | None
+    """`loss(output) -> scalar`, or `loss(output, targets)`"""
+    rules: Mapping[str, Kind]
+    """path -> role, for parameters of which the trace says nothing certain"""
+    trace: Trace
+
+    def __init__(
+        self,
+        apply: Callable[..., Any],
+        variables: Any,
+        *inputs: Any,
+        loss: Callable[..., Any] | None = None,
+        rules: Mapping[str, Kind] | None = None,
+    ) -> None:
+        """Trace the model, on arrays or on `jax.ShapeDtypeStruct`s.
+
+        Raises:
+            TypeError: variables without a floating-point array. What `apply` raises has a note.
+        """
+        known = {"apply": apply, "variables": variables, "inputs": inputs, "loss": loss}
+        known["rules"] = MappingProxyType(dict(rules or {}))
+        for name, value in known.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "trace", trace(apply, variables, *inputs))
+
+    def of(self, variables: Any) -> "TracedModel":
+        """The same model with other variables; None leaves those that it has.
+
+        It is traced again only if numbers have changed that the trace holds as constants: leaves
+        that are no floating-point arrays, or if leaves are of another dtype.
+
+        Raises:
+            ValueError: another tree, or other shapes.
+        """
+        if variables is None or variables is self.variables:
+            return self
+        own, structure = jax.tree_util.tree_flatten_with_path(self.variables)
+        others = jax.tree.leaves(variables)
+        other_structure: Any = jax.tree.structure(variables)
+        if other_structure != structure:
+            raise ValueError(
+                f"variables must be the same tree as those that the model was made with, "
+                f"{structure}, got {other_structure}; make another Model for them."
+            )
+        traced_again = False
+        for i, ((path, was), leaf) in enumerate(zip(own, others, strict=True)):
+            if np.shape(was) != np.shape(leaf):
+                raise ValueError(
+                    f"variables must have the shapes that the model was made with, got "
+                    f"{list(np.shape(leaf))} for {jax.tree_util.keystr(path)}, which was "
+                    f"{list(np.shape(was))}; make another Model for them."
+                )
+            floating = i in self.trace.chosen
+            same = getattr(was, "dtype", None) == getattr(leaf, "dtype", None)
+            traced_again |= not (same and (floating or _same_constant(was, leaf)))
+        if traced_again:
+            return type(self)(
+                self.apply, variables, *self.inputs, loss=self.loss, rules=self.rules
+            )  # fmt: skip
+        return self._with(variables=variables)
+
+    def with_rules(self, rules: Mapping[str, Kind]) -> "TracedModel":
+        """The same model with other rules."""
+        return self._with(rules=MappingProxyType(dict(rules)))
+
+    def _with(self, **fields: Any) -> "TracedModel":
+        new = copy.copy(self)
+        for name, value in fields.items():
+            object.__setattr__(new, name, value)
+        return new
+
+    def judged(self, *, strict: bool = True) -> tuple[Role, ...]:
+        """The role of every floating-point leaf; not strict, what is uncertain is "other"."""
+        return judge(self.trace, self.rules, strict=strict)
+
+    @property
+    def floats(self) -> list[Any]:
+        """The floating-point leaves of the variables."""
+        leaves = jax.tree.leaves(self.variables)
+        return [leaves[i] for i in self.trace.chosen]
+
+    def rebuilt(self, floats: Sequence[Any]) -> Any:
+        """The variables with other floating-point leaves."""
+        leaves, structure = jax.tree.flatten(self.variables)
+        for i, leaf in zip(self.trace.chosen, floats, strict=True):
+            leaves[i] = leaf
+        return jax.tree.unflatten(structure, leaves)
+
+    def loss_of(self, targets: Any = None) -> Callable[[Any], Any]:
+        """The loss as a function of the output alone.
+
+        Raises:
+            TypeError: a model without a loss.
+        """
+        loss = self.loss
+        if not callable(loss):
+            raise TypeError(f"loss must be a function of the model's output, got {loss!r}.")
+        return loss if targets is None else lambda output: loss(output, targets)
+
+    def check_numbers(self, what: str) -> None:
+        """Raise TypeError where variables or inputs are shapes without numbers, which do for roles.
+
+        Raises:
+            ValueError: an empty batch.
+        """
+        checks.batch(self.inputs)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(self.variables)[0]:
+            if isinstance(leaf, jax.ShapeDtypeStruct):
+                raise TypeError(
+                    f"{what} needs variables with numbers, got only a shape at "
+                    f"{jax.tree_util.keystr(path)}; give some that were drawn, as by model.init."
+                )
+
+
+def _same_constant(a: Any, b: Any) -> bool:
+    """Whether two leaves that are no floating-point arrays surely are the same."""
+    if a is b:
+        return True
+    if not (checks.is_concrete(a) and checks.is_concrete(b)):
+        return False
+    if hasattr(a, "dtype") and jax.numpy.issubdtype(a.dtype, jax.dtypes.prng_key):
+        a, b = jax.random.key_data(a), jax.random.key_data(b)
+    return bool(np.array_equal(a, b)) if hasattr(a, "dtype") else bool(a == b)
+
+
+def face(tool: Callable[..., T]) -> Callable[..., T]:
+    """The tool as a function `([key,] apply, variables, *inputs, [loss,] rules, ...)`."""
+    _, *own = inspect.signature(tool).parameters.values()
+    of_model = inspect.signature(TracedModel).parameters
+    about = ["apply", "variables", "inputs", "rules"]
+    if any(parameter.name == "targets" for parameter in own):
+        about.insert(3, "loss")
+    key = [parameter for parameter in own if parameter.name == "key"]
+    named = [p for p in own if p.kind in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
+    signature = inspect.Signature([*key, *(of_model[name] for name in about), *named])
+
+    def call(*arguments: Any, **options: Any) -> T:
+        given = signature.bind(*arguments, **options).arguments
+        given |= given.pop("options", {})  # of a scheme
+        known = {name: given.pop(name) for name in about[3:] if name in given}
+        parts = given.pop("apply"), given.pop("variables"), *given.pop("inputs", ())
+        return tool(TracedModel(*parts, **known), **given)
+
+    call.__signature__ = signature  # type: ignore[attr-defined]
+    call.__doc__, call.__module__ = tool.__doc__, tool.__module__
+    call.__name__ = call.__qualname__ = tool.__name__.removesuffix("_traced")
+    return call
