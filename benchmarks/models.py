@@ -19,7 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import jinit
-from jinit.models.diagnosis.measure import prepared
+from jinit.models.diagnosis.measure import compiled
+from jinit.models.diagnosis.sites import sites
+from jinit.models.tracing.trace import trace
 
 
 class Block(nn.Module):
@@ -79,7 +81,8 @@ def main() -> None:
     gradient = jax.jit(jax.grad(loss))
     first = timed(lambda: gradient(variables))
     square = lambda out: jnp.mean(jnp.square(out))  # noqa: E731
-    diagnosis = prepared(model.apply, variables, tokens, loss=square)
+    traced = trace(model.apply, variables, tokens)
+    diagnosis = compiled(traced, sites(traced), variables, (tokens,), square)
     timed(diagnosis)
     calls = {
         "one gradient": partial(gradient, variables),

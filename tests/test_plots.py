@@ -239,10 +239,14 @@ def test_a_diagnosis_shows_every_layer_and_marks_what_is_odd():
     fig = plots.diagnosis(found)
     forward, backward, shares = fig.axes
     np.testing.assert_allclose(
-        forward.lines[0].get_ydata(), [row.log_rms for row in found.layers], rtol=1e-6
+        forward.lines[0].get_ydata(),
+        np.array([row.log_pre for row in found.layers]) / np.log(10),
+        rtol=1e-6,
     )
     np.testing.assert_allclose(
-        backward.lines[0].get_ydata(), [row.log_grad for row in found.layers], rtol=1e-6
+        backward.lines[0].get_ydata(),
+        np.array([row.log_grad for row in found.layers]) / np.log(10),
+        rtol=1e-6,
     )
     labels = shares.get_xticklabels()
     assert [label.get_text() for label in labels] == [row.layer for row in found.layers]

@@ -1,8 +1,10 @@
 """Any model, read off its traced computation."""
 
 from jinit.models.auditing.audit import Audit, audit
-from jinit.models.diagnosis.findings import FAULTS, Finding
-from jinit.models.diagnosis.measure import Diagnosis, diagnose
+from jinit.models.diagnosis.findings import FAULTS, Fault
+from jinit.models.diagnosis.measure import diagnose
+from jinit.models.diagnosis.records import DiagnosedLayer, Finding
+from jinit.models.diagnosis.report import Diagnosis
 from jinit.models.drawing.fixup import fixup, skipinit
 from jinit.models.drawing.gradinit import gradinit
 from jinit.models.drawing.lsuv import lsuv
@@ -19,7 +21,9 @@ from jinit.models.tracing.values import RoleError
 __all__ = [
     "FAULTS",
     "Audit",
+    "DiagnosedLayer",
     "Diagnosis",
+    "Fault",
     "Finding",
     "Learned",
     "Model",

@@ -3,7 +3,8 @@
 from typing import Any
 
 from jinit.models.auditing.audit import audit_traced
-from jinit.models.diagnosis.measure import Diagnosis, measure
+from jinit.models.diagnosis.measure import measure
+from jinit.models.diagnosis.report import Diagnosis
 from jinit.models.drawing.fixup import fixup_traced, skipinit_traced
 from jinit.models.drawing.gradinit import gradinit_traced
 from jinit.models.drawing.lsuv import lsuv_traced

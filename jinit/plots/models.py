@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from jinit.models.diagnosis.records import decades
 from jinit.plots.figures import COLORS, figure, style
 
 __all__ = ["coordinate_check", "diagnosis"]
@@ -42,10 +43,10 @@ def diagnosis(found: Any, *, title: str = "") -> Figure:
             height=8.0 if drawn else 5.6, sharex=True,
         )  # fmt: skip
         for ax, field, color, words in (
-            (axes[0][0], "log_rms", COLORS["xavier"], "Forward: root mean square of the signal"),
+            (axes[0][0], "log_pre", COLORS["xavier"], "Forward: root mean square of the signal"),
             (axes[1][0], "log_grad", COLORS["10 randn"], "Backward: that of the gradient"),
         ):  # fmt: skip
-            values = np.array([getattr(row, field) for row in rows])
+            values = decades(getattr(found.signals, field))
             ax.plot(x, np.where(np.isfinite(values), values, np.nan), "o-", color=color)
             lost = ~np.isfinite(values)
             if lost.any():

@@ -1,37 +1,35 @@
-"""Where the signal of a model dies: every layer forward and backward, and a verdict.
+"""Measures a model: once forward and once backward, every weight and activation.
 
-The model runs once forward and once backward, with an eye on what comes out of every weight and
-goes through every activation (`jinit.models.probe`).
+The eye on each place is `jinit.models.tracing.probe`'s; where to look is `sites`'.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
-from pathlib import Path as File
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike
 
 from jinit import checks
 from jinit.activations import ACTIVATIONS, SATURATION
 from jinit.models.auditing.oddities import orthogonal
-from jinit.models.diagnosis.findings import Finding, find
+from jinit.models.diagnosis.findings import find
 from jinit.models.diagnosis.records import (
     ActivationSignal,
     Branch,
-    LayerSignal,
-    Measured,
+    DiagnosedLayer,
     ParameterSignal,
+    pooled,
 )
+from jinit.models.diagnosis.report import Diagnosis
+from jinit.models.diagnosis.sites import Passes, Site, Sites, layers_of, named, sites
 from jinit.models.tracing import curves
-from jinit.models.tracing.names import label, page, table
+from jinit.models.tracing.names import label
 from jinit.models.tracing.probe import (
     Moments,
-    Place,
     interpret,
     log_rms,
     moments,
@@ -41,113 +39,9 @@ from jinit.models.tracing.probe import (
 )
 from jinit.models.tracing.roles import Role, judge
 from jinit.models.tracing.trace import Trace, trace
-from jinit.models.tracing.uses import Activation, Kind, Use
-from jinit.models.tracing.values import Loop, Path
+from jinit.models.tracing.uses import Activation, Kind
 
-if TYPE_CHECKING:
-    import pandas as pd
-    import xarray as xr
-
-__all__ = ["Diagnosis", "diagnose", "measure"]
-
-
-@dataclass(frozen=True)
-class Diagnosis(Measured):
-    """Signals through a model, and what they mean.
-
-    `print` shows a table and the verdict; in a notebook it is a page.
-    """
-
-    @cached_property
-    def findings(self) -> tuple[Finding, ...]:
-        """What is wrong, the worst first; empty for a healthy model."""
-        return find(self)
-
-    @property
-    def verdict(self) -> str:
-        """One sentence, with a cure if one is needed, and what could not be looked at."""
-        if self.findings:
-            return self.findings[0].sentence
-        unread = [p.role.path for p in self.parameters if p.role.role == "other" and p.role.uses]
-        if unread:
-            return (
-                f"Nothing wrong in what can be seen, but {unread[0]}"
-                f"{f' and {len(unread) - 1} more' if len(unread) > 1 else ''} could not be read "
-                f"off the trace."
-            )
-        if not self.layers:
-            return "No weight is applied to a signal."
-        seen = [row for row in self.layers if math.isfinite(row.log_rms + row.log_grad)]
-        first, last = (seen or self.layers)[0], (seen or self.layers)[-1]
-        return (
-            f"Healthy: over {len(self.layers)} layers the signal changes "
-            f"x{10 ** (last.log_rms - first.log_rms):.2g}, and the gradient on its way back "
-            f"x{10 ** (first.log_grad_norm - last.log_grad_norm):.2g}."
-        )
-
-    def to_dataframe(self) -> "pd.DataFrame":
-        """One row a layer."""
-        import pandas as pd
-
-        rows = [{**row._asdict(), "log_grad_norm": row.log_grad_norm} for row in self.layers]
-        return pd.DataFrame(rows).drop(columns=["in_time", "forward_in_time"])
-
-    def to_dataset(self) -> "xr.Dataset":
-        """The numbers of every layer along "layer", with the layers' names as coordinate."""
-        import xarray as xr
-
-        frame = self.to_dataframe().drop(columns=["path", "role", "activation"])
-        names = [f"{i} {row.layer}" for i, row in enumerate(self.layers)]
-        columns = {
-            name: ("layer", frame[name].to_numpy()) for name in frame.columns if name != "layer"
-        }
-        return xr.Dataset(columns, {"layer": names}, {"verdict": self.verdict})
-
-    def __str__(self) -> str:  # noqa: D105
-        worse = [f"- {finding.sentence}" for finding in self.findings[1:]]
-        return "\n".join([table(_COLUMNS, self._cells()), "", self.verdict, *worse])
-
-    def _cells(self) -> list[list[str]]:
-        def fraction(x: float) -> str:
-            return "" if math.isnan(x) else f"{100 * x:.0f}%"
-
-        return [
-            [
-                row.layer, f"{row.fan_in} -> {row.fan_out}", row.activation or "",
-                f"{row.mean:.3g}", f"{row.std:.3g}", f"{row.log_rms:.2f}", f"{row.log_grad:.2f}",
-                fraction(row.dead), fraction(row.saturated),
-            ]
-            for row in self.layers
-        ]  # fmt: skip
-
-    def to_html(self, path: str | File | None = None) -> str:
-        """A page with the verdict and the table; written to `path` if one is given."""
-        said = [finding.sentence for finding in self.findings] or [self.verdict]
-        html = page("Does the signal survive?", said, _COLUMNS, self._cells())
-        if path is not None:
-            File(path).write_text(html, encoding="utf-8")
-        return html
-
-    def _repr_html_(self) -> str:
-        return self.to_html()
-
-    def to_json(self) -> dict[str, Any]:
-        """Verdict, findings and layers, as JSON can hold them."""
-
-        def plain(x: Any) -> Any:
-            return str(x) if isinstance(x, float) and not math.isfinite(x) else x
-
-        layers = [
-            {k: plain(v) for k, v in row._asdict().items() if "in_time" not in k}
-            for row in self.layers
-        ]
-        findings = [finding._asdict() for finding in self.findings]
-        return {"verdict": self.verdict, "findings": findings, "layers": layers}
-
-
-_COLUMNS = (
-    "layer", "fans", "activation", "mean", "std", "log10 rms", "log10 grad", "dead", "saturated",
-)  # fmt: skip
+__all__ = ["compiled", "diagnose", "measure"]
 
 
 def diagnose(
@@ -171,7 +65,8 @@ def diagnose(
             rule these count as "other" here, which no verdict looks at.
 
     Returns:
-        `Diagnosis`.
+        `Diagnosis`, whose `signals` are those of `jinit.layer_signals`, natural logarithms and
+        place of measurement included.
 
     Raises:
         TypeError: an output that is not one floating-point array, and no loss; a loss that is no
@@ -195,25 +90,35 @@ def measure(
 ) -> Diagnosis:
     """`diagnose` of a model that has been traced: with these variables, which hold numbers."""
     checks.batch(tuple(inputs))
-    sites = _sites(traced)
-    measured = _measurement(traced, sites, variables, inputs, loss, targets)
-    value, output, records, gradients, by_leaf = jax.device_get(measured())
-    records = {
-        i: _seen(record, gradients[i]) if i in gradients else record
-        for i, record in records.items()
+    where = sites(traced)
+    run = compiled(traced, where, variables, inputs, loss, targets)
+    value, output, records, gradients, by_leaf = jax.device_get(run())
+    seen = {i: _seen(r, gradients[i]) if i in gradients else r for i, r in records.items()}
+    by_part = [log_rms(g[:, 0], g[:, 1]) for g in by_leaf]
+    n, m = len(where.weights), len(where.bends)
+    acts: dict[int | None, Any] = {
+        i: (seen[n + m + i], *seen[n + i]) for i in range(m) if {n + i, n + m + i} <= seen.keys()
     }
+    layers = [
+        (own.key, _layer(traced, roles, site, own, seen[i], acts.get(site.bend), by_part))
+        for i, site in enumerate(where.weights) if i in seen  # a while loop's are not
+        for own in layers_of(site.path, site.loops, where.stacked(site.loops))
+    ]  # fmt: skip
+    activations = [
+        (own.key, _activation(traced, where, bend.activation, own, acts[i]))
+        for i, bend in enumerate(where.bends) if i in acts and bend.activation.uses
+        for own in layers_of(bend.value.path, bend.loops, where.stacked(bend.loops))
+    ]  # fmt: skip
     leaves = jax.tree.leaves(variables)
-    floats = [leaves[i] for i in traced.chosen]
-    rows = _expand(sites, records)
-    return Diagnosis(
-        tuple(_layer(traced, roles, sites, row) for row in rows),
-        tuple(_activation(traced, sites, row) for row in _expand_activations(sites, records)),
+    found = Diagnosis(
+        tuple(layer for _, layer in sorted(layers, key=lambda row: row[0])),
+        tuple(activation for _, activation in sorted(activations, key=lambda row: row[0])),
         tuple(
-            _parameter(role, np.asarray(leaf), float(log_rms(*g)) / math.log(10))
-            for role, leaf, g in zip(roles, floats, by_leaf, strict=True)
+            _parameter(role, np.asarray(leaves[i]), pooled(parts))
+            for role, i, parts in zip(roles, traced.chosen, by_part, strict=True)
         ),
         float(value),
-        float(log_rms(*output)) / math.log(10),
+        float(log_rms(*output)),
         sum(math.prod(loop.length for loop in r.loops) for r in traced.residuals),
         tuple(
             Branch(*(
@@ -223,31 +128,22 @@ def measure(
             for r in traced.residuals
         ),
     )  # fmt: skip
+    return replace(found, findings=find(found))
 
 
-def prepared(
-    apply: Callable[..., Any],
-    variables: Any,
-    *inputs: Any,
-    loss: Callable[..., Any] | None = None,
-) -> Callable[[], Any]:
-    """The compiled measurement of `diagnose`, to time it."""
-    traced = trace(apply, variables, *inputs)
-    return _measurement(traced, _sites(traced), variables, inputs, loss, None)
-
-
-def _measurement(
+def compiled(
     traced: Trace,
-    sites: "_Sites",
+    where: Sites,
     variables: Any,
     inputs: Sequence[Any],
     loss: Callable[..., Any] | None,
-    targets: Any,
+    targets: Any = None,
 ) -> Callable[[], Any]:
+    """The measurement, to be called, and perhaps timed."""
     leaves = jax.tree.leaves(variables)
     floats = [leaves[i] for i in traced.chosen]
-    compiled = jax.jit(partial(_measure, traced, sites, _objective(traced, loss, targets)))
-    return lambda: compiled(floats, inputs)
+    run = jax.jit(partial(_run, traced, where, _objective(traced, loss, targets)))
+    return lambda: run(floats, inputs)
 
 
 def _objective(
@@ -290,74 +186,39 @@ def _objective(
     return random
 
 
-# --- what to look at ----------------------------------------------------------------------------
+# --- the run ------------------------------------------------------------------------------------
 
 
-class _Sites(NamedTuple):
-    weights: tuple[tuple[Use, ...], ...]
-    """uses of weights, those of one equation together"""
-    activations: tuple[Activation, ...]
-    places: tuple[Place, ...]
-    """of the weights, of the activations' arguments, of their values"""
-    loops: tuple[tuple[Loop, ...], ...]
-
-    def kind(self, i: int) -> tuple[str, int]:
-        """What place i is, and its number among those."""
-        n, m = len(self.weights), len(self.activations)
-        if i < n:
-            return "weight", i
-        return ("argument", i - n) if i < n + m else ("value", i - n - m)
-
-
-def _sites(traced: Trace) -> _Sites:
-    by_path: dict[Path, list[Use]] = {}
-    for path, uses in traced.by_equation("weight").items():
-        seen = traced.visible(path)
-        if all(len(loop.path) < len(seen) for loop in uses[0].loops):  # none is hidden inside
-            by_path.setdefault(seen, []).extend(uses)
-    weights = tuple(tuple(uses) for uses in by_path.values())
-    activations = tuple(
-        a for a in traced.activations
-        if traced.visible(a.path) == a.path and traced.visible(a.entry[0]) == a.entry[0]
-    )  # fmt: skip
-    places = (
-        *(Place(path) for path in by_path),
-        *(Place(*a.entry) for a in activations),
-        *(Place(a.path) for a in activations),
-    )
-    of_activations = tuple(a.loops for a in activations)
-    loops = (*(uses[0].loops for uses in weights), *of_activations, *of_activations)
-    return _Sites(weights, activations, places, loops)
-
-
-def _measure(
+def _run(
     traced: Trace,
-    sites: _Sites,
+    where: Sites,
     objective: Callable[[list[Any]], Any],
     floats: list[Any],
     inputs: Sequence[Any],
 ) -> Any:
-    def visit(i: int, value: jax.Array, zeros: Any) -> tuple[jax.Array, Any]:
-        kind, own = sites.kind(i)
-        if kind == "argument":
-            return value, _slopes(sites.activations[own], jax.lax.stop_gradient(value))
-        return tap(value, zeros), moments(jax.lax.stop_gradient(value))
+    bends, n = where.bends, len(where.weights)
+    places = [*(site.place for site in where.weights), *(bend.argument for bend in bends),
+              *(bend.value for bend in bends)]  # fmt: skip
+    tapped = dict(enumerate(where.weights)) | dict(enumerate(bends, n + len(bends)))
 
-    taps = {
-        i: tap_zeros([loop.length for loop in loops])
-        for i, loops in enumerate(sites.loops)
-        if sites.kind(i)[0] != "argument"
-    }
+    def visit(i: int, value: jax.Array, zeros: Any) -> tuple[jax.Array, Any]:
+        still = jax.lax.stop_gradient(value)
+        if i not in tapped:
+            return value, _slopes(bends[i - n].activation, still)
+        return tap(value, zeros), moments(still)
+
+    taps = {i: tap_zeros([loop.length for loop in at.loops]) for i, at in tapped.items()}
 
     def run(floats: list[Any], taps: Any) -> Any:
-        out, records = interpret(traced, floats, inputs, sites.places, visit, taps)
-        first = next((leaf for leaf in out if jnp.issubdtype(leaf.dtype, np.inexact)), jnp.zeros(1))
-        return objective(out), (size(jax.lax.stop_gradient(first)), records)
+        out, records = interpret(traced, floats, inputs, places, visit, taps)
+        shown = next((leaf for leaf in out if jnp.issubdtype(leaf.dtype, np.inexact)), jnp.zeros(1))
+        return objective(out), (size(jax.lax.stop_gradient(shown)), records)
 
     (value, (output, records)), (by_leaf, by_tap) = jax.value_and_grad(
         run, argnums=(0, 1), has_aux=True
     )(floats, taps)
-    return value, output, records, by_tap, [size(g) for g in by_leaf]
+    by_part = [jax.vmap(size)(g.reshape(_parts(traced, i), -1)) for i, g in enumerate(by_leaf)]
+    return value, output, records, by_tap, by_part
 
 
 class _Seen(NamedTuple):
@@ -401,132 +262,76 @@ def _slopes(activation: Activation, u: jax.Array) -> tuple[jax.Array, jax.Array]
     return dead, saturated
 
 
-# --- from loops to rows -------------------------------------------------------------------------
+# --- records of layers --------------------------------------------------------------------------
 
 
-class _Row(NamedTuple):
-    """One layer of one place: which of the loops' passes belong to it."""
-
-    key: tuple[int, ...]
-    """sorts rows in call order"""
-    place: int
-    passes: tuple[Any, ...]
-    """an index into records, slices where loops share the weights"""
-    seen: Any
-    layer: tuple[int, ...]
-
-
-def _rows(sites: _Sites, place: int, own: Any, stacked: Sequence[int]) -> list[_Row]:
-    loops = sites.loops[place]
-    found = []
-    for layer in np.ndindex(*(loops[i].length for i in stacked)):
-        passes: list[Any] = [slice(None)] * len(loops)
-        key = list(sites.places[place].path)
-        for i, n in zip(stacked, layer, strict=True):
-            passes[i] = n
-        for i in reversed(range(len(loops))):
-            turned = i in stacked and loops[i].reverse
-            n = passes[i] if i in stacked else 0
-            key.insert(loops[i].depth, loops[i].length - 1 - n if turned else n)
-        found.append(_Row(tuple(key), place, tuple(passes), own, layer))
-    return found
-
-
-def _expand(sites: _Sites, records: Any) -> list[_Row]:
-    rows = []
-    for place, uses in enumerate(sites.weights):
-        if place in records:  # a while loop's are not
-            dead = saturated = np.full([loop.length for loop in uses[0].loops], np.nan)
-            for i, activation in enumerate(sites.activations):
-                at = len(sites.weights) + i
-                follows = any(use.order in activation.uses for use in uses)
-                if follows and activation.loops == uses[0].loops and at in records:
-                    dead, saturated = records[at]
-                    break
-            seen = (*records[place], dead, saturated)
-            rows += _rows(sites, place, seen, uses[0].view.stacked)
-    return sorted(rows, key=lambda row: row.key)
-
-
-def _expand_activations(sites: _Sites, records: Any) -> list[_Row]:
-    rows = []
-    n, m = len(sites.weights), len(sites.activations)
-    for i, activation in enumerate(sites.activations):
-        if n + i in records:
-            stacked = _stacked(sites, activation)
-            seen = (*records[n + m + i], *records[n + i])
-            rows += _rows(sites, n + m + i, seen, stacked)
-    return sorted(rows, key=lambda row: row.key)
-
-
-def _stacked(sites: _Sites, activation: Activation) -> tuple[int, ...]:
-    """Loops through layers around an activation: those of the weights in the same loops."""
-    for uses in sites.weights:
-        if uses[0].loops == activation.loops:
-            return uses[0].view.stacked
-    return ()
-
-
-def _over_time(logs: ArrayLike) -> float:
-    """Log10 root mean square over the passes of a loop, from natural logarithms."""
-    flat = np.ravel(np.asarray(logs, np.float64))
-    largest = np.max(flat)
-    if not np.isfinite(largest):
-        return float(largest)
-    return float((largest + 0.5 * np.log(np.mean(np.exp(2 * (flat - largest))))) / math.log(10))
-
-
-def _steps(logs: ArrayLike, reverse: bool) -> tuple[float, ...]:
-    if np.ndim(logs) != 1:
-        return ()
-    ordered = np.asarray(logs)[:: -1 if reverse else 1]
-    return tuple(float(x) / math.log(10) for x in ordered)
-
-
-def _layer(traced: Trace, roles: Sequence[Role], sites: _Sites, row: _Row) -> LayerSignal:
-    uses = sites.weights[row.place]
-    paths, layer = _names(traced, uses, row)
-    here = (np.asarray(a)[row.passes] for a in row.seen)
-    mean, std, log_forward, log_back, dead, saturated = here
-    own = [roles[use.view.leaf] for use in uses]
-    shared = [loop for i, loop in enumerate(uses[0].loops) if i not in uses[0].view.stacked]
-    reverse = any(loop.reverse for loop in shared)
-    aval = _aval(traced, sites.places[row.place].path)
-    return LayerSignal(
-        " + ".join(paths), layer, own[0].role,
-        uses[0].fan_in or 0, sum(use.fan_out or 0 for use in uses),
-        next((name for use in uses if (name := traced.following(use.order))), None),
-        float(np.mean(mean)), float(np.sqrt(np.mean(np.square(std)))),
-        _over_time(log_forward), _over_time(log_back),
+def _layer(
+    traced: Trace,
+    roles: Sequence[Role],
+    site: Site,
+    own: Passes,
+    pre: _Seen,
+    act: tuple[_Seen, Any, Any] | None,
+    by_part: Sequence[np.ndarray],
+) -> DiagnosedLayer:
+    path, layer = named(traced, site.uses, own.layer)
+    first, *_ = site.uses
+    shared = [loop for n, loop in enumerate(site.loops) if n not in first.view.stacked]
+    aval = traced.equation(site.place.path).outvars[0].aval
+    pre_mean, pre_std, log_pre, log_grad = _pooled(pre, own)
+    nothing = np.zeros_like(pre.mean)
+    after, *slopes = act or (pre, nothing, nothing)
+    act_mean, act_std, log_act, _ = _pooled(after, own)
+    dead, saturated = _shares(slopes, own)
+    by_weight = {}
+    for use in site.uses:
+        logs = by_part[use.view.leaf]
+        own_part = np.ravel_multi_index(own.layer, use.view.layers) if len(logs) > 1 else 0
+        by_weight[use.view.leaf] = logs[own_part]
+    turn = slice(None, None, -1 if any(loop.reverse for loop in shared) else 1)
+    back, ahead = (
+        tuple(map(float, logs[own.taken][turn])) if len(shared) == 1 else ()
+        for logs in (pre.log_grad, pre.log_rms)
+    )
+    return DiagnosedLayer(
+        path, layer, roles[first.view.leaf].role, first.fan_in or 0,
+        sum(use.fan_out or 0 for use in site.uses), site.name,
         math.prod(aval.shape) * math.prod(loop.length for loop in shared),
-        float(np.mean(dead)), float(np.mean(saturated)),
-        _steps(log_back, reverse), _steps(log_forward, reverse),
+        pre_mean, pre_std, act_mean, act_std, log_pre, log_act, dead, saturated, log_grad,
+        pooled(list(by_weight.values()), [traced.leaves[leaf].size for leaf in by_weight]),
+        back, ahead,
     )  # fmt: skip
 
 
-def _names(traced: Trace, uses: Sequence[Use], row: _Row) -> tuple[list[str], str]:
-    """Paths of weights that are applied as one, and the name of what comes out."""
-    paths = list(dict.fromkeys(traced.paths[use.view.leaf] for use in uses))
-    number = "".join(f"[{n}]" for n in row.layer)
-    return paths, " + ".join(label(path) for path in paths) + number
-
-
-def _activation(traced: Trace, sites: _Sites, row: _Row) -> ActivationSignal:
-    _, own = sites.kind(row.place)
-    activation = sites.activations[own]
-    here = (np.asarray(a)[row.passes] for a in row.seen)
-    mean, std, log_forward, log_back, dead, saturated = here
+def _activation(
+    traced: Trace, where: Sites, activation: Activation, own: Passes, act: tuple[_Seen, Any, Any]
+) -> ActivationSignal:
     last = traced.uses[max(activation.uses)]
-    uses = next((uses for uses in sites.weights if last in uses), (last,))
-    return ActivationSignal(
-        activation.name, _names(traced, uses, row)[1], float(np.mean(mean)),
-        float(np.sqrt(np.mean(np.square(std)))), _over_time(log_forward), _over_time(log_back),
-        float(np.mean(dead)), float(np.mean(saturated)),
+    uses = next((site.uses for site in where.weights if last in site.uses), (last,))
+    value, *slopes = act
+    layer = named(traced, uses, own.layer)[1]
+    return ActivationSignal(activation.name, layer, *_pooled(value, own), *_shares(slopes, own))
+
+
+def _shares(slopes: Sequence[np.ndarray], own: Passes) -> list[float]:
+    return [float(np.mean(np.asarray(share)[own.taken])) for share in slopes]
+
+
+def _pooled(seen: _Seen, own: Passes) -> tuple[float, float, float, float]:
+    """Over the passes of loops that share the weights."""
+    mean, std, log_forward, log_back = (a[own.taken] for a in seen)
+    return (
+        float(np.mean(mean)), float(np.sqrt(np.mean(np.square(std)))),
+        pooled(log_forward), pooled(log_back),
     )  # fmt: skip
 
 
-def _aval(traced: Trace, path: Path) -> Any:
-    return traced.equation(path).outvars[0].aval
+def _parts(traced: Trace, leaf: int) -> int:
+    """How many layers an array of weights holds along its first axes, for loops to go through."""
+    views = [u.view for u in traced.uses if u.kind == "weight" and u.view.leaf == leaf]
+    leading = not any(any(view.steps[: len(view.layers)]) for view in views)  # None is a layer
+    found = {math.prod(view.layers) for view in views}
+    return found.pop() if leading and len(found) == 1 else 1
 
 
 def _parameter(role: Role, leaf: np.ndarray, log_grad: float) -> ParameterSignal:

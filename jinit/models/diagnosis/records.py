@@ -1,41 +1,65 @@
-"""What a diagnosis measures: one record for each layer, activation, parameter and branch."""
+"""What a diagnosis measures: one record for each layer, activation, parameter and branch.
+
+Logarithms are natural, as those of `jinit.layer_signals`; people are shown `decades`.
+"""
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import ArrayLike
 
 from jinit.models.tracing.roles import Role
+from jinit.networks.signals import LayerSignals
 
-__all__ = ["ActivationSignal", "Branch", "LayerSignal", "Measured", "ParameterSignal"]
+__all__ = [
+    "ActivationSignal", "Branch", "DiagnosedLayer", "Finding", "ParameterSignal",
+    "decades", "pooled",
+]  # fmt: skip
 
 
-class LayerSignal(NamedTuple):
-    """What comes out of one application of weights; logarithms are to base 10."""
+class DiagnosedLayer(NamedTuple):
+    """One application of weights, with its record of `jinit.LayerSignals`, field by field.
+
+    The pre-activation is what comes out of the weights and their bias, before any norm; of the
+    weights that a residual branch ends with it is the stream after the sum, and their activation
+    what they read. Of weights without an activation it is what they give.
+    """
 
     path: str
     """of the weights; several that are applied as one are joined by " + " """
     layer: str
     """the same in short, with the number of the layer in a loop"""
-    role: str
+    kind: str
+    """of the weights, "weight" or "tied" """
     fan_in: int | float
     fan_out: int
     activation: str | None
-    mean: float
-    std: float
-    log_rms: float
-    """of the pre-activations, before the bias"""
-    log_grad: float
-    """root mean square of the gradient by them; minus infinity where none arrives"""
     size: int
     """entries of the pre-activations"""
+    pre_mean: float
+    pre_std: float
+    act_mean: float
+    act_std: float
+    log_pre: float
+    log_act: float
     dead: float
-    """fraction of units of the activation whose slope is 0 on every sample; NaN without one"""
+    """NaN of an activation of several entries, as softmax is"""
     saturated: float
-    """fraction of entries whose slope is below `SATURATION` of the steepest"""
+    log_grad: float
+    """minus infinity where no gradient arrives"""
+    log_weight_grad: float
+    """of the array that holds the weights, or of its layer in a stack of them"""
     in_time: tuple[float, ...]
     """log_grad at each step of a loop that shares the weights, first step first"""
     forward_in_time: tuple[float, ...]
-    """log_rms likewise"""
+    """log_pre likewise"""
+
+    @property
+    def signals(self) -> LayerSignals:
+        """The record alone, of numbers."""
+        found: Any = {name: getattr(self, name, None) for name in LayerSignals._fields}
+        return LayerSignals(**found)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -45,7 +69,7 @@ class LayerSignal(NamedTuple):
     @property
     def log_grad_norm(self) -> float:
         """Of the Euclidean norm of the gradient by all pre-activations of the layer."""
-        return self.log_grad + 0.5 * math.log10(self.size)
+        return self.log_grad + 0.5 * math.log(self.size)
 
 
 class ActivationSignal(NamedTuple):
@@ -56,8 +80,9 @@ class ActivationSignal(NamedTuple):
     """the layer that it follows"""
     mean: float
     std: float
-    log_rms: float
+    log_act: float
     log_grad: float
+    """of the gradient by what comes out of it"""
     dead: float
     saturated: float
 
@@ -89,18 +114,26 @@ class Branch(NamedTuple):
     """of the weights that it ends with"""
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Signals through a model, before anything is said of them."""
+class Finding(NamedTuple):
+    """Something that is wrong with a model."""
 
-    layers: tuple[LayerSignal, ...]
-    """in call order, the layers of loops one by one"""
-    activations: tuple[ActivationSignal, ...]
-    parameters: tuple[ParameterSignal, ...]
-    loss: float
-    """its value, or the mean of output times random numbers"""
-    log_output: float
-    """log10 of the root mean square of the output's first array"""
-    residuals: int
-    """branches that end in a sum, the layers of loops one by one"""
-    branches: tuple[Branch, ...]
+    kind: str
+    """a key of `jinit.models.FAULTS`"""
+    layers: tuple[str, ...]
+    """which, in short"""
+    sentence: str
+    """what, where, how much, and a cure"""
+
+
+def decades(log: Any) -> Any:
+    """A natural logarithm in powers of ten, as people read them; arrays as well."""
+    return log / math.log(10)
+
+
+def pooled(logs: ArrayLike | list[Any], sizes: list[int] | None = None) -> float:
+    """Of the root mean square of several parts, from those of the parts and their sizes."""
+    flat = np.ravel(np.asarray(logs, np.float64))
+    largest = np.max(flat)
+    if not np.isfinite(largest):
+        return float(largest)
+    return float(largest + 0.5 * np.log(np.average(np.exp(2 * (flat - largest)), weights=sizes)))

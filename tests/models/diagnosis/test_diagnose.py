@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from functools import cache, partial
 
 import equinox as eqx
 import flax.linen as nn
@@ -14,7 +15,8 @@ import pytest
 from flax import nnx
 from jax.nn.initializers import constant, normal, orthogonal, variance_scaling, zeros
 
-from jinit.models import diagnose
+from jinit.models import FAULTS, Fault, diagnose
+from jinit.models.diagnosis.findings import find
 from tests.models import zoo
 
 KEY = jax.random.key(0)
@@ -79,8 +81,8 @@ class Residual(nn.Module):
 
 def plain(params, x, shifts):
     """Two layers, with a shift by zero wherever a gradient is asked for."""
-    z1 = x @ params["w1"] + shifts[0]
-    h = jnp.tanh(z1 + params["b"][None])
+    z1 = x @ params["w1"] + params["b"][None] + shifts[0]
+    h = jnp.tanh(z1)
     z2 = h @ params["w2"] + shifts[1]
     return z1, h, z2
 
@@ -99,12 +101,12 @@ def test_signals_and_gradients_are_those_of_jax(nested):
     wrap = {"open": lambda f: f, "jit": jax.jit, "remat": jax.checkpoint}[nested]
     apply = wrap(lambda params, x: plain(params, x, (0.0, 0.0))[2])
     d = diagnose(apply, params, X, loss=loss)
-    log_rms = lambda x: math.log10(np.sqrt(np.mean(np.square(np.asarray(x, np.float64)))))  # noqa: E731
+    log_rms = lambda x: math.log(np.sqrt(np.mean(np.square(np.asarray(x, np.float64)))))  # noqa: E731
     for row, z, g in zip(d.layers, (z1, z2), (g1, g2), strict=True):
         np.testing.assert_allclose(
-            [row.mean, row.std], [np.mean(z), np.std(z)], rtol=1e-4, atol=1e-6
+            [row.pre_mean, row.pre_std], [np.mean(z), np.std(z)], rtol=1e-4, atol=1e-6
         )
-        np.testing.assert_allclose([row.log_rms, row.log_grad], [log_rms(z), log_rms(g)], atol=1e-5)
+        np.testing.assert_allclose([row.log_pre, row.log_grad], [log_rms(z), log_rms(g)], atol=1e-5)
         assert row.size == z.size
     (activation,) = d.activations
     assert activation.name == "tanh"
@@ -140,7 +142,7 @@ def test_a_loop_over_layers_is_shown_layer_by_layer_and_gives_the_same_numbers()
         d = diagnose(apply, stacked, X)
         assert [row.layer[-3:] for row in d.layers] == names
         for row, other in zip(d.layers, expected.layers, strict=True):
-            assert row.log_rms == pytest.approx(other.log_rms, abs=1e-4)
+            assert row.log_pre == pytest.approx(other.log_pre, abs=1e-4)
             assert row.log_grad == pytest.approx(other.log_grad, abs=1e-4)
             assert row.saturated == pytest.approx(other.saturated, abs=1e-3)
 
@@ -157,7 +159,7 @@ def test_weights_shared_in_time_are_one_layer_with_a_history():
     assert len(row.in_time) == 20
     assert row.in_time[0] < row.in_time[-1]  # what is long ago has less influence here
     assert row.size == 20 * 16 * 8
-    total = 0.5 * math.log10(np.mean([10 ** (2 * g) for g in row.in_time]))
+    total = 0.5 * math.log(np.mean([math.exp(2 * g) for g in row.in_time]))
     assert row.log_grad == pytest.approx(total, abs=1e-4)
 
 
@@ -177,8 +179,8 @@ def test_branches_show_the_one_that_was_taken():
         return jax.lax.cond(which, lambda x: x @ w["a"], lambda x: x @ w["b"], x)
 
     rows = {r.layer: r for r in diagnose(apply, w, X, jnp.asarray(True)).layers}
-    assert rows["a"].std == pytest.approx(float(np.std(X @ w["a"])), rel=1e-4)
-    assert rows["b"].log_rms == -math.inf
+    assert rows["a"].pre_std == pytest.approx(float(np.std(X @ w["a"])), rel=1e-4)
+    assert rows["b"].log_pre == -math.inf
 
 
 @jax.custom_vjp
@@ -199,7 +201,7 @@ def test_functions_keep_their_own_derivative():
     d = diagnose(apply, w, X, loss=loss)
     expected = jax.grad(lambda w: loss(apply(w, X)))(w)
     for p, g in zip(d.parameters, expected, strict=True):
-        assert p.log_grad == pytest.approx(float(0.5 * jnp.log10(jnp.mean(g**2))), abs=1e-4)
+        assert p.log_grad == pytest.approx(float(0.5 * jnp.log(jnp.mean(g**2))), abs=1e-4)
     assert [row.layer for row in d.layers] == ["[0]", "[1]"]
 
 
@@ -224,7 +226,7 @@ def test_a_loop_in_time_and_one_over_layers_of_the_same_length_are_told_apart():
 
 def test_gradients_far_below_the_range_of_their_squares_are_numbers():
     d = of_linen(MLP(normal(1e-4), nn.tanh))
-    assert d.layers[0].log_grad < -30
+    assert d.layers[0].log_grad < -30 * math.log(10)
     assert math.isfinite(d.layers[2].log_grad)
 
 
@@ -287,12 +289,49 @@ PLANTED = {
 }  # fmt: skip
 
 
+@cache
+def planted(fault):
+    return PLANTED[fault][0]()
+
+
 @pytest.mark.parametrize("fault", PLANTED)
 def test_a_planted_fault_is_named_first(fault):
-    make, kind, words = PLANTED[fault]
-    d = make()
+    _, kind, words = PLANTED[fault]
+    d = planted(fault)
     assert [f.kind for f in d.findings][:1] == [kind]
     assert re.search(words, d.verdict), d.verdict
+
+
+EXAMPLES = {kind: partial(planted, fault) for fault, (_, kind, _) in PLANTED.items()} | {
+    "symmetric": lambda: of_linen(MLP(constant(0.02))),
+    "nonfinite": lambda: of_linen(MLP(), X.at[0, 0].set(jnp.nan)),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_every_row_of_the_table_tells_its_fault(kind):
+    fault, d = FAULTS[kind], EXAMPLES[kind]()
+    known = {row.layer for row in d.layers} | {p.label for p in d.parameters}
+    for layers, sentence in fault.check(d):
+        assert known.issuperset(layers)
+        assert sentence.endswith(".")
+    first, *others = d.findings
+    assert first.kind == kind
+    assert fault.meaning
+    assert set(fault.explained_by) < set(FAULTS)
+    for finding in others:
+        assert list(FAULTS).index(finding.kind) >= list(FAULTS).index(kind)
+        assert kind not in FAULTS[finding.kind].explained_by
+
+
+def test_a_new_fault_is_one_row(monkeypatch):
+    def deep(d):
+        if len(d.layers) > 10:
+            yield [d.layers[-1].layer], f"{len(d.layers)} layers are many."
+
+    monkeypatch.setitem(FAULTS, "deep", Fault("many layers", deep, ("vanish",)))
+    assert find(planted("too large"))[-1] == ("deep", ("Dense_12",), "13 layers are many.")
+    assert [f.kind for f in find(planted("too small"))] == ["vanish"]
 
 
 @pytest.mark.parametrize("name", sorted(zoo.healthy()))
@@ -303,11 +342,8 @@ def test_a_healthy_model_is_called_healthy(name):
     assert d.verdict.startswith("Healthy: over ")
 
 
-def test_copies_and_numbers_that_are_none():
-    assert of_linen(MLP(constant(0.02))).findings[0].kind == "symmetric"
-    d = of_linen(MLP(), X.at[0, 0].set(jnp.nan))
-    assert d.findings[0].kind == "nonfinite"
-    assert "from Dense_0 on" in d.verdict
+def test_numbers_that_are_none():
+    assert "from Dense_0 on" in EXAMPLES["nonfinite"]().verdict
     d = diagnose(lambda w, x: jnp.sqrt(jnp.square(x @ w)), jnp.zeros((64, 4)), X)
     assert d.findings[0].kind == "nonfinite"
     assert "gradient is no number" in d.verdict
@@ -446,6 +482,9 @@ def test_text_data_page_and_json(tmp_path):
     assert list(frame["layer"]) == [f"Dense_{i}" for i in range(5)]
     ds = d.to_dataset()
     np.testing.assert_array_equal(ds["log_grad"], frame["log_grad"])
+    np.testing.assert_array_equal(ds["log_grad"], d.signals.log_grad)  # natural, all of them
+    assert ds.attrs["logarithms"] == "natural"
+    assert f"{d.layers[0].log_grad / math.log(10):.2f}" in text.splitlines()[2].split()
     assert ds.attrs["verdict"] == d.verdict
     page = d.to_html(tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == page
@@ -468,6 +507,8 @@ def test_outputs_and_losses_that_cannot_be_judged():
         diagnose(lambda w, x: x @ w, w, X, loss=lambda out: out.sum(1))
     d = diagnose(lambda w, x: {"a": x @ w, "b": x}, w, X, loss=lambda out: out["a"].mean())
     assert len(d.layers) == 1
+    with pytest.raises(TypeError, match="targets need a loss: give loss=lambda output, targets"):
+        diagnose(lambda w, x: x @ w, w, X, targets=X)
 
 
 def test_dead_units_of_a_turned_batch_are_units_and_not_samples():

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jinit.models import diagnose, lsuv, roles
+from jinit.models import lsuv, roles
+from jinit.models.tracing.probe import Place, interpret
+from jinit.models.tracing.trace import trace
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (64, 32))
@@ -55,7 +57,15 @@ class Transformer(nn.Module):
 
 
 def stds(apply, variables, *inputs):
-    return np.array([row.std for row in diagnose(apply, variables, *inputs).layers])
+    """Of what comes out of every product of weights, in call order, over all passes of a loop."""
+    traced = trace(apply, variables, *inputs)
+    leaves = jax.tree.leaves(variables)
+    _, found = interpret(
+        traced, [leaves[i] for i in traced.chosen], inputs,
+        [Place(traced.visible(path)) for path in traced.by_equation("weight")],
+        lambda i, value, _: (value, jnp.std(value)),
+    )  # fmt: skip
+    return np.array([float(jnp.sqrt(jnp.mean(jnp.square(std)))) for std in found.values()])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,114 @@
+"""Where a diagnosis looks, and which passes of the loops there are which layer's."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jinit.models.tracing.names import label
+from jinit.models.tracing.probe import Place
+from jinit.models.tracing.trace import Trace
+from jinit.models.tracing.uses import Activation, Use
+from jinit.models.tracing.values import Loop, Path
+
+__all__ = ["Bend", "Passes", "Site", "Sites", "layers_of", "named", "sites"]
+
+
+class Bend(NamedTuple):
+    """An activation: one place where its slopes are measured, another for its value."""
+
+    activation: Activation
+    argument: Place
+    value: Place
+
+    @property
+    def loops(self) -> tuple[Loop, ...]:
+        """Around it."""
+        return self.activation.loops
+
+
+class Site(NamedTuple):
+    """Weights that are applied as one."""
+
+    uses: tuple[Use, ...]
+    path: Path
+    """of their product"""
+    place: Place
+    """after the bias, or after the sum in which their residual branch ends"""
+    loops: tuple[Loop, ...]
+    bend: int | None
+    """which activation is theirs: the one that a branch's last weights read, else the next"""
+    name: str | None
+    """of that activation"""
+
+
+class Sites(NamedTuple):
+    """All of a model."""
+
+    weights: tuple[Site, ...]
+    bends: tuple[Bend, ...]
+
+    def stacked(self, loops: tuple[Loop, ...]) -> tuple[int, ...]:
+        """Which of these loops go through layers, as weights in them show."""
+        found = (site.uses[0].view.stacked for site in self.weights if site.loops == loops)
+        return next(found, ())
+
+
+def sites(traced: Trace) -> Sites:
+    """Weights and activations that can be looked at without a change of the model's gradient."""
+    by_path: dict[Path, list[Use]] = {}
+    for path, uses in traced.by_equation("weight").items():
+        seen = traced.visible(path)
+        if all(len(loop.path) < len(seen) for loop in uses[0].loops):  # none is hidden inside
+            by_path.setdefault(seen, []).extend(uses)
+    bends = tuple(
+        Bend(a, Place(*a.entry), Place(a.path)) for a in traced.activations
+        if traced.visible(a.path) == a.path and traced.visible(a.entry[0]) == a.entry[0]
+    )  # fmt: skip
+    return Sites(tuple(_site(traced, p, tuple(u), bends) for p, u in by_path.items()), bends)
+
+
+def _site(traced: Trace, path: Path, uses: tuple[Use, ...], bends: Sequence[Bend]) -> Site:
+    loops, orders, products = uses[0].loops, {u.order for u in uses}, {u.path for u in uses}
+    sums = [r.path for r in traced.residuals if r.last & orders and r.loops == loops]
+    biases = [
+        u.path for u in traced.uses
+        if u.kind == "bias" and u.after in products and u.loops == loops and u.size == uses[0].size
+    ]  # fmt: skip
+    place = next((p for p in (*sums, *biases) if traced.visible(p) == p), path)
+    here = [(i, bend.activation) for i, bend in enumerate(bends) if bend.loops == loops]
+    read = [(i, a.name) for i, a in here if sums and a.path in {u.after for u in uses}]
+    name = next((name for u in uses if (name := traced.following(u.order))), None)
+    following = [(i, name) for i, a in here if a.uses & orders]
+    return Site(uses, path, Place(place), loops, *next(iter((*read, *following)), (None, name)))
+
+
+class Passes(NamedTuple):
+    """One layer of one place: which of the loops' passes belong to it."""
+
+    key: tuple[int, ...]
+    """sorts layers in call order"""
+    taken: tuple[Any, ...]
+    """an index into records, slices where loops share the weights"""
+    layer: tuple[int, ...]
+
+
+def layers_of(path: Path, loops: Sequence[Loop], stacked: Sequence[int]) -> Iterator[Passes]:
+    """The layers of what stands at a path."""
+    for layer in np.ndindex(*(loops[i].length for i in stacked)):
+        taken: list[Any] = [slice(None)] * len(loops)
+        key = list(path)
+        for i, n in zip(stacked, layer, strict=True):
+            taken[i] = n
+        for i in reversed(range(len(loops))):
+            turned = i in stacked and loops[i].reverse
+            n = taken[i] if i in stacked else 0
+            key.insert(loops[i].depth, loops[i].length - 1 - n if turned else n)
+        yield Passes(tuple(key), tuple(taken), layer)
+
+
+def named(traced: Trace, uses: Sequence[Use], layer: tuple[int, ...]) -> tuple[str, str]:
+    """Paths of weights that are applied as one, and the name of what comes out."""
+    paths = list(dict.fromkeys(traced.paths[use.view.leaf] for use in uses))
+    number = "".join(f"[{n}]" for n in layer)
+    return " + ".join(paths), " + ".join(label(path) for path in paths) + number
