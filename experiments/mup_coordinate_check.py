@@ -206,7 +206,7 @@ def figure(data: xr.Dataset) -> Figure:
             best = line.isel(exponent=line.argmin("exponent"))
             lower.plot(2.0**data.exponent, line, color=colour, label=f"n = {int(width)}")
             lower.plot(2.0**best.exponent, best, "o", color=colour, markersize=11)
-        moves = "grow with width" if which == SP else "move as in a narrow net"
+        moves = "grow with width" if which == SP else "do not"
         label(upper, f"{which}: after {last} steps of Adam logits {moves}", "width n", y[0])
         moves = "moves with the width" if which == SP else "stays within a factor of 2"
         title = f"{which}: the best rate (dots) {moves}"

@@ -158,9 +158,9 @@ def figure(data: xr.Dataset) -> Figure:
             panel.set(yscale="log", ylim=(2e-3, 10))
         zeros = sum(share for position, share in theory.atoms if position == 0)
         title = f"{name}\nvariance {theory.variance:.3g}, largest {theory.largest:.3g}"
-        title += f", {zeros:.0%} are 0" if zeros else ""
+        title += f", {zeros:.0%} 0" if zeros else ""
         label(panel, title, "eigenvalue of J Jᵀ", "density", xlim=(0, top))
-        panel.title.set_fontsize(11.5)
+        panel.title.set_fontsize(11)
     return fig
 
 

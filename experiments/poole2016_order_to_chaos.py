@@ -45,11 +45,7 @@ PUBLISHED = {
     1.3: {"q*": "0.6070468", "c*": "1", "chi_1": "0.9398074"},
     4.0: {"q*": "12.60415", "c*": "0.02969592", "chi_1": "2.367261"},
 }
-STYLES = {
-    1.3: {"color": BLUE, "marker": "o"},
-    2.5: {"color": GREEN, "marker": "s"},
-    4.0: {"color": ORANGE, "marker": "^"},
-}
+STYLES = {1.3: (BLUE, "o"), 2.5: (GREEN, "s"), 4.0: (ORANGE, "^")}
 PHASES = {1.3: "ordered", 2.5: "chaotic", 4.0: "deep in chaos"}
 
 BATCH = 16  # pairs of inputs of a single layer; in the next they are all but independent
@@ -102,10 +98,11 @@ def network(key: jax.Array, gain: Any, q: jax.Array, c: jax.Array, *, depth: int
     net = jinit.MLP((WIDTH,) * (depth + 1) + (1,), activation="tanh")
     params, state = jinit.init(init_key, net, "xavier", gain=gain, bias_var=BIAS_VAR)
     one, other = jax.random.normal(input_key, (2, len(q), WIDTH))
-    two = c[:, None] * one + jnp.sqrt(1 - c[:, None] ** 2) * other
-    one, two = (jnp.sqrt(q)[:, None] * x for x in (one, two))
-    found = jinit.correlations(net, params, state, jnp.tanh(one), jnp.tanh(two))
-    return found.length[:, :depth].T, found.correlation[:, :depth].T
+    pair = one, c[:, None] * one + jnp.sqrt(1 - c[:, None] ** 2) * other
+    seen = jinit.correlations(
+        net, params, state, *(jnp.tanh(jnp.sqrt(q)[:, None] * z) for z in pair)
+    )
+    return seen.length[:, :depth].T, seen.correlation[:, :depth].T
 
 
 def single(key: jax.Array, *, sigma_w: jax.Array, start: jax.Array) -> dict[str, jax.Array]:
@@ -172,33 +169,29 @@ def measure(
         return found.squeeze([d for d in ("depth", "layers") if d in found.dims], drop=True)
 
     deep, widths = ("sigma_w", "layer", "start"), [WIDTH, 2 * WIDTH]
-    points = {"sigma_w": range(len(GAINS)), "start": range(STARTS)}
-    maps = run(single, singles, (), traced=points).drop_vars(list(points))
-    nets_run = run(networks, nets, deep, static={"depth": [depth]})
-    law = run(chains, narrow, deep, static={"width": widths, "depth": [depth]})
-    long = run(long_chains, settled, ("sigma_w", "fixed_point"),
-               static={"width": widths, "end": [0, 1], "layers": [layers]})  # fmt: skip
+    every = {"sigma_w": range(len(GAINS)), "start": range(STARTS)}
+    axes = {"width": widths, "end": [0, 1], "layers": [layers]}
+    long = run(long_chains, settled, ("sigma_w", "fixed_point"), static=axes)
     found = {
-        "maps": maps,
-        "nets": nets_run,
-        "law": law,
-        "settled": long.stack(run=("end", "seed")).drop_vars(["run", "end", "seed"]),
+        "maps": run(single, singles, (), traced=every).drop_vars(list(every)),
+        "nets": run(networks, nets, deep, static={"depth": [depth]}),
+        "law": run(chains, narrow, deep, static={"width": widths, "depth": [depth]}),
+        "settled": long.stack(run=("end", "seed"), create_index=False).drop_vars("seed"),
     }
     late = slice((depth + 1) // 2 - 1, None)
     found |= {
-        f"late_{name}": found[name].isel(layer=late).mean("layer") for name in ("nets", "law")
+        f"late_{n}": found[n].isel(layer=late).mean("layer", skipna=False) for n in ("nets", "law")
     }
-    data = xr.Dataset()
+    data = xr.Dataset({"theory": (deep, [predict(sigma_w, depth) for sigma_w in SIGMA_WS])})
     for name, values in found.items():
         of = average(values, "run" if name == "settled" else "seed")
-        data[name], data[f"{name}_error"] = of.mean, of.error
-        data.attrs[f"{name}_seeds"] = of.seeds
-    data["theory"] = deep, [predict(sigma_w, depth) for sigma_w in SIGMA_WS]
-    data["fixed"] = ("sigma_w", "fixed_point"), [[fixed(w).q, fixed(w).c] for w in SIGMA_WS]
+        data[name], data[f"{name}_error"], data.attrs[f"{name}_seeds"] = of
+    data["fixed"] = ("sigma_w", "fixed_point"), [fixed(sigma_w)[:2] for sigma_w in SIGMA_WS]
+    starts = {"quantity": QUANTITIES, "begun": [*LENGTHS, *CORRELATIONS]}
+    data = data.assign_coords({name: ("start", values) for name, values in starts.items()})
     return data.assign_coords(
-        sigma_w=list(SIGMA_WS), layer=range(1, depth + 1), fixed_point=["q*", "c*"],
-        quantity=("start", QUANTITIES), begun=("start", [*LENGTHS, *CORRELATIONS]),
-    )  # fmt: skip
+        sigma_w=list(SIGMA_WS), layer=range(1, depth + 1), fixed_point=["q*", "c*"]
+    )
 
 
 def estimate(data: xr.Dataset, name: str, **at: Any) -> Estimate:
@@ -238,31 +231,25 @@ def checks(data: xr.Dataset) -> list[Check]:
     )
     both = f"{nets.seeds} networks and the law of their width"
     widths = f"widths {WIDTH} and {2 * WIDTH}, extrapolated, and theory"
-    return [
-        *(
-            printed("jinit.theory", f"{what}, sigma_w = {sigma_w:g}", text, value)
-            for sigma_w, texts in PUBLISHED.items()
-            for (what, text), value in zip(texts.items(), fixed(sigma_w)[:3], strict=True)
-        ),
-        *compare(
-            f"sigma_w = {{sigma_w:g}}: the maps of theory, and {maps.seeds} single layers each",
-            "{quantity} = {begun:.3g} becomes", data.theory[:, 0], maps, "theory",
-        ),
-        *farthest(f"{both}, farthest off of all layers", law.mean, nets.mean, apart(nets, law),
-                  source="simulation"),
-        *compare(
-            f"{both}, layers {(data.sizes['layer'] + 1) // 2} up",
-            "sigma_w = {sigma_w:g}: {quantity} from {begun:.3g}",
-            late_law.mean[:, ENDS], late_nets.mean[:, ENDS], "simulation",
-            apart(late_nets, late_law)[:, ENDS],
-        ),
-        *farthest(f"{widths}: farthest off of all layers", data.theory, limit.mean,
-                  limit.tolerance, source="theory"),
-        *compare(
-            f"fixed points: {widths}", "{fixed_point}, sigma_w = {sigma_w:g}", data.fixed.T,
-            settled, "theory", settled.tolerance + LEFT * abs(settled.mean),
-        ),
-    ]  # fmt: skip
+    apart_late = apart(late_nets, late_law)[:, ENDS]
+    found = [
+        printed("jinit.theory", f"{what}, sigma_w = {sigma_w:g}", text, value)
+        for sigma_w, texts in PUBLISHED.items()
+        for (what, text), value in zip(texts.items(), fixed(sigma_w)[:3], strict=True)
+    ]
+    group = f"sigma_w = {{sigma_w:g}}: the maps of theory, and {maps.seeds} single layers each"
+    what = "{quantity} = {begun:.3g} becomes"
+    found += compare(group, what, data.theory[:, 0], maps, "theory")
+    group = f"{both}, farthest off of all layers"
+    found += farthest(group, law.mean, nets.mean, apart(nets, law), source="simulation")
+    group = f"{both}, layers {(data.sizes['layer'] + 1) // 2} up"
+    what, seen = "sigma_w = {sigma_w:g}: {quantity} from {begun:.3g}", late_nets.mean[:, ENDS]
+    found += compare(group, what, late_law.mean[:, ENDS], seen, "simulation", apart_late)
+    group = f"{widths}: farthest off of all layers"
+    found += farthest(group, data.theory, limit.mean, limit.tolerance, source="theory")
+    group, what = f"fixed points: {widths}", "{fixed_point}, sigma_w = {sigma_w:g}"
+    allowed = settled.tolerance + LEFT * abs(settled.mean)
+    return found + compare(group, what, data.fixed.T, settled, "theory", allowed)
 
 
 def figure(data: xr.Dataset) -> Figure:
@@ -294,17 +281,17 @@ def draw(panels: Any, data: xr.Dataset, grid: np.ndarray, after: Any) -> None:
     above, below = panels
     above.plot(grid, grid, color="0.7", linewidth=1, linestyle="--")
     kind = f"{data.quantity.values[0]}*"
-    for sigma_w, style in STYLES.items():
-        here = data.sel(sigma_w=sigma_w)
+    for sigma_w, (colour, marker) in STYLES.items():
+        here, style = data.sel(sigma_w=sigma_w), {"color": colour, "marker": marker}
         above.plot(grid, after(sigma_w, grid), color="0.25", linewidth=1.6, zorder=2)
         # From the diagonal to the curve and back, as the signals go that start farthest off.
         for start in (0, -1):
             one = here.isel(start=start)
             x = np.repeat([one.begun, *one.theory], 2)
-            above.plot(x[:-1], x[1:], color=style["color"], linewidth=1, alpha=0.5, zorder=1)
+            above.plot(x[:-1], x[1:], color=colour, linewidth=1, alpha=0.5, zorder=1)
         points(above, here.begun, here.maps, here.maps_error, **style | {"markersize": 6.5})
         at = float(here.fixed.sel(fixed_point=kind))
-        star = {"color": style["color"], "markersize": 17, "markeredgecolor": "white", "zorder": 4}
+        star = {"color": colour, "markersize": 17, "markeredgecolor": "white", "zorder": 4}
         name = f"$\\sigma_w$ = {sigma_w:g}, {PHASES[sigma_w]}: ${kind}$ = {at:.3g}"
         above.plot(at, at, "*", **star, clip_on=False, label=name)
         for start in range(0, data.sizes["start"], 3):

@@ -288,10 +288,10 @@ def figure(data: xr.Dataset) -> Figure:
     for name, colour, marker in (("xi_c", ORANGE, "o"), ("xi_q", GREEN, "s")):
         side.plot(weight_vars, curve[name], color="0.25", linewidth=1.6)
         found, allowed = (each.sel(scale=name) for each in (nets.mean, nets.tolerance))
-        marks = {"color": colour, "marker": marker, "label": f"$\\{name}$ of networks"}
+        marks = {"color": colour, "marker": marker, "label": f"$\\{name}$ of networks, ± allowed"}
         points(side, data.decay_var, found, allowed, errors=1, **marks)
     side.plot([], [], color="0.25", linewidth=1.6, label="theory; dashed: critical")
-    title = "Only $\\xi_c$ diverges at criticality (± what is allowed)"
+    title = "Only $\\xi_c$ diverges at criticality"
     label(side, title, x, "layers", "upper right", yscale="log", ylim=(0.5, 500))
     for axes in (heat, side):
         axes.axvline(critical, color="0.5", linestyle="--", linewidth=1.4)
