@@ -36,7 +36,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 # A minute of tests, `pytest -m core`: files, or folders, that say most for their time.
-CORE = ("test_house.py", "test_suite.py", "test_checks.py", "test_schemes.py")
+CORE = (
+    "test_house.py", "test_suite.py", "test_checks.py", "test_activations.py", "test_schemes.py",
+    "test_data.py", "networks/test_linear_map.py", "networks/test_losses.py",
+    "networks/test_scaled.py", "theory/moments/test_expectation.py", "theory/moments/test_roots.py",
+    "theory/test_ensemble.py", "models/tracing/test_rules.py", "sweeps/test_sweep_grid.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -70,6 +75,11 @@ def pytest_runtest_call(item: pytest.Item):
         return (yield)
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def core_paths() -> tuple[str, ...]:
+    return CORE
 
 
 @pytest.fixture
