@@ -14,6 +14,7 @@ The costs are those in the notebook's published output.
 """
 
 import math
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -65,45 +66,37 @@ def circles() -> jinit.Data:
 
 def parameters(name: str) -> list[jinit.Layer]:
     """The assignment's weights; it multiplies by W from the left, jinit by w from the right."""
-    generator = np.random.RandomState(3)
-    return [
-        jinit.Layer(
-            w=generator.randn(fan_out, fan_in).T * FACTORS[name](fan_in), b=np.zeros(fan_out)
-        )
-        for fan_in, fan_out in zip(NET.dims, NET.dims[1:], strict=False)
-    ]
+    draws = np.random.RandomState(3)
+    shapes = pairwise(NET.dims)
+    weights = (draws.randn(out, fan_in).T * FACTORS[name](fan_in) for fan_in, out in shapes)
+    return [jinit.Layer(w=w, b=np.zeros(w.shape[1])) for w in weights]
 
 
 def measure(steps_taken: int) -> xr.Dataset:
     """The cost before every step, both accuracies at the end, and logits on a square."""
-    data = circles()
-    options = {"loss": "binary_cross_entropy"}
+    data, loss = circles(), "binary_cross_entropy"
     square = np.stack(np.meshgrid(LINE, LINE), axis=-1).reshape(-1, 2)
 
     @jax.jit
     def run(params: list[jinit.Layer]) -> jinit.TrainResult:
-        return jinit.train(
-            jax.random.key(0),  # draws nothing: every batch is all the data
-            NET, params, None, data,
-            optimizer=optax.sgd(LEARNING_RATE), steps=steps_taken, batch_size=None, **options,
-        )  # fmt: skip
+        key = jax.random.key(0)  # draws nothing: every batch is all the data
+        how = {"optimizer": optax.sgd(LEARNING_RATE), "steps": steps_taken, "batch_size": None}
+        return jinit.train(key, NET, params, None, data, loss=loss, **how)
 
     found = []
     with jax.enable_x64(True):
         for name in steps(tuple(FACTORS), "initialisations"):
             result = run(parameters(name))
-            train = jinit.evaluate(NET, result.params, None, data.x_train, data.y_train, **options)
+            train = jinit.evaluate(NET, result.params, None, *data[:2], loss=loss)
             logits, _ = jinit.forward(NET, result.params, None, jnp.asarray(square), train=False)
-            found.append(
-                xr.Dataset({
-                    "cost": ("step", np.asarray(result.history.loss)),
-                    "accuracy": ("half", [float(train.accuracy), float(result.accuracy)]),
-                    "logit": (("x2", "x1"), np.asarray(logits).reshape(len(LINE), -1)),
-                })
-            )  # fmt: skip
-    return xr.concat(found, "weights").assign_coords(
-        weights=list(FACTORS), half=HALVES, x1=LINE, x2=LINE, step=range(steps_taken)
-    )
+            found.append({
+                "cost": ("step", np.asarray(result.history.loss)),
+                "accuracy": ("half", [float(train.accuracy), float(result.accuracy)]),
+                "logit": (("x2", "x1"), np.asarray(logits).reshape(len(LINE), -1)),
+            })  # fmt: skip
+    data = xr.concat(map(xr.Dataset, found), "weights")
+    coords = {"weights": list(FACTORS), "half": HALVES, "x1": LINE, "x2": LINE}
+    return data.assign_coords(coords | {"step": range(steps_taken)})
 
 
 def checks(data: xr.Dataset) -> list[Check]:
