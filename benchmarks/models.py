@@ -13,7 +13,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,34 +21,7 @@ import jinit
 from jinit.models.diagnosis.measure import compiled
 from jinit.models.diagnosis.sites import sites
 from jinit.models.tracing.trace import trace
-
-
-class Block(nn.Module):
-    """Pre-LN: attention, then an MLP four times as wide."""
-
-    heads: int
-
-    @nn.compact
-    def __call__(self, x: Any) -> Any:
-        h = nn.LayerNorm()(x)
-        x = x + nn.MultiHeadDotProductAttention(num_heads=self.heads)(h, h)
-        h = nn.gelu(nn.Dense(4 * x.shape[-1])(nn.LayerNorm()(x)))
-        return x + nn.Dense(x.shape[-1])(h)
-
-
-class Transformer(nn.Module):
-    """Token logits."""
-
-    layers: int
-    width: int
-
-    @nn.compact
-    def __call__(self, tokens: Any) -> Any:
-        embed = nn.Embed(1000, self.width)
-        x = embed(tokens)
-        for _ in range(self.layers):
-            x = Block(self.width // 64)(x)
-        return embed.attend(nn.LayerNorm()(x))
+from tests.zoo.healthy import TiedTransformer
 
 
 def timed(call: Callable[[], Any]) -> float:
@@ -68,7 +40,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     key = jax.random.key(0)
-    model = Transformer(options.layers, options.width)
+    model = TiedTransformer(options.layers, options.width)
     tokens = jax.random.randint(key, (options.batch, options.tokens), 0, 1000)
     variables = jax.jit(model.init)(key, tokens)
     count = sum(leaf.size for leaf in jax.tree.leaves(variables))

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from jinit.models import roles
-from tests.models import zoo
+from tests.zoo import entries as zoo
 
 EVERY = pytest.mark.parametrize("entry", zoo.ENTRIES, ids=lambda e: e.name, scope="module")
 """One model after the other, so that hardly any is built in two processes."""
@@ -231,9 +231,12 @@ def test_the_gradient_has_the_rank_of_its_applications_in_the_matrix(entry):
 def test_another_arrangement_would_be_noticed():
     """The same numbers in a matrix that is not the one applied have full rank."""
     for name, path in (
-        ("linen-mlp", zoo.linen("Dense_1/kernel")),
-        ("jax-scan", zoo.plain("layers/up")),
-        ("linen-transformer", zoo.linen("LinenLayer_0/MultiHeadDotProductAttention_0/out/kernel")),
+        ("linen-mlp", zoo.linen_path("Dense_1/kernel")),
+        ("jax-scan", zoo.plain_path("layers/up")),
+        (
+            "linen-transformer",
+            zoo.linen_path("LinenLayer_0/MultiHeadDotProductAttention_0/out/kernel"),
+        ),
     ):
         (entry,) = [e for e in zoo.ENTRIES if e.name == name]
         inputs, times = few(entry)

@@ -17,7 +17,7 @@ from jax.nn.initializers import constant, normal, orthogonal, variance_scaling, 
 
 from jinit.models import FAULTS, Fault, diagnose
 from jinit.models.diagnosis.findings import find
-from tests.models import zoo
+from tests.zoo import entries as zoo
 
 KEY = jax.random.key(0)
 HE = variance_scaling(2.0, "fan_in", "normal")

@@ -7,7 +7,7 @@ import pytest
 
 from jinit.models.tracing.probe import Place, interpret, log_rms, moments, size, tap, tap_zeros
 from jinit.models.tracing.trace import trace
-from tests.models import zoo
+from tests.zoo import entries as zoo
 
 MODELS = [e for e in zoo.ENTRIES if e.kind not in (*zoo.CONVOLUTIONS, "linear", "vector")]
 
