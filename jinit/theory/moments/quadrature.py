@@ -70,7 +70,7 @@ def density(x: np.ndarray, spread: float = 1.0) -> np.ndarray:
     return np.exp(-((x / spread) ** 2) / 2) / (spread * math.sqrt(2 * math.pi))
 
 
-def standard_grid(reach: float) -> np.ndarray:
+def standard_grid(reach: float | int) -> np.ndarray:
     """Edges of panels on which N(0, 1) is smooth, from -reach to reach."""
     half = np.append(_HALF_GRID[reach > _HALF_GRID], reach)
     return np.concatenate([-half[:0:-1], half])
