@@ -99,19 +99,16 @@ def learn(modes: Modes) -> xr.Dataset:
     data = x.astype(np.float32), (modes.strongest * y).astype(np.float32)
     left, right = (jnp.asarray(each, jnp.float32) for each in (left, right))
     net = jinit.MLP((MODES_WIDTH,) * (modes.depth + 1), activation="identity", bias=False)
-    optimizer, looks = optax.sgd(modes.lr), round(TIME / (modes.lr * EVERY))
+    looks = round(TIME / (modes.lr * EVERY))
 
-    @jax.jit
-    def follow(layers: list[jinit.Layer]) -> jax.Array:
-        def look(layers: list[jinit.Layer], _: None) -> tuple[list[jinit.Layer], jax.Array]:
-            key = jax.random.key(0)  # draws nothing: every batch is all the data
-            run = jinit.train(key, net, layers, None, data, optimizer=optimizer, steps=EVERY)
-            outputs, _ = jinit.forward(net, run.params, None, left.T, train=False)
-            return list(run.params), jnp.diagonal(outputs @ right)[:CENTRED_RANK]
+    def look(params: jinit.Params, state: Any, batch: Any) -> jax.Array:
+        outputs, _ = jinit.forward(net, params, None, left.T, train=False)
+        return jnp.diagonal(outputs @ right)[:CENTRED_RANK]
 
-        return jax.lax.scan(look, layers, None, length=looks)[1]
-
-    u = np.concatenate([np.full((1, CENTRED_RANK), modes.u0), np.asarray(follow(layers), float)])
+    key = jax.random.key(0)  # draws nothing: every batch is all the data
+    how = {"optimizer": optax.sgd(modes.lr), "steps": looks * EVERY + 1}
+    run = jinit.train(key, net, layers, None, data, record=look, record_at=EVERY, **how)
+    u = np.asarray(run.history.record, float)
     return curve(modes, modes.lr * EVERY * np.arange(looks + 1), u, strengths[:CENTRED_RANK])
 
 
