@@ -23,8 +23,7 @@ def map_(
         tuple[float, float, int], typer.Option(help="Scales: lowest, highest, how many.")
     ] = (0.1, 10.0, 33),
     learning_rate: Annotated[
-        list[float] | None,
-        typer.Option("--learning-rate", "--lr", help="Repeat for several: 0.1."),
+        list[float] | None, typer.Option("--learning-rate", "--lr", help="Repeat for several: 0.1.")
     ] = None,
     seeds: Annotated[int, typer.Option(help="Networks at every point.")] = 8,
     steps: Annotated[int, typer.Option(help="Of training; 0 measures gradients only.")] = 0,

@@ -425,9 +425,7 @@ def as_stacked(net: MLP, params: Any, state: Any) -> tuple[Params, NormState]:
                 what = f"{name!r} of layers {run.start} to {run.start + run.length - 1} to be"
                 raise ValueError(_mismatch(net, what, shape, expected_leaves[name]))
     if len(params.runs) != len(net.runs):
-        raise ValueError(
-            _mismatch(net, "a number of runs", len(params.runs), len(net.runs)),
-        )
+        raise ValueError(_mismatch(net, "a number of runs", len(params.runs), len(net.runs)))
     return params, _as_state(net, state, lengths)
 
 

@@ -84,11 +84,7 @@ def diagnosis(found: Any, *, title: str = "") -> Figure:
 
 
 def coordinate_check(
-    dataset: Any,
-    axes: Sequence[Axes] | None = None,
-    *,
-    variable: str = "size",
-    title: str = "",
+    dataset: Any, axes: Sequence[Axes] | None = None, *, variable: str = "size", title: str = ""
 ) -> Figure:
     """Size of the coordinates against width, a line for each layer and a panel for each step.
 

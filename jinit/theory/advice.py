@@ -8,12 +8,7 @@ import numpy as np
 from jinit import checks
 from jinit.theory.ensemble import Ensemble
 from jinit.theory.layers.batch_norm import batch_norm_growth, batch_norm_stability
-from jinit.theory.maps.criticality import (
-    Critical,
-    NoCriticalPointError,
-    critical,
-    doubly_critical,
-)
+from jinit.theory.maps.criticality import Critical, NoCriticalPointError, critical, doubly_critical
 from jinit.theory.moments.curve import ActivationLike, Curve, curve
 
 __all__ = ["Recommendation", "recommend"]

@@ -10,12 +10,7 @@ WEIGHTS = np.linspace(-1.0, 1.0, 12, dtype=np.float32)
 def noisy(key, *, size, gain, shift=0.0):
     """Some of everything: floats, integers, booleans, a ragged vector."""
     x = gain * jax.random.normal(key, (size,)) + shift
-    return {
-        "mean": jnp.mean(x),
-        "count": jnp.sum(x > 0),
-        "any": jnp.any(x > 2.0),
-        "values": x,
-    }
+    return {"mean": jnp.mean(x), "count": jnp.sum(x > 0), "any": jnp.any(x > 2.0), "values": x}
 
 
 NOISY = {

@@ -30,7 +30,7 @@ def own(x):
 # point and probed at 0.6 and 1.6 times its weight_var.
 POINTS = {
     # softplus has no critical fixed point, and is chaotic only where its lengths diverge
-    "softplus": {"ordered": (1.0, 0.0), "chaotic": (3.0, 0.0)},
+    "softplus": {"ordered": (1.0, 0.0), "chaotic": (3.0, 0.0)}
 }
 
 

@@ -28,15 +28,7 @@ from jinit.models.diagnosis.report import Diagnosis
 from jinit.models.diagnosis.sites import Passes, Site, Sites, layers_of, named, sites
 from jinit.models.tracing import curves
 from jinit.models.tracing.names import label
-from jinit.models.tracing.probe import (
-    Moments,
-    interpret,
-    log_rms,
-    moments,
-    size,
-    tap,
-    tap_zeros,
-)
+from jinit.models.tracing.probe import Moments, interpret, log_rms, moments, size, tap, tap_zeros
 from jinit.models.tracing.roles import Role, judge
 from jinit.models.tracing.trace import Trace, trace
 from jinit.models.tracing.uses import Activation, Kind

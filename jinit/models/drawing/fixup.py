@@ -22,11 +22,7 @@ __all__ = ["fixup", "fixup_traced", "skipinit", "skipinit_traced"]
 
 
 def fixup_traced(
-    model: TracedModel,
-    key: jax.Array,
-    variables: Any = None,
-    *,
-    scheme: str | Initializer = "he",
+    model: TracedModel, key: jax.Array, variables: Any = None, *, scheme: str | Initializer = "he"
 ) -> Any:
     """Fixup initialisation of any residual model.
 

@@ -8,12 +8,7 @@ import optax
 from jaxtyping import ArrayLike
 
 from jinit import checks
-from jinit.models.drawing.scales import (
-    Learned,
-    as_dtype_of,
-    positive,
-    scaled_model,
-)
+from jinit.models.drawing.scales import Learned, as_dtype_of, positive, scaled_model
 from jinit.models.tracing.model import TracedModel, face
 
 __all__ = ["gradinit", "gradinit_traced"]

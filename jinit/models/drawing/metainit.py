@@ -9,12 +9,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from jinit import checks
-from jinit.models.drawing.scales import (
-    Learned,
-    as_dtype_of,
-    positive,
-    scaled_model,
-)
+from jinit.models.drawing.scales import Learned, as_dtype_of, positive, scaled_model
 from jinit.models.tracing.model import TracedModel, face
 
 __all__ = ["gradient_quotient", "gradient_quotient_traced", "metainit", "metainit_traced"]

@@ -168,13 +168,7 @@ def _may_be_drawn(leaf: Any) -> bool:
 
 
 def _drawn(
-    key: jax.Array,
-    role: Role,
-    leaf: Any,
-    draw: _Kernels,
-    gain: ArrayLike | str,
-    *,
-    by_rule: bool,
+    key: jax.Array, role: Role, leaf: Any, draw: _Kernels, gain: ArrayLike | str, *, by_rule: bool
 ) -> Any:
     dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
     wide = dtype if jnp.finfo(dtype).bits >= 32 else np.dtype(np.float32)

@@ -95,10 +95,7 @@ class Role:
 
 
 def roles(
-    apply: Callable[..., Any],
-    variables: Any,
-    *inputs: Any,
-    rules: Mapping[str, Kind] | None = None,
+    apply: Callable[..., Any], variables: Any, *inputs: Any, rules: Mapping[str, Kind] | None = None
 ) -> tuple[Role, ...]:
     """The role of every array in `variables`, in the order of its leaves.
 

@@ -12,13 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jinit.theory.moments.curve import Curve, MomentError, TooRoughError
-from jinit.theory.moments.quadrature import (
-    BEYOND,
-    ORDER,
-    REACHES,
-    nodes_and_weights,
-    standard_grid,
-)
+from jinit.theory.moments.quadrature import BEYOND, ORDER, REACHES, nodes_and_weights, standard_grid
 
 __all__ = ["BatchNormMoments", "Entries", "half_square_difference", "mean_over", "moments_over"]
 

@@ -18,15 +18,7 @@ from jinit.activations import Activation, facts
 from jinit.theory.moments.elementwise import check_elementwise
 from jinit.theory.moments.quadrature import BEYOND, REACHES, gaussian_nodes, pieces
 
-__all__ = [
-    "ActivationLike",
-    "Curve",
-    "MomentError",
-    "Sample",
-    "TooRoughError",
-    "curve",
-    "on_cpu",
-]
+__all__ = ["ActivationLike", "Curve", "MomentError", "Sample", "TooRoughError", "curve", "on_cpu"]
 
 _SMALL, _LARGE = 2**12, 2**16  # points per compiled call
 _FARTHEST = 500  # 2**500: its square is still a float64

@@ -47,12 +47,7 @@ class LinearSingularValues(NamedTuple):
 
 
 def linear_dynamics(
-    t: Numbers,
-    s: Numbers,
-    u0: Numbers,
-    *,
-    depth: int | float = 2,
-    tau: float = 1.0,
+    t: Numbers, s: Numbers, u0: Numbers, *, depth: int | float = 2, tau: float = 1.0
 ) -> np.ndarray:
     """Strength of a mode of a deep linear network after training for a time t.
 
