@@ -79,7 +79,7 @@ def test_equinox_takes_a_scheme_by_tree_at():
     std_is(kernel, math.sqrt(2 / (24 * 9)))
 
 
-# --- batch norm: the Flax column of the table in jinit/batchnorm.py -------------------------
+# --- batch norm: the Flax column of the table in docs/batch-norm.md -----------------------
 
 X = np.random.default_rng(0).normal(2.0, 3.0, (6, 4)).astype(np.float32)
 

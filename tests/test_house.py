@@ -31,6 +31,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "networks": [
         {"base", "scaled", "linear", "norms"},
         {"params", "losses"},
+        {"layer"},
         {"mlp"},
         {"signals"},
         {"correlations", "jacobian", "training"},

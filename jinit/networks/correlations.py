@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from jinit import checks
-from jinit.networks.mlp import MLP, Run, as_input, as_stacked
+from jinit.networks.layer import Run
+from jinit.networks.mlp import MLP, as_input, as_stacked
 from jinit.networks.params import NormState, Params
-from jinit.networks.scaled import Scaled, normalise, to_array
-from jinit.networks.signals import _at_least_float32, _layer_up, _over_layers, _Slopes
+from jinit.networks.scaled import Scaled, to_array
+from jinit.networks.signals import Slopes, ascend, at_least_float32, scaled_steps
 
 __all__ = ["Correlations", "correlations"]
 
@@ -75,7 +76,7 @@ def correlations(
 
     Source: Poole et al. 2016, eq. 4 and 5.
     """
-    params, state = _at_least_float32(as_stacked(net, params, state))
+    params, state = at_least_float32(as_stacked(net, params, state))
     sides = []
     for name, side in (("x", x), ("other", other)):
         checks.finite(name, side)
@@ -90,16 +91,11 @@ def correlations(
 
 @partial(jax.jit, static_argnames=("net", "train"))
 def _measure(net: MLP, train: bool, params: Params, state: NormState, x: jax.Array) -> Correlations:
-    slopes, h, seen = _Slopes(net.activation, x.dtype), normalise(x), []
-    for run, layers, stats in zip(net.runs, params.runs, state.runs, strict=True):
+    def look(run: Run, h: Scaled, out: Scaled, steps: Any) -> Correlations:
+        return _compare(run.pre_activation(out, steps["linear"].value))
 
-        def up(h: Scaled, xs: Any, run: Run = run) -> Any:
-            layer, stats = xs
-            out, (cache, _) = _layer_up(net, run, slopes, layer, stats, h, train, None)
-            return out, _compare(out if cache.z is None else cache.z)
-
-        h, part = _over_layers(up, h, (layers, stats), run.length)
-        seen.append(part)
+    steps_of = partial(scaled_steps, net.parts, Slopes(net.activation, x.dtype), train)
+    seen = ascend(net, params, state, x, steps_of, look)[1]
     return jax.tree.map(lambda *parts: jnp.concatenate(parts).T, *seen)
 
 

@@ -10,8 +10,9 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jinit import checks
 from jinit.networks.mlp import MLP, as_input, as_stacked, forward
+from jinit.networks.norms import NORMS
 from jinit.networks.params import Layer, NormState, Params
-from jinit.networks.signals import _at_least_float32
+from jinit.networks.signals import at_least_float32
 
 __all__ = ["measure_jacobian_spectrum"]
 
@@ -54,7 +55,7 @@ def measure_jacobian_spectrum(
 
     Source: Pennington, Schoenholz & Ganguli 2017, eq. 2.
     """
-    params, state = _at_least_float32(as_stacked(net, params, state))
+    params, state = at_least_float32(as_stacked(net, params, state))
     if net.depth == 1 and not readout:
         raise ValueError(
             f"a network of widths {list(net.dims)} has no activation up to which its Jacobian "
@@ -75,7 +76,7 @@ def _measure(
         bias = jnp.zeros((1, width), x.dtype) if net.bias else None
         passes = Layer(jnp.eye(width, dtype=x.dtype)[None], bias)
         params = Params((*params.runs[:-1], passes))
-    together = net.norm == "batch" and train
+    together = NORMS[net.norm].over_batch and train
 
     def spectrum(i: jax.Array) -> jax.Array:
         def output(own: jax.Array) -> jax.Array:

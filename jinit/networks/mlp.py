@@ -1,15 +1,10 @@
-"""The network: a frozen description, its parameters from a key, and the forward pass.
+"""The network: a frozen description, its parameters from a key, and the forward pass."""
 
-A layer is linear, norm, activation: `h' = phi(norm(h W + b))`. In a residual net a square layer is
-a pre-activation block instead, `h' = h + a (phi(norm(h)) W + b)`. The last layer is a linear
-readout without norm, activation or skip.
-"""
-
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, cast
+from itertools import pairwise
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,29 +13,16 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jinit import checks, schemes
 from jinit.activations import Activation, activation
-from jinit.networks.linear import linear
-from jinit.networks.norms import BatchStats, batch_norm, init_stats, layer_norm
-from jinit.networks.params import Layer, NormState, Params, stack
+from jinit.networks.layer import LAYERS, RESIDUALS, Parts, Run, climb, plain_steps
+from jinit.networks.norms import NORMS, BatchStats, init_stats
+from jinit.networks.params import Layer, NormState, Params, over_layers, stack
 from jinit.runtime import keys_after
 
 __all__ = ["MLP", "Run", "as_stacked", "forward", "init", "init_params"]
 
-Norm = Literal["batch", "layer"]
-Residual = Literal["plain", "scaled", "skipinit"]
-
 _UNROLLED = 16
 """Layers of a run up to which the scan is unrolled: no stacking of what each layer keeps, for a
 little more compile time."""
-
-
-class Run(NamedTuple):
-    """Consecutive layers of one shape: what is stacked, and scanned when `length` > 1."""
-
-    start: int
-    length: int
-    fan_in: int
-    fan_out: int
-    readout: bool
 
 
 @dataclass(frozen=True)
@@ -50,7 +32,7 @@ class MLP:
     Args:
         dims: widths, input first: (64, 128, 128, 10) has two hidden layers and a readout.
         activation: a name of `jinit.activations.ACTIVATIONS`, or any elementwise function.
-        norm: None, "batch" or "layer", between the linear map and the activation.
+        norm: None, "batch" or "layer" (`jinit.networks.NORMS`), between linear map and activation.
         residual: None, or how square hidden layers add their branch to the stream:
             "plain" (a = 1), "scaled" (a = 1/sqrt(number of branches)) or "skipinit" (a learnable
             scalar per branch that starts at 0: De & Smith 2020; ReZero, Bachlechner et al. 2020).
@@ -64,8 +46,8 @@ class MLP:
 
     dims: Sequence[int]
     activation: str | Activation = "relu"
-    norm: Norm | None = None
-    residual: Residual | None = None
+    norm: str | None = None
+    residual: str | None = None
     bias: bool = True
     momentum: float = 0.9
     eps: float = 1e-5
@@ -74,8 +56,8 @@ class MLP:
         """Validate, and make `dims` a tuple."""
         object.__setattr__(self, "dims", checks.dims(self.dims))
         activation(self.activation)
-        checks.choice("norm", self.norm, [None, "batch", "layer"])
-        checks.choice("residual", self.residual, [None, "plain", "scaled", "skipinit"])
+        checks.choice("norm", self.norm, NORMS)
+        checks.choice("residual", self.residual, RESIDUALS)
         if not isinstance(self.bias, bool):
             raise TypeError(f"bias must be True or False, got {self.bias!r}.")
         for name, value in (("momentum", self.momentum), ("eps", self.eps)):
@@ -98,23 +80,20 @@ class MLP:
     def runs(self) -> tuple[Run, ...]:
         """Maximal groups of consecutive equal hidden layers, and the readout on its own."""
         runs: list[Run] = []
-        for i in range(self.depth - 1):
-            fan_in, fan_out = self.dims[i], self.dims[i + 1]
-            if runs and (runs[-1].fan_in, runs[-1].fan_out) == (fan_in, fan_out):
+        for i, shape in enumerate(pairwise(self.dims[:-1])):
+            if runs and runs[-1].shape == shape:
                 runs[-1] = runs[-1]._replace(length=runs[-1].length + 1)
             else:
-                runs.append(Run(i, 1, fan_in, fan_out, readout=False))
-        return (*runs, Run(self.depth - 1, 1, self.dims[-2], self.dims[-1], readout=True))
+                block = self.residual is not None and shape[0] == shape[1]
+                runs.append(Run(i, 1, shape, "block" if block else "plain"))
+        return (*runs, Run(self.depth - 1, 1, (self.dims[-2], self.dims[-1]), "readout"))
 
-    def is_block(self, run: Run) -> bool:
-        """Whether the layers of that run are residual blocks."""
-        return self.residual is not None and not run.readout and run.fan_in == run.fan_out
-
-    @cached_property
-    def branch_scale(self) -> float:
-        """The fixed factor of every residual branch."""
-        branches = sum(run.length for run in self.runs if self.is_block(run))
-        return 1 / math.sqrt(branches) if self.residual == "scaled" and branches else 1.0
+    @property
+    def parts(self) -> Parts:
+        """What all its layers have in common."""
+        branches = sum(run.length for run in self.runs if run.kind == "block")
+        factor = RESIDUALS[self.residual].factor(branches)
+        return Parts(activation(self.activation), NORMS[self.norm], self.momentum, self.eps, factor)
 
 
 # --- from a key to parameters -----------------------------------------------------------------
@@ -161,19 +140,39 @@ def init(
             raise ValueError(f"bias_var={bias_var!r} needs biases; use MLP(..., bias=True).")
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(net.depth))
     weight_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 0)
+    known = schemes.SCHEMES.get(scheme) if isinstance(scheme, str) else None
+    w: jax.Array | None = None
     layers: list[Layer] = []
+    stats: list[BatchStats | None] = []
     for run in net.runs:
-        if layers and _decomposes(scheme):
-            weight_keys = keys_after(weight_keys, layers[-1].w)
-        w = _init_weights(weight_keys, net, run, scheme, dtype, options)
-        layers.append(_init_rest(keys, net, run, w, bias_var, dtype))
-    stats = tuple(
-        init_stats((run.length, run.fan_out), dtype)
-        if net.norm == "batch" and not run.readout
-        else None
-        for run in net.runs
-    )
-    return Params(tuple(layers)), NormState(stats)
+        pieces: list[jax.Array] = []
+        for place, start, length in _places(net, run, known is not None and known.placed):
+            # A draw may hold a QR decomposition; of a function of one's own, nothing is known.
+            if w is not None and (known is None or known.decomposes):
+                weight_keys = keys_after(weight_keys, w)
+            draw = _initializer(scheme, place, options)
+            own = weight_keys[start : start + length]
+            w = jax.vmap(lambda key, draw=draw, run=run: draw(key, run.shape, dtype))(own)
+            pieces.append(w)
+        w = pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces)
+        if w.shape[1:] != run.shape:
+            raise ValueError(
+                f"an initializer must return an array of the shape it is given, "
+                f"{list(run.shape)}, got {list(w.shape[1:])} from {scheme!r}."
+            )
+        shapes = _shapes(net, run)
+        rest = {
+            name: None if shapes[name] is None else jnp.full(shapes[name], value, dtype)
+            for name, value in {"b": 0, "gamma": 1, "beta": 0, "alpha": 0}.items()
+        }
+        if net.bias and not (checks.is_concrete(bias_var) and float(bias_var) == 0):
+            own = keys[run.start : run.start + run.length]
+            own = jax.vmap(jax.random.fold_in, (0, None))(own, 1)
+            draw = schemes.scheme("normal", scale=jnp.sqrt(jnp.asarray(bias_var, jnp.float32)))
+            rest["b"] = jax.vmap(lambda key, n=run.shape[-1:], d=draw: d(key, n, dtype))(own)
+        layers.append(Layer(w, **rest))
+        stats.append(None if shapes["stats"] is None else init_stats(shapes["stats"], dtype))
+    return Params(tuple(layers)), NormState(tuple(stats))
 
 
 def init_params(
@@ -195,72 +194,13 @@ def init_params(
     return init(key, MLP(dims), scheme, bias_var=bias_var, dtype=dtype, **options)[0]
 
 
-def _init_weights(
-    keys: jax.Array,
-    net: MLP,
-    run: Run,
-    scheme: str | schemes.Initializer,
-    dtype: Any,
-    options: dict[str, Any],
-) -> jax.Array:
-    """Weights [layers, fan_in, fan_out] of a run, from the keys of all layers."""
-    shape = (run.fan_in, run.fan_out)
-    segments: list[jax.Array] = []
-    for place, start, length in _places(net, run, scheme):
-        draw = _initializer(scheme, place, options)
-        segment = keys[run.start + start : run.start + start + length]
-        if segments and _decomposes(scheme):
-            segment = keys_after(segment, segments[-1])
-        segments.append(jax.vmap(lambda key, draw=draw: draw(key, shape, dtype))(segment))
-    w = segments[0] if len(segments) == 1 else jnp.concatenate(segments)
-    if w.shape != (run.length, run.fan_in, run.fan_out):
-        raise ValueError(
-            f"an initializer must return an array of the shape it is given, "
-            f"[{run.fan_in}, {run.fan_out}], got {list(w.shape[1:])} from {scheme!r}."
-        )
-    return w
-
-
-def _init_rest(
-    keys: jax.Array,
-    net: MLP,
-    run: Run,
-    w: jax.Array,
-    bias_var: float | jax.Array | np.ndarray,
-    dtype: Any,
-) -> Layer:
-    """The run's layers: its weights, with biases, norm and branch scalars."""
-    b = gamma = beta = alpha = None
-    vector = (run.length, run.fan_out)
-    if net.bias and checks.is_concrete(bias_var) and float(bias_var) == 0:
-        b = jnp.zeros(vector, dtype)
-    elif net.bias:
-        own = keys[run.start : run.start + run.length]
-        bias_keys = jax.vmap(jax.random.fold_in, (0, None))(own, 1)
-        draw = schemes.scheme("normal", scale=jnp.sqrt(jnp.asarray(bias_var, jnp.float32)))
-        b = jax.vmap(lambda key: draw(key, (run.fan_out,), dtype))(bias_keys)
-    if net.norm is not None and not run.readout:
-        gamma, beta = jnp.ones(vector, dtype), jnp.zeros(vector, dtype)
-    if net.residual == "skipinit" and net.is_block(run):
-        alpha = jnp.zeros((run.length,), dtype)
-    return Layer(w, b, gamma, beta, alpha)
-
-
-def _places(
-    net: MLP, run: Run, scheme: str | schemes.Initializer
-) -> list[tuple[schemes.Place, int, int]]:
-    """(place, start in the run, number of layers) of the segments that one initializer draws."""
-    if run.readout:
-        return [("only" if net.depth == 1 else "last", 0, 1)]
-    known = schemes.SCHEMES.get(scheme) if isinstance(scheme, str) else None
-    if run.start > 0 or run.length == 1 or known is None or not known.placed:
-        return [("hidden" if run.start > 0 else "first", 0, run.length)]
-    return [("first", 0, 1), ("hidden", 1, run.length - 1)]
-
-
-def _decomposes(scheme: str | schemes.Initializer) -> bool:
-    """Whether a draw may hold a QR decomposition; of a function of one's own, nothing is known."""
-    return not isinstance(scheme, str) or schemes.SCHEMES[scheme].decomposes
+def _places(net: MLP, run: Run, placed: bool) -> list[tuple[schemes.Place, int, int]]:
+    """(place, first layer, number of layers) of the pieces that one initializer draws each."""
+    if run.kind == "readout":
+        return [("only" if net.depth == 1 else "last", run.start, 1)]
+    if run.start == 0 and run.length > 1 and placed:
+        return [("first", 0, 1), ("hidden", 1, run.length - 1)]
+    return [("hidden" if run.start > 0 else "first", run.start, run.length)]
 
 
 def _initializer(
@@ -319,58 +259,19 @@ def forward(
         ValueError: parameters or inputs that do not fit the network.
     """
     params, state = as_stacked(net, params, state)
+    # Inside, samples are columns: h is [features, batch]. See `linear` for why.
     h = as_input(net, x, params.runs[0].w.dtype).T
-    new_runs: list[BatchStats | None] = []
+    parts = net.parts
+    after: list[BatchStats | None] = []
     for run, layers, stats in zip(net.runs, params.runs, state.runs, strict=True):
-        if run.length == 1:
-            layer, own = jax.tree.map(lambda leaf: leaf[0], (layers, stats))
-            h, own = _apply(net, run, layer, own, h, train)
-            new_runs.append(jax.tree.map(lambda leaf: leaf[None], own))
-        else:
 
-            def body(h: jax.Array, xs: Any, run: Run = run) -> Any:
-                layer, stats = xs
-                return _apply(net, run, layer, stats, h, train)
+        def up(h: jax.Array, xs: Any, run: Run = run) -> tuple[jax.Array, BatchStats | None]:
+            h, steps = climb(run.kind, plain_steps(parts, train, *xs), h)
+            return h, steps["norm"].beside if "norm" in steps else None
 
-            h, own = jax.lax.scan(body, h, (layers, stats), unroll=run.length <= _UNROLLED)
-            new_runs.append(own)
-    return h.T, NormState(tuple(new_runs))
-
-
-# Inside, samples are columns: h is [features, batch]. See `linear` for why.
-
-
-def _apply(
-    net: MLP, run: Run, layer: Layer, stats: BatchStats | None, h: jax.Array, train: bool
-) -> tuple[jax.Array, BatchStats | None]:
-    if run.readout:
-        return _affine(layer, h), stats
-    phi = activation(net.activation)
-    if net.is_block(run):
-        u, stats = _norm(net, layer, stats, h, train)
-        branch = net.branch_scale * _affine(layer, phi(u))
-        return h + (branch if layer.alpha is None else layer.alpha * branch), stats
-    u, stats = _norm(net, layer, stats, _affine(layer, h), train)
-    return phi(u), stats
-
-
-def _affine(layer: Layer, h: jax.Array) -> jax.Array:
-    z = linear(layer.w, h)
-    return z if layer.b is None else z + layer.b[:, None]
-
-
-def _norm(
-    net: MLP, layer: Layer, stats: BatchStats | None, z: jax.Array, train: bool
-) -> tuple[jax.Array, BatchStats | None]:
-    if net.norm == "batch":
-        assert stats is not None
-        return batch_norm(
-            z, stats, layer.gamma, layer.beta,
-            train=train, momentum=net.momentum, eps=net.eps, batch_axis=1,
-        )  # fmt: skip
-    if net.norm == "layer":
-        return layer_norm(z, layer.gamma, layer.beta, eps=net.eps, batch_axis=1), stats
-    return z, stats
+        h, own = over_layers(up, h, (layers, stats), run.length, unroll=run.length <= _UNROLLED)
+        after.append(own)
+    return h.T, NormState(tuple(after))
 
 
 # --- validation -------------------------------------------------------------------------------
@@ -404,9 +305,8 @@ def as_stacked(net: MLP, params: Any, state: Any) -> tuple[Params, NormState]:
                 f"got {type(params).__name__}."
             )
         found = [tuple(jnp.shape(layer.w)) for layer in params]
-        expected = [(a, b) for a, b in zip(net.dims, net.dims[1:], strict=False)]
-        if found != expected:
-            raise ValueError(_mismatch(net, "weights of shapes", found, expected))
+        if found != list(pairwise(net.dims)):
+            raise ValueError(_mismatch(net, "weights of shapes", found, list(pairwise(net.dims))))
         layers = [jax.tree.map(jnp.asarray, p) for p in params]
         for run in net.runs:
             own = layers[run.start : run.start + run.length]
@@ -418,19 +318,19 @@ def as_stacked(net: MLP, params: Any, state: Any) -> tuple[Params, NormState]:
                 )
         params = Params(cast("tuple[Layer, ...]", stack(layers, lengths)))
     for run, layers in zip(net.runs, params.runs, strict=False):
-        expected_leaves = _expected(net, run)
-        for name, leaf in zip(Layer._fields, layers, strict=True):
+        shapes = _shapes(net, run)
+        for name, leaf in layers._asdict().items():
             shape = None if leaf is None else tuple(leaf.shape)
-            if shape != expected_leaves[name]:
+            if shape != shapes[name]:
                 what = f"{name!r} of layers {run.start} to {run.start + run.length - 1} to be"
-                raise ValueError(_mismatch(net, what, shape, expected_leaves[name]))
+                raise ValueError(_mismatch(net, what, shape, shapes[name]))
     if len(params.runs) != len(net.runs):
         raise ValueError(_mismatch(net, "a number of runs", len(params.runs), len(net.runs)))
     return params, _as_state(net, state, lengths)
 
 
 def _as_state(net: MLP, state: Any, lengths: list[int]) -> NormState:
-    if net.norm != "batch":
+    if not NORMS[net.norm].over_batch:
         return NormState((None,) * len(lengths))
     if state is not None and not isinstance(state, NormState):
         if not isinstance(state, Sequence) or not all(isinstance(s, BatchStats) for s in state):
@@ -439,7 +339,7 @@ def _as_state(net: MLP, state: Any, lengths: list[int]) -> NormState:
                 f"{state!r}."
             )
         state = NormState((*stack(list(state), lengths[:-1]), None))
-    expected = [(run.length, run.fan_out) for run in net.runs if not run.readout]
+    expected = [s for s in (_shapes(net, run)["stats"] for run in net.runs) if s is not None]
     found = [] if state is None else [tuple(s.mean.shape) for s in state.runs if s is not None]
     if found != expected:
         raise ValueError(
@@ -449,16 +349,17 @@ def _as_state(net: MLP, state: Any, lengths: list[int]) -> NormState:
     return state
 
 
-def _expected(net: MLP, run: Run) -> dict[str, tuple[int, ...] | None]:
-    normed = net.norm is not None and not run.readout
-    skip = net.residual == "skipinit" and net.is_block(run)
-    vector = (run.length, run.fan_out)
+def _shapes(net: MLP, run: Run) -> dict[str, tuple[int, ...] | None]:
+    """The shapes of a run's `Layer` and of its statistics, None for what it lacks."""
+    steps, norm, vector = LAYERS[run.kind].steps, NORMS[net.norm], (run.length, run.shape[-1])
+    normed = norm.standardise is not None and "norm" in steps
     return {
-        "w": (run.length, run.fan_in, run.fan_out),
+        "w": (run.length, *run.shape),
         "b": vector if net.bias else None,
         "gamma": vector if normed else None,
         "beta": vector if normed else None,
-        "alpha": (run.length,) if skip else None,
+        "alpha": (run.length,) if RESIDUALS[net.residual].learned and "branch" in steps else None,
+        "stats": vector if normed and norm.over_batch else None,
     }
 
 

@@ -1,20 +1,12 @@
-"""Batch and layer normalisation as pure functions.
+"""The norms between a layer's linear map and its activation, as pure functions, and their table.
 
 Batch norm follows Ioffe & Szegedy 2015: in training (algorithm 1) each unit is normalised by the
 batch's mean and *biased* variance, and the gradient flows through both; for evaluation (algorithm
-2) a running mean and a running *unbiased* variance are used.
-
-| | jinit | PyTorch `BatchNorm1d` | Flax `nn.BatchNorm` |
-|---|---|---|---|
-| normalises by | biased batch variance | biased batch variance | biased batch variance |
-| keeps for evaluation | unbiased | unbiased | biased |
-| `running =` | `m * running + (1 - m) * batch` | `(1 - m) * running + m * batch` | as jinit |
-| default momentum `m` | 0.9 | 0.1 (the same thing) | 0.99 |
-| eps | 1e-5 | 1e-5 | 1e-5 |
-| variance computed as | mean of (x - mean)² | Welford's | E[x²] - E[x]² by default |
-| a batch of one in training | error | error | divides by √eps |
+2) a running mean and a running *unbiased* variance are used. `docs/batch-norm.md` sets these
+conventions beside those of PyTorch and Flax.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,7 +16,7 @@ from jaxtyping import Array, Float
 
 from jinit import checks
 
-__all__ = ["BatchStats", "batch_norm", "init_stats", "layer_norm"]
+__all__ = ["NORMS", "BatchStats", "Norm", "batch_norm", "check_batch", "init_stats", "layer_norm"]
 
 
 class BatchStats(NamedTuple):
@@ -72,18 +64,12 @@ def batch_norm(
     """
     checks.choice("batch_axis", batch_axis, [0, 1])
 
-    def along(vector: jax.Array) -> jax.Array:
-        return jnp.expand_dims(vector, batch_axis)
-
+    along = partial(jnp.expand_dims, axis=batch_axis)
     if not train:
         standard = (x - along(stats.mean)) / jnp.sqrt(along(stats.var) + eps)
         return along(gamma) * standard + along(beta), stats
     batch = x.shape[batch_axis]
-    if batch < 2:
-        raise ValueError(
-            f"batch norm in training needs a batch of at least 2 samples, got {batch}; "
-            f"use a larger batch or train=False."
-        )
+    check_batch("batch", batch, train)
     y, mean, var = _normalise(x, gamma, beta, eps, batch_axis)
     unbiased = var * (batch / (batch - 1))
     return y, BatchStats(
@@ -110,11 +96,8 @@ def layer_norm(
         batch_axis: 0, or 1 where samples are columns.
     """
     checks.choice("batch_axis", batch_axis, [0, 1])
-    features = 1 - batch_axis
-    mean = jnp.mean(x, axis=features, keepdims=True)
-    var = jnp.var(x, axis=features, keepdims=True)
-    standard = (x - mean) / jnp.sqrt(var + eps)
-    return jnp.expand_dims(gamma, batch_axis) * standard + jnp.expand_dims(beta, batch_axis)
+    along = partial(jnp.expand_dims, axis=batch_axis)
+    return along(gamma) * _standardise(x, eps, 1 - batch_axis)[0] + along(beta)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4))
@@ -154,10 +137,50 @@ def _normalise_jvp(eps: float, axis: int, primals: Any, tangents: Any) -> Any:
     return (y, mean, var), (dy, dmean, dvar)
 
 
-def _standardise(x: jax.Array, eps: float, axis: int) -> tuple[jax.Array, ...]:
+def _standardise(x: jax.Array, eps: float | jax.Array, axis: int) -> tuple[jax.Array, ...]:
     """`(x - mean) / sqrt(var + eps)`, `1 / sqrt(var + eps)`, mean and biased variance."""
     mean = jnp.mean(x, axis)
     centred = x - jnp.expand_dims(mean, axis)
     var = jnp.mean(jnp.square(centred), axis)
     inverse = 1 / jnp.sqrt(var + eps)
     return centred * jnp.expand_dims(inverse, axis), inverse, mean, var
+
+
+class Norm(NamedTuple):
+    """What the networks need to know of a norm.
+
+    `apply` takes and returns what `batch_norm` does; a norm without statistics passes None on.
+    `standardise(x, eps, batch_axis)` is what it does in training before scale and shift, for an eps
+    that may be traced; None: no norm, no scale, no shift. `over_batch`: its training looks at all
+    samples, and needs two; its evaluation uses running statistics.
+    """
+
+    apply: Callable[..., tuple[Any, Any]]
+    standardise: Callable[[jax.Array, Any, int], jax.Array] | None
+    over_batch: bool = False
+
+
+NORMS: dict[str | None, Norm] = {
+    None: Norm(apply=lambda x, stats, gamma, beta, **_: (x, stats), standardise=None),
+    "batch": Norm(
+        apply=batch_norm,
+        standardise=lambda x, eps, batch_axis: _standardise(x, eps, batch_axis)[0],
+        over_batch=True,
+    ),
+    "layer": Norm(
+        apply=lambda x, stats, gamma, beta, *, train, momentum, **options: (
+            layer_norm(x, gamma, beta, **options),
+            stats,
+        ),
+        standardise=lambda x, eps, batch_axis: _standardise(x, eps, 1 - batch_axis)[0],
+    ),
+}
+
+
+def check_batch(norm: str | None, batch: int, train: bool) -> None:
+    """Refuse to train with a batch that norm cannot normalise."""
+    if train and NORMS[norm].over_batch and batch < 2:
+        raise ValueError(
+            f"{norm} norm in training needs a batch of at least 2 samples, got {batch}; "
+            f"use a larger batch or train=False."
+        )

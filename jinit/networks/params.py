@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jinit.networks.norms import BatchStats
 
-__all__ = ["Layer", "NormState", "Params", "Stacked", "stack"]
+__all__ = ["Layer", "NormState", "Params", "Stacked", "over_layers", "stack"]
 
 
 class Layer(NamedTuple):
@@ -119,3 +119,11 @@ def stack(layers: Sequence[Item], lengths: Sequence[int]) -> tuple[Item | None, 
         start += length
         runs.append(jax.tree.map(lambda *leaves: jnp.stack(leaves), *run) if run else None)
     return tuple(runs)
+
+
+def over_layers(step: Any, carry: Any, xs: Any, length: int, **options: bool) -> Any:
+    """`lax.scan` over the layers of a run, with a run of one layer applied directly."""
+    if length > 1:
+        return jax.lax.scan(step, carry, xs, **options)
+    carry, out = step(carry, jax.tree.map(lambda leaf: leaf[0], xs))
+    return carry, jax.tree.map(lambda leaf: leaf[None], out)

@@ -10,6 +10,8 @@ import pytest
 from scipy.special import erf
 
 import jinit
+from jinit.networks.layer import RESIDUALS
+from jinit.networks.norms import NORMS
 from jinit.runtime import jit_once
 
 ON_CPU = jax.default_backend() == "cpu"
@@ -68,7 +70,7 @@ def test_defaults_are_those_of_the_design():
 )
 def test_equal_hidden_layers_form_runs_and_the_readout_stands_alone(dims, runs):
     net = jinit.MLP(dims)
-    assert [(r.start, r.length, r.readout) for r in net.runs] == runs
+    assert [(r.start, r.length, r.kind == "readout") for r in net.runs] == runs
     assert sum(r.length for r in net.runs) == net.depth == len(dims) - 1
 
 
@@ -245,9 +247,9 @@ def by_hand(net, params, state, x, train):
 
 CASES = [
     (norm, residual, train)
-    for norm in (None, "batch", "layer")
-    for residual in (None, "plain", "scaled", "skipinit")
-    for train in ((True, False) if norm == "batch" else (True,))
+    for norm, row in NORMS.items()
+    for residual in RESIDUALS
+    for train in ((True, False) if row.over_batch else (True,))
 ]
 
 

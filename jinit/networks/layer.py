@@ -1,0 +1,141 @@
+"""One layer, written once: its steps in order, and the walk up and down them.
+
+A layer is linear, norm, activation: `h' = phi(norm(h W + b))`. In a residual net a square layer is
+a pre-activation block instead, `h' = h + a (phi(norm(h)) W + b)`. The last layer is a linear
+readout without norm, activation or skip. What a step does is the caller's: `plain_steps` are those
+of `forward`; `layer_signals` takes its own, which know the way back and leave no float's range.
+"""
+
+import math
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import jax
+
+from jinit.activations import Activation
+from jinit.networks.linear import linear
+from jinit.networks.norms import BatchStats, Norm
+from jinit.networks.params import Layer
+
+__all__ = ["LAYERS", "RESIDUALS", "Parts", "Run", "Steps", "climb", "descend", "plain_steps"]
+
+Kind = Literal["plain", "block", "readout"]
+StepName = Literal["linear", "norm", "activate", "branch"]
+X = TypeVar("X")
+Steps = Mapping[StepName, Callable[[X], tuple[X, Any]]]
+
+
+class Order(NamedTuple):
+    """The steps of a layer; with `skip` its input is added to what the last one gives."""
+
+    steps: tuple[StepName, ...]
+    skip: bool = False
+
+
+LAYERS: dict[Kind, Order] = {
+    "plain": Order(("linear", "norm", "activate")),
+    "block": Order(("norm", "activate", "linear", "branch"), skip=True),
+    "readout": Order(("linear",)),
+}
+
+
+class Branch(NamedTuple):
+    """How a residual net weighs a branch: by a factor of how many there are, and one it learns."""
+
+    factor: Callable[[int], float]
+    learned: bool = False
+
+
+RESIDUALS: dict[str | None, Branch] = {
+    None: Branch(lambda branches: 1.0),
+    "plain": Branch(lambda branches: 1.0),
+    "scaled": Branch(lambda branches: 1 / math.sqrt(max(branches, 1))),
+    "skipinit": Branch(lambda branches: 1.0, learned=True),
+}
+
+
+class Run(NamedTuple):
+    """Consecutive layers with weights of one shape: stacked, and scanned when `length` > 1."""
+
+    start: int
+    length: int
+    shape: tuple[int, ...]
+    kind: Kind
+
+    def pre_activation(self, out: X, z: X) -> X:
+        """What a record shows of a layer: its linear output z, or of a block, the stream after it.
+
+        The arguments may also be the gradients by them.
+        """
+        return out if LAYERS[self.kind].skip else z
+
+
+class Parts(NamedTuple):
+    """What the layers of a network have in common; `branch` is the fixed factor of a branch."""
+
+    activation: Activation
+    norm: Norm
+    momentum: float
+    eps: float
+    branch: float
+
+
+class Seen(NamedTuple):
+    """What a step read, what it made of it, and what it says beside."""
+
+    read: Any
+    value: Any
+    beside: Any
+
+
+def climb(
+    kind: Kind, steps: Steps[X], h: X, add: Callable[[X, X], X] = operator.add
+) -> tuple[X, dict[StepName, Seen]]:
+    """The layer's output, and its steps."""
+    order, x, seen = LAYERS[kind], h, {}
+    for name in order.steps:
+        seen[name] = Seen(x, *steps[name](x))
+        x = seen[name].value
+    return add(h, x) if order.skip else x, seen
+
+
+def descend(
+    kind: Kind, seen: Mapping[StepName, Seen], g: X, add: Callable[[X, X], X]
+) -> tuple[X, dict[StepName, X]]:
+    """From the gradient by the output to that by the input, and by the value of each step.
+
+    Beside each step stands the way from the gradient by its value to that by what it read.
+    """
+    order, x, by_value = LAYERS[kind], g, {}
+    for name in reversed(order.steps):
+        by_value[name] = x
+        x = seen[name].beside(x)
+    return add(g, x) if order.skip else x, by_value
+
+
+def plain_steps(
+    parts: Parts, train: bool, layer: Layer, stats: BatchStats | None
+) -> Steps[jax.Array]:
+    """The steps on arrays [features, batch]; beside the norm stand the statistics after it."""
+
+    def affine(h: jax.Array) -> tuple[jax.Array, None]:
+        z = linear(layer.w, h)
+        return z if layer.b is None else z + layer.b[:, None], None
+
+    def norm(z: jax.Array) -> tuple[jax.Array, BatchStats | None]:
+        return parts.norm.apply(
+            z, stats, layer.gamma, layer.beta,
+            train=train, momentum=parts.momentum, eps=parts.eps, batch_axis=1,
+        )  # fmt: skip
+
+    def branch(z: jax.Array) -> tuple[jax.Array, None]:
+        z = parts.branch * z
+        return z if layer.alpha is None else layer.alpha * z, None
+
+    return {
+        "linear": affine,
+        "norm": norm,
+        "activate": lambda u: (parts.activation(u), None),
+        "branch": branch,
+    }
