@@ -88,12 +88,17 @@ class MLP:
                 runs.append(Run(i, 1, shape, "block" if block else "plain"))
         return (*runs, Run(self.depth - 1, 1, (self.dims[-2], self.dims[-1]), "readout"))
 
+    @cached_property
+    def branch_scale(self) -> float:
+        """The fixed factor of every residual branch."""
+        branches = sum(run.length for run in self.runs if run.kind == "block")
+        return RESIDUALS[self.residual].factor(branches)
+
     @property
     def parts(self) -> Parts:
         """What all its layers have in common."""
-        branches = sum(run.length for run in self.runs if run.kind == "block")
-        factor = RESIDUALS[self.residual].factor(branches)
-        return Parts(activation(self.activation), NORMS[self.norm], self.momentum, self.eps, factor)
+        phi, norm = activation(self.activation), NORMS[self.norm]
+        return Parts(phi, norm, self.momentum, self.eps, self.branch_scale)
 
 
 # --- from a key to parameters -----------------------------------------------------------------
