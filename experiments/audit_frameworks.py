@@ -20,13 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import xarray as xr
-from _frameworks import DEEP, DEPTH, DIMS, FEATURES, MODELS, WIDTH, Layers
 from harness.checks import EXACT, Check, compare, table
 from harness.estimates import STANDARD_ERRORS, Estimate, average
 from harness.experiment import Experiment, steps
 from harness.figures import BLUE, GREEN, ORANGE, PURPLE, Figure, label, panels, points
 
 import jinit
+from tests.zoo.defaults import DEEP, DEPTH, DIMS, FEATURES, MODELS, WIDTH, Layers
 
 COMPARED = ("torch", "keras", "flax", "haiku")
 TRUNCATED_STD = 0.8796256610342398  # of N(0, 1) cut at two standard deviations
