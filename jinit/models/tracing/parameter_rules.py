@@ -7,12 +7,11 @@ from typing import Any
 import jax
 
 from jinit.models.tracing.calls import Call
-from jinit.models.tracing.graph import Graph, Held
+from jinit.models.tracing.graph import Held
 from jinit.models.tracing.values import (
     Constant,
     Factors,
     Joined,
-    Path,
     RoleError,
     Signal,
     Value,
@@ -198,12 +197,12 @@ def product(call: Call) -> list[Held] | None:
         return None
     i, value, rest = only
     if isinstance(value, View):
-        return [_product(call.graph, call.equation, value, i, rest, call.at)]
+        return [_product(call, value, i, rest)]
     assert isinstance(value, Joined)
     contracting, batch = call.equation.params["dimension_numbers"]
     if value.axis in (*contracting[i], *batch[i]):
         return None
-    found = [_product(call.graph, call.equation, v, i, rest, call.at) for v in value.views]
+    found = [_product(call, v, i, rest) for v in value.views]
     axes = {f.value.features for f in found}  # type: ignore[union-attr]
     features = axes.pop() if len(axes) == 1 else None
     return [call.graph.new(found, call.at, features=features)]
@@ -216,11 +215,11 @@ def product_alone(call: Call) -> list[Held] | None:
 
 def lookup(call: Call) -> list[Held] | None:
     """An embedding, if indices are not made of parameters themselves."""
-    only = _only(call)
-    if only is None or only[0] != 0 or not isinstance(only[1], View):
+    i, table, rest = _only(call) or (0, None, [])
+    if i != 0 or not isinstance(table, View):
         return None
     sizes = math.prod(call.equation.params["slice_sizes"])
-    return [call.graph.use(only[1], "embedding", only[2], call.at, fan_out=sizes)]
+    return [call.graph.use(table, "embedding", rest, call.at, fan_out=sizes)]
 
 
 def shift(call: Call) -> list[Held] | None:
@@ -269,28 +268,14 @@ def factor(call: Call) -> list[Held] | None:
     return rest
 
 
-def convolution(call: Call) -> list[Held] | None:
-    """A weight, if it is the kernel."""
-    only = _only(call)
-    if only is None or only[0] != 1 or not isinstance(only[1], View):
-        return None
-    return [_convolution(call.graph, call.equation, only[1], only[2], call.at)]
-
-
-def _product(
-    graph: Graph, equation: Any, view: View, i: int, rest: Sequence[Held], at: Path
-) -> Held:
-    for h in rest:
-        if isinstance(h.value, Signal):
-            graph.settle(h.value, read=True)
-    contracting, batch = equation.params["dimension_numbers"]
+def _product(call: Call, view: View, i: int, rest: Sequence[Held]) -> Held:
+    contracting, batch = call.equation.params["dimension_numbers"]
     summed, batched = tuple(contracting[i]), tuple(batch[i])
     free = tuple(a for a in range(len(view.shape)) if a not in summed + batched)
-    rank = len(equation.outvars[0].aval.shape)
     # The output: batched axes, then the free ones of the left and of the right operand.
-    features = (rank - 1 if i == 1 else len(batched) + len(free) - 1) if free else None
-    return graph.use(
-        view, "weight", rest, at,
+    features = (len(call.shape) - 1 if i == 1 else len(batched) + len(free) - 1) if free else None
+    return _weight(
+        call, view, rest,
         fan_in=math.prod(view.shape[a] for a in summed),
         fan_out=math.prod(view.shape[a] for a in free),
         groups=math.prod(view.shape[a] for a in batched), axes=(batched, summed, free),
@@ -298,11 +283,20 @@ def _product(
     )  # fmt: skip
 
 
-def _convolution(graph: Graph, equation: Any, view: View, rest: Sequence[Held], at: Path) -> Held:
+def _weight(call: Call, view: View, rest: Sequence[Held], **more: Any) -> Held:
+    """A use as a weight; what it reads has met its activation."""
     for h in rest:
         if isinstance(h.value, Signal):
-            graph.settle(h.value, read=True)
-    params = equation.params
+            call.graph.settle(h.value, read=True)
+    return call.graph.use(view, "weight", rest, call.at, **more)
+
+
+def convolution(call: Call) -> list[Held] | None:
+    """A weight, if it is the kernel."""
+    i, view, rest = _only(call) or (0, None, [])
+    if i != 1 or not isinstance(view, View):
+        return None
+    params = call.equation.params
     numbers = params["dimension_numbers"]
     out, into, *space = numbers.rhs_spec
     groups = params["feature_group_count"] * params["batch_group_count"]
@@ -330,13 +324,13 @@ def _convolution(graph: Graph, equation: Any, view: View, rest: Sequence[Held], 
     taps = math.prod(split[at_new[a]] for a in space)
     field_ = math.prod(view.shape[a] for a in space)
     summed = (*(at_new[a] for a in space), at_new[into])
-    return graph.use(
-        view.then(lambda indices: indices.reshape(split), split), "weight", rest, at,
+    return [_weight(
+        call, view.then(lambda indices: indices.reshape(split), split), rest,
         fan_in=_whole(split[at_new[into]] * taps * thinned), thinned=thinned,
         fan_out=split[at_new[out]] * field_,
         receptive_field=field_, groups=groups, axes=(tuple(batched), summed, (at_new[out],)),
         features=numbers.out_spec[1],
-    )  # fmt: skip
+    )]  # fmt: skip
 
 
 def _whole(number: int | float) -> int | float:
