@@ -8,15 +8,7 @@ import jax
 
 from jinit.models.tracing.calls import Call
 from jinit.models.tracing.graph import Held
-from jinit.models.tracing.values import (
-    Constant,
-    Factors,
-    Joined,
-    RoleError,
-    Signal,
-    Value,
-    View,
-)
+from jinit.models.tracing.values import Constant, Factors, Joined, RoleError, Signal, Value, View
 
 __all__ = [
     "batched", "changed_alone", "chosen", "convolution", "cut", "factor", "factor_alone",
