@@ -15,22 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = [
-    "batch",
-    "choice",
-    "count",
-    "dims",
-    "finite",
-    "imported",
-    "is_concrete",
-    "key",
-    "labels",
-    "number",
-    "numeric",
-    "options",
-    "suggestion",
-]
-
 
 def suggestion(name: object, allowed: Iterable[str]) -> str:
     """The end of a sentence: `; did you mean 'he'?` for the nearest allowed name, else `.`"""

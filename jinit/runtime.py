@@ -11,8 +11,6 @@ import jax.numpy as jnp
 
 from jinit import checks
 
-__all__ = ["configure", "device_name", "jit_once", "keys_after"]
-
 T = TypeVar("T")
 
 

@@ -22,8 +22,6 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jinit import checks
 
-__all__ = ["SCHEMES", "Initializer", "Place", "Scheme", "scheme"]
-
 Place = Literal["first", "hidden", "last", "only"]
 Draw = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
 

@@ -20,18 +20,6 @@ import jinit
 from jinit import checks
 from jinit.activations import Activation
 
-__all__ = [
-    "DATA",
-    "UNITS",
-    "crossing",
-    "crossings",
-    "export",
-    "log_gradient_ratio",
-    "map_trainability",
-    "plan",
-    "table",
-]
-
 DATA = ("digits", "circles", "moons")
 GAINS = tuple(np.geomspace(0.1, 10, 33).tolist())
 UNITS = {"log_gradient_ratio": "natural logarithm of a ratio of root mean squares"}

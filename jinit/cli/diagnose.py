@@ -11,8 +11,6 @@ import typer
 import jinit
 from jinit.cli.options import Overwrite, Picture, check_file, check_plot, fail
 
-__all__ = ["diagnose"]
-
 
 def diagnose(
     factory: Annotated[

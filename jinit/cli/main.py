@@ -7,8 +7,6 @@ import typer
 import jinit
 from jinit.cli import diagnose, schemes, sweeps, theory, tour
 
-__all__ = ["app", "main"]
-
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,

@@ -9,8 +9,6 @@ from typing import Annotated, NoReturn
 
 import typer
 
-__all__ = ["Overwrite", "Picture", "Stored", "check_file", "check_plot", "fail", "one_sentence"]
-
 PLOTS = (".png", ".svg", ".pdf")
 
 Overwrite = Annotated[

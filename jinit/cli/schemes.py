@@ -2,8 +2,6 @@
 
 import jinit
 
-__all__ = ["schemes"]
-
 
 def schemes() -> None:
     """List every initialisation scheme with its formula, options and source."""

@@ -8,8 +8,6 @@ import typer
 import jinit
 from jinit.cli.options import Overwrite, Picture, Stored, check_file, check_plot, fail, one_sentence
 
-__all__ = ["export", "map_", "plot", "status"]
-
 
 def map_(
     activation: Annotated[str, typer.Option(help="Of all networks.")] = "tanh",

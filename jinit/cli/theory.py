@@ -9,8 +9,6 @@ import typer
 
 from jinit.cli.options import Overwrite, check_plot, one_sentence
 
-__all__ = ["theory"]
-
 
 def theory(
     activation: Annotated[

@@ -14,8 +14,6 @@ from rich.text import Text
 from jinit import checks, plots, theory
 from jinit.activations import Activation
 
-__all__ = ["Forecast", "draw", "forecast", "load", "print_forecast"]
-
 
 class Start(NamedTuple):
     """A way to draw the weights of a deep plain network, and what becomes of the signal."""

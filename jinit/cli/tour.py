@@ -8,8 +8,6 @@ import typer
 
 from jinit.cli.options import Overwrite, fail, one_sentence
 
-__all__ = ["tour"]
-
 
 def tour(
     out: Annotated[Path, typer.Option(help="Folder for the page, figures and data.")] = Path(

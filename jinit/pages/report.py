@@ -10,8 +10,6 @@ from matplotlib.figure import Figure
 
 from jinit.templates import render
 
-__all__ = ["Chapter", "page", "png"]
-
 
 class Chapter(NamedTuple):
     """A figure, the data it shows, and what it says in plain words with measured numbers."""

@@ -12,9 +12,6 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-__all__ = ["COLORS", "Values", "figure", "power_of_ten", "style"]
-
-
 Values = Sequence[Any] | jax.Array | np.ndarray
 """Numbers in rows or an array."""
 

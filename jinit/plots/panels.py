@@ -8,8 +8,6 @@ from matplotlib.axes import Axes
 
 from jinit.plots.figures import Values, power_of_ten
 
-__all__ = ["band", "gradient_map", "histograms", "weights"]
-
 
 def band(
     ax: Axes,

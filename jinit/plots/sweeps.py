@@ -9,9 +9,6 @@ from matplotlib.ticker import NullLocator
 
 from jinit.plots.figures import COLORS, figure, power_of_ten, style
 
-__all__ = ["grid"]
-
-
 _MOST_PANELS = 12
 
 

@@ -10,8 +10,6 @@ from matplotlib.ticker import MaxNLocator
 
 from jinit.plots.figures import COLORS, figure, power_of_ten, style
 
-__all__ = ["phase_diagram", "signals"]
-
 
 def signals(measured: Any, theory: Any, *, title: str = "") -> Figure:
     """Activations and gradients layer by layer, predicted and measured, in one picture.

@@ -22,8 +22,6 @@ from jinit.sweeps.compile import (
 )
 from jinit.sweeps.grid import Sweep
 
-__all__ = ["Block", "Runner", "Settings", "blocks_of", "group_for", "places"]
-
 _SECONDS = 3.0  # a block of the default size takes about so long
 _MOST_ROWS = 65_536  # per device call
 _SHARE = 0.25  # of the device's memory, for what rows hold between two programs

@@ -18,17 +18,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jinit.sweeps.grid import Sweep, as_coordinate, traced_array
 
-__all__ = [
-    "Output",
-    "Program",
-    "Traced",
-    "outputs_of",
-    "row_bytes",
-    "scalars_of",
-    "trace_point",
-    "usual_group",
-]
-
 AXIS = "devices"
 _WORKED_ON = 8 * 2**20  # bytes that a group's busiest loop body makes on CPU; see usual_group
 _WIDEST_CPU, _WIDEST = 64, 4096

@@ -8,8 +8,6 @@ import xarray as xr
 
 from jinit.sweeps.compile import Output
 
-__all__ = ["assemble"]
-
 
 def assemble(
     description: Mapping[str, Any],

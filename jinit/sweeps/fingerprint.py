@@ -12,8 +12,6 @@ from jinit.sweeps.blocks import Runner
 from jinit.sweeps.compile import scalars_of
 from jinit.sweeps.grid import as_coordinate
 
-__all__ = ["differences", "fingerprint"]
-
 # How many devices and threads there are changes no bit.
 _HARMLESS = ("--xla_force_host_platform_device_count", "--xla_cpu_multi_thread_eigen")
 _WORDS = {

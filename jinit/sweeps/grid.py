@@ -18,8 +18,6 @@ import numpy as np
 
 from jinit import checks
 
-__all__ = ["Sweep", "as_coordinate", "traced_array"]
-
 RESERVED = ("seed", "key", "run")
 MOST_SEED = 2**32 - 1
 

@@ -5,8 +5,6 @@ import time
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Reporter"]
-
 _EVERY = 10.0  # seconds between plain lines
 
 

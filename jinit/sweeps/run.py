@@ -20,8 +20,6 @@ from jinit.sweeps.progress import Reporter
 from jinit.sweeps.store import MemoryStore, Store, StoreError
 from jinit.sweeps.zarr_store import ZarrStore, check_place
 
-__all__ = ["DryRun", "dry_run", "load", "sweep"]
-
 _IN_FLIGHT = 32  # blocks handed to an executor and not yet written
 
 

@@ -7,8 +7,6 @@ import numpy as np
 
 from jinit.sweeps.compile import Output
 
-__all__ = ["MemoryStore", "Store", "StoreError"]
-
 
 class StoreError(ValueError):
     """A store that cannot be used as it is; the message says why and what to do."""

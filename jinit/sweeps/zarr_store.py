@@ -21,8 +21,6 @@ import numpy as np
 from jinit.sweeps.compile import Output
 from jinit.sweeps.store import StoreError
 
-__all__ = ["ZarrStore", "check_place"]
-
 # 1: jinit 0.1, whose programs computed other numbers under the same names.
 FORMAT = 2
 _DONE = "done"

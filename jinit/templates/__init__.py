@@ -2,8 +2,6 @@
 
 from typing import Any
 
-__all__ = ["render"]
-
 
 def render(template: str, **values: Any) -> str:
     """A template with its values, every one of which it must be given."""

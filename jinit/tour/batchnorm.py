@@ -16,8 +16,6 @@ from jinit.runtime import jit_once
 from jinit.tour.histograms import LAYERS, hidden_net, measure, ridge_panel
 from jinit.tour.setting import Setting
 
-__all__ = ["chapter"]
-
 
 def _accuracies(
     net: jinit.MLP, data: jinit.Data, steps: int, seeds: int, key: jax.Array

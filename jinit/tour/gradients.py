@@ -14,8 +14,6 @@ from jinit import plots, trainability
 from jinit.pages.report import Chapter
 from jinit.tour.setting import Setting
 
-__all__ = ["chapter", "gradient_map"]
-
 WIDTH, BATCH = 64, 64
 TITLES = {"tanh": "tanh", "relu": "ReLU"}
 

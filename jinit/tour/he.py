@@ -13,8 +13,6 @@ from jinit.tour.histograms import LAYERS, hidden_net, measure, ridge_panel, theo
 from jinit.tour.loss_curves import LABELS, STARTS, as_dataset, loss_panel, train_starts
 from jinit.tour.setting import Setting
 
-__all__ = ["chapter"]
-
 
 def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) -> Chapter:
     """Histograms for ReLU under He, and the loss curves of all starts together."""

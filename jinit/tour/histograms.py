@@ -10,8 +10,6 @@ import jinit
 from jinit import plots
 from jinit.runtime import jit_once
 
-__all__ = ["LAYERS", "WIDTH", "Ridges", "hidden_net", "measure", "ridge_panel", "theory_std"]
-
 LAYERS, WIDTH = 10, 500
 
 

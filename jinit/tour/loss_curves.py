@@ -15,8 +15,6 @@ import jinit
 from jinit import plots
 from jinit.runtime import jit_once
 
-__all__ = ["LABELS", "STARTS", "Curves", "as_dataset", "guessing", "loss_panel", "train_starts"]
-
 STARTS: dict[str, tuple[str, dict[str, float]]] = {
     "zeros": ("zeros", {}),
     "0.01 randn": ("normal", {"scale": 0.01}),

@@ -18,8 +18,6 @@ from jinit.runtime import device_name
 from jinit.tour import batchnorm, gradients, he, scale, symmetry, xavier
 from jinit.tour.setting import FULL, Setting
 
-__all__ = ["OutputError", "take_tour"]
-
 # Share of the whole time, measured on two cores.
 CHAPTERS: tuple[tuple[str, Callable[..., Chapter], float], ...] = (
     ("Symmetry", symmetry.chapter, 0.12),

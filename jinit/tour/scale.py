@@ -12,8 +12,6 @@ from jinit.pages.report import Chapter
 from jinit.tour.loss_curves import LABELS, STARTS, as_dataset, loss_panel, train_starts
 from jinit.tour.setting import Setting
 
-__all__ = ["chapter"]
-
 
 def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) -> Chapter:
     """`randn * 0.01` and `randn * 10` in a tanh net, beside Xavier."""

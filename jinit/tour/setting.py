@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-__all__ = ["FULL", "QUICK", "Setting"]
-
 
 @dataclass(frozen=True)
 class Setting:

@@ -16,8 +16,6 @@ from jinit.runtime import jit_once
 from jinit.tour.loss_curves import guessing, train_starts
 from jinit.tour.setting import Setting
 
-__all__ = ["chapter"]
-
 UNITS, VALUE, RATE = 32, 0.05, 0.1
 WIDTHS = (64, UNITS, UNITS, 10)
 

@@ -11,8 +11,6 @@ from jinit.pages.report import Chapter
 from jinit.tour.histograms import LAYERS, WIDTH, hidden_net, measure, ridge_panel, theory_std
 from jinit.tour.setting import Setting
 
-__all__ = ["chapter"]
-
 
 def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) -> Chapter:
     """Histograms for tanh and ReLU under Xavier, beside the infinite-width std."""
