@@ -112,8 +112,7 @@ def compare_theory() -> list[Check]:
         found.append(printed(group, what, text, formula(name, batch)))
     for batch in (4, 8, 16, 64):
         closed = (batch - 2) / (batch - 3)
-        # The library knows "identity" by the closed form itself, but not a function.
-        growth = jinit.theory.batch_norm_growth(lambda x: x, batch=batch)
+        growth = jinit.theory.batch_norm_growth("identity", batch=batch)
         what = f"linear by quadrature, batch {batch}"
         found.append(Check(group, what, closed, growth, EXPECTATION * closed, "formula"))
     group = "d ln Var phi / d ln q: unstable above 1, jinit.theory.batch_norm_stability"

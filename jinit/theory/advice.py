@@ -11,8 +11,6 @@ from jinit.theory.layers.batch_norm import batch_norm_growth, batch_norm_stabili
 from jinit.theory.maps.criticality import Critical, NoCriticalPointError, critical, doubly_critical
 from jinit.theory.moments.curve import ActivationLike, Curve, curve
 
-__all__ = ["Recommendation", "recommend"]
-
 _FAR_OUT = 10.0  # a length at which bounded activations are mostly saturated
 _FAR, _SIGNS = 1e3, np.array([-1.0, 1.0])
 

@@ -22,24 +22,6 @@ from jinit.theory.moments.curve import ActivationLike, curve
 from jinit.theory.spectra import jacobian
 from jinit.theory.spectra.jacobian import JacobianSpectrum
 
-__all__ = [
-    "Ensemble",
-    "chi",
-    "correlation_fixed_point",
-    "correlation_map",
-    "correlation_trajectory",
-    "depth_scales",
-    "finite_width",
-    "gradient_log_slope",
-    "jacobian_spectrum",
-    "layer_norm_growth",
-    "length_fixed_point",
-    "length_map",
-    "phase",
-    "scatter_depth",
-    "trajectory",
-]
-
 Answer = TypeVar("Answer")
 Face = TypeVar("Face", bound=Callable[..., Any])
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from jinit import theory
-from jinit.theory import ensemble
 from jinit.theory.moments.curve import curve
 
 NET = theory.Ensemble("tanh", weight_var=1.5, bias_var=0.05)
@@ -30,7 +29,7 @@ QUESTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(set(ensemble.__all__) - {"Ensemble"}))
+@pytest.mark.parametrize("name", [n for n in theory.__all__ if hasattr(theory.Ensemble, n)])
 def test_a_function_asks_what_the_method_answers(name):
     function, asked = getattr(theory, name), QUESTIONS[name]
     takes = inspect.signature(function).parameters

@@ -9,30 +9,14 @@ is uniform on a sphere of the B - 1 centred dimensions, for any batch size and a
 at infinite width all that is asked for is an expectation over two entries of u.
 """
 
-import math
 from collections.abc import Callable
 from numbers import Integral
 
 import numpy as np
 
 from jinit import checks
-from jinit.theory.layers.batches import (
-    BatchNormMoments,
-    Entries,
-    half_square_difference,
-    mean_over,
-    moments_over,
-)
+from jinit.theory.layers.batches import BatchNormMoments, Entries, mean_over, moments_over
 from jinit.theory.moments.curve import ActivationLike, Curve, curve
-
-__all__ = [
-    "batch_norm_growth",
-    "batch_norm_growth_identity",
-    "batch_norm_growth_relu",
-    "batch_norm_moments",
-    "batch_norm_spread",
-    "batch_norm_stability",
-]
 
 _CONSTANT = 1e-26  # a variance below that, relative to the mean square, is rounding
 _UNSTABLE = 1e-9  # above 1; homogeneous activations have exactly 1
@@ -49,8 +33,9 @@ def batch_norm_growth(
 
         growth = [(B - 1) E d^2 - E u^2 d^2 + E d d' + E u u' d d'] / ((B - 3) lambda),
 
-    which tends to E[phi'(z)^2] / Var[phi(z)] for large batches. It is the factor of the *mean*
-    square over nets; the mean logarithm lies lower by half its variance, of order 1 / width.
+    which tends to E[phi'(z)^2] / Var[phi(z)] for large batches, and is (B - 2) / (B - 3) in linear
+    nets. It is the factor of the *mean* square over nets; the mean logarithm lies lower by half its
+    variance, of order 1 / width.
 
     Args:
         batch: its size B, at least 4; None for the limit of large batches (and still larger width).
@@ -68,41 +53,15 @@ def batch_norm_growth(
     if not allow_unstable:
         _check_stable(phi, batch)
     if batch is None:
-        return phi.slope_second(1.0) / _variance(phi)
-    if phi.key in _CLOSED:
-        return _CLOSED[phi.key](batch)
-    own, longer, both, aligned, spread = mean_over(
+        return phi.slope_second(1.0) / _varying(phi, None, phi.variance(1.0))
+    own, longer, both, aligned, spread = _over_two(
         phi, batch,
         lambda two: (
             two.slope_u**2, (two.u * two.slope_u) ** 2, two.slope_u * two.slope_v,
-            two.u * two.v * two.slope_u * two.slope_v, half_square_difference(two),
+            two.u * two.v * two.slope_u * two.slope_v,
         ),
     )  # fmt: skip
-    _check_spread(phi, spread, batch)
     return ((batch - 1) * own - longer + both + aligned) / ((batch - 3) * spread)
-
-
-def batch_norm_growth_identity(batch: int) -> float:
-    """(B - 2) / (B - 3), the growth in a linear net (Yang et al. 2019)."""
-    batch = _batch_of_four(batch, _NO_GROWTH)
-    return (batch - 2) / (batch - 3)
-
-
-def batch_norm_growth_relu(batch: int) -> float:
-    """The growth in a ReLU net in closed form.
-
-    Two entries have correlation rho = -1 / (B - 1). Products of ReLU and of its slopes depend on
-    directions and second moments only, so that their expectations are the Gaussian ones:
-
-        E phi phi' = (sqrt(1 - rho^2) + rho (pi - arccos rho)) / (2 pi),
-        E d d' = 1/4 + arcsin(rho) / (2 pi).
-    """
-    batch = _batch_of_four(batch, _NO_GROWTH)
-    rho = -1 / (batch - 1)
-    product = (math.sqrt(1 - rho**2) + rho * (math.pi - math.acos(rho))) / (2 * math.pi)
-    both_on = 0.25 + math.asin(rho) / (2 * math.pi)
-    centred = 0.5 - product
-    return ((batch - 2) / 2 + both_on + product) / ((batch - 3) * centred)
 
 
 def batch_norm_stability(activation: ActivationLike, *, batch: int | None = None) -> float:
@@ -132,7 +91,22 @@ def batch_norm_stability(activation: ActivationLike, *, batch: int | None = None
     Source: derived here; Yang et al. 2019 discuss the stability of the symmetric fixed point.
     """
     phi = curve(activation)
-    return _stability(phi, None if batch is None else _batch_of_four(batch, _NO_DENSITY))
+    if batch is None:
+        mean, spread = phi.mean(1.0), _varying(phi, None, phi.variance(1.0))
+        return phi.expect(1.0, lambda at: at.z * (at.value - mean) * at.slope) / spread
+    batch = _batch_of_four(batch, _NO_DENSITY)
+    share, mean = 1 / batch, moments_over(phi, batch).mean
+
+    def integrands(two: Entries) -> tuple[np.ndarray, ...]:
+        value_u, value_v = two.value_u - mean, two.value_v - mean
+        # Twice du_i of the docstring, for the sample that is longer (u) and for another one (v).
+        du = (1 - share) * two.u - share * two.u**3
+        dv = -share * two.u - share * two.v * two.u**2
+        return (value_u * two.slope_u * du, value_u * two.slope_v * dv + value_v * two.slope_u * du)
+
+    same, others, spread = _over_two(phi, batch, integrands)
+    back = (1 - 2 * share) * same - (1 - share) * others
+    return back / ((1 - share) * (1 - 2 * share) * spread)
 
 
 def batch_norm_moments(activation: ActivationLike, *, batch: int | None = None) -> BatchNormMoments:
@@ -165,47 +139,13 @@ def batch_norm_spread(activation: ActivationLike, *, batch: int | None = None) -
     """
     phi = curve(activation)
     if batch is None:
-        return _variance(phi)
-    batch = _batch_of_four(batch, _NO_DENSITY)
-    (spread,) = mean_over(phi, batch, lambda two: (half_square_difference(two),))
-    _check_spread(phi, spread, batch)
+        return _varying(phi, None, phi.variance(1.0))
+    (spread,) = _over_two(phi, _batch_of_four(batch, _NO_DENSITY), lambda two: ())
     return spread
 
 
-_CLOSED: dict[str | None, Callable[[int], float]] = {
-    "identity": batch_norm_growth_identity,
-    "relu": batch_norm_growth_relu,
-}
-
-
-# --- stability --------------------------------------------------------------------------------
-
-
-def _stability(phi: Curve, batch: int | None) -> float:
-    if batch is None:
-        mean, spread = phi.mean(1.0), _variance(phi)
-        return phi.expect(1.0, lambda at: at.z * (at.value - mean) * at.slope) / spread
-    share, mean = 1 / batch, moments_over(phi, batch).mean
-
-    def integrands(two: Entries) -> tuple[np.ndarray, ...]:
-        value_u, value_v = two.value_u - mean, two.value_v - mean
-        # Twice du_i of the docstring, for the sample that is longer (u) and for another one (v).
-        du = (1 - share) * two.u - share * two.u**3
-        dv = -share * two.u - share * two.v * two.u**2
-        return (
-            value_u * two.slope_u * du,
-            value_u * two.slope_v * dv + value_v * two.slope_u * du,
-            half_square_difference(two),
-        )
-
-    same, others, spread = mean_over(phi, batch, integrands)
-    _check_spread(phi, spread, batch)
-    back = (1 - 2 * share) * same - (1 - share) * others
-    return back / ((1 - share) * (1 - 2 * share) * spread)
-
-
 def _check_stable(phi: Curve, batch: int | None) -> None:
-    factor = _stability(phi, batch)
+    factor = batch_norm_stability(phi, batch=batch)
     if factor > 1 + _UNSTABLE:
         of = "large batches" if batch is None else f"batches of {batch}"
         raise ValueError(
@@ -216,29 +156,25 @@ def _check_stable(phi: Curve, batch: int | None) -> None:
         )
 
 
-# --- what batch norm divides by ---------------------------------------------------------------
+def _over_two(
+    phi: Curve, batch: int, integrands: Callable[[Entries], tuple[np.ndarray, ...]]
+) -> tuple[float, ...]:
+    """`mean_over`, where the spread is one to divide by."""
+    *means, spread = mean_over(phi, batch, integrands)
+    return *means, _varying(phi, batch, spread)
 
 
-def _variance(phi: Curve) -> float:
-    spread = phi.variance(1.0)
-    _check_varies(phi, spread, phi.mean(1.0), "")
-    return spread
-
-
-def _check_spread(phi: Curve, spread: float, batch: int) -> None:
-    where = f" on all values that a normalised batch of {batch} can hold"
-    _check_varies(phi, spread, moments_over(phi, batch).mean, where)
-
-
-def _check_varies(phi: Curve, spread: float, mean: float, where: str) -> None:
-    if not spread > _CONSTANT * mean**2:
+def _varying(phi: Curve, batch: int | None, spread: float) -> float:
+    """The spread that batch norm divides by, if it is not 0."""
+    if not spread > _CONSTANT * batch_norm_moments(phi, batch=batch).mean ** 2:
+        on = "as it is"
+        if batch is not None:
+            on = f"on all values that a normalised batch of {batch} can hold"
         raise ValueError(
-            f"batch norm divides by the spread of its input, which is 0 for {phi.name}, constant"
-            f"{where or ' as it is'}; give an activation that varies."
+            f"batch norm divides by the spread of its input, which is 0 for {phi.name}, constant "
+            f"{on}; give an activation that varies."
         )
-
-
-# --- bad input --------------------------------------------------------------------------------
+    return spread
 
 
 _NO_GROWTH = (

@@ -14,8 +14,6 @@ import numpy as np
 from jinit.theory.moments.curve import Curve, MomentError, TooRoughError
 from jinit.theory.moments.quadrature import BEYOND, ORDER, REACHES, nodes_and_weights, standard_grid
 
-__all__ = ["BatchNormMoments", "Entries", "half_square_difference", "mean_over", "moments_over"]
-
 _NARROW = 0.2  # the narrowest panel of a named activation is 0.25 wide, but at kinks
 _NEGLIGIBLE = 1e-18  # a density
 _SMOOTH = 24  # in batches of so many, what kinks leave in an expectation is smooth enough
@@ -69,14 +67,15 @@ class Entries(NamedTuple):
 def mean_over(
     phi: Curve, batch: int, integrands: Callable[[Entries], tuple[np.ndarray, ...]]
 ) -> tuple[float, ...]:
-    """E of integrands given at the nodes of two entries."""
-    sums = [[np.sum(two.weight * x) for x in integrands(two)] for two in _entries(phi, batch)]
+    """E of integrands given at the nodes of two entries; last, the variance over the batch.
+
+    That is E (phi(u) - phi(v))^2 / 2.
+    """
+    sums = [
+        [np.sum(two.weight * x) for x in (*integrands(two), (two.value_u - two.value_v) ** 2 / 2)]
+        for two in _entries(phi, batch)
+    ]
     return tuple(float(each) for each in np.sum(sums, 0))
-
-
-def half_square_difference(two: Entries) -> np.ndarray:
-    """Whose expectation is the variance over the batch."""
-    return (two.value_u - two.value_v) ** 2 / 2
 
 
 def _entries(phi: Curve, batch: int) -> Iterator[Entries]:

@@ -19,8 +19,6 @@ from jinit.theory.maps.wide import WideLayer
 from jinit.theory.moments.arguments import variance
 from jinit.theory.moments.curve import Curve, Sample
 
-__all__ = ["FiniteWidth", "finite_width"]
-
 
 class FiniteWidth(NamedTuple):
     """Mean and variance, over draws, of ln(|.|^2 / its infinite-width value), for one input.

@@ -7,8 +7,6 @@ from jinit.theory.layers.norms import NORMS, OVER_BATCHES, Batch
 from jinit.theory.maps.wide import WideLayer
 from jinit.theory.moments.arguments import real, variance
 
-__all__ = ["gradient_log_slope"]
-
 
 def gradient_log_slope(
     layer: WideLayer,

@@ -12,8 +12,6 @@ from jinit.theory.maps.criticality import chi_at
 from jinit.theory.maps.lengths import limit_length
 from jinit.theory.maps.wide import WideLayer, follow
 
-__all__ = ["NORMS", "OVER_BATCHES", "Batch", "Norm", "Row", "layer_norm_growth"]
-
 Row = tuple[float, float, float, float, float]
 """Of a layer: q, then mean, variance and second moment of its activations, and the factor by which
 the squared gradient changes on its way through it."""

@@ -5,8 +5,6 @@ import math
 from jinit.theory.layers.finite_width import FiniteWidth, finite_width
 from jinit.theory.maps.wide import WideLayer
 
-__all__ = ["scatter_depth"]
-
 _FOLLOWED = 2048  # layers, layer by layer
 
 

@@ -12,8 +12,6 @@ from jinit.theory.layers.norms import NORMS, OVER_BATCHES, Batch, Norm, Row
 from jinit.theory.maps.wide import WideLayer, deep, follow
 from jinit.theory.moments.arguments import real, variance
 
-__all__ = ["Band", "Trajectory", "trajectory"]
-
 _DEEPEST = 100_000  # half a minute, where lengths do not settle
 
 

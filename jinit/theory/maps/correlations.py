@@ -23,15 +23,6 @@ from jinit.theory.moments.arguments import correlation, is_settled, variance
 from jinit.theory.moments.pairs import Pair, pair
 from jinit.theory.moments.roots import zeros
 
-__all__ = [
-    "CorrelationFixedPoint",
-    "correlation_fixed_point",
-    "correlation_fixed_points",
-    "correlation_map",
-    "correlation_trajectory",
-    "limit_correlation",
-]
-
 _ZERO = 1e-13  # a correlation below this is rounding
 _EVEN = 1e-12  # a relative change of 1 - c below this is rounding
 _MARGINAL = 1e-12  # so close to 1, a slope is neither stable nor unstable

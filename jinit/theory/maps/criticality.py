@@ -19,20 +19,6 @@ from jinit.theory.moments.arguments import variance, variances
 from jinit.theory.moments.curve import ActivationLike, Curve, MomentError, TooRoughError, curve
 from jinit.theory.moments.roots import zeros
 
-__all__ = [
-    "Chi",
-    "Critical",
-    "CriticalLine",
-    "DoublyCritical",
-    "NoCriticalPointError",
-    "chi",
-    "chi_at",
-    "critical",
-    "critical_line",
-    "doubly_critical",
-    "phase",
-]
-
 _GRID = np.concatenate([np.logspace(-12, -3, 19), np.logspace(-2.9, 4, 70), np.logspace(5, 8, 4)])
 _EVEN = 1e-11  # relative to q: below, a difference of two moments is rounding
 _PHASE = 1e-6  # chi this close to 1 is called critical: xi_c is then a million layers

@@ -10,8 +10,6 @@ from jinit.theory.maps.wide import WideLayer
 from jinit.theory.moments.arguments import is_settled
 from jinit.theory.moments.pairs import pair
 
-__all__ = ["TRAINABLE", "DepthScales", "depth_scales"]
-
 TRAINABLE = 6.0  # in units of xi_c, read off the paper's figure 5
 
 

@@ -7,8 +7,6 @@ from jinit import checks
 from jinit.theory.moments.arguments import variance
 from jinit.theory.moments.curve import ActivationLike, Curve, curve
 
-__all__ = ["gain"]
-
 _KEPT: dict[str, Callable[[Curve, float], float]] = {
     "second_moment": lambda phi, q: phi.second(q),
     "variance": lambda phi, q: phi.variance(q),

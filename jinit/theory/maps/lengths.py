@@ -21,15 +21,6 @@ from jinit.theory.moments.arguments import variance
 from jinit.theory.moments.curve import MomentError, TooRoughError
 from jinit.theory.moments.roots import zeros
 
-__all__ = [
-    "LengthFixedPoint",
-    "fan_in",
-    "length_fixed_point",
-    "length_fixed_points",
-    "length_map",
-    "limit_length",
-]
-
 _GRID = np.concatenate([np.logspace(-30, -5, 26), np.logspace(-4, 4, 33), np.logspace(5, 30, 26)])
 _BELOW, _ABOVE = np.logspace(-31, -300, 270), np.logspace(31, 290, 260)  # looked at where needed
 _TOO_FAR = 1e300  # where no expectation is followed

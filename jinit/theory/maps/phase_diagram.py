@@ -14,8 +14,6 @@ from jinit.theory.moments.arguments import is_settled, variances
 from jinit.theory.moments.curve import ActivationLike, Curve, MomentError, TooRoughError, curve
 from jinit.theory.moments.roots import zeros
 
-__all__ = ["PhaseDiagram", "phase_diagram"]
-
 _TABLE = np.concatenate([np.logspace(-30, -9, 22), np.logspace(-8, 6, 141), np.logspace(7, 30, 24)])
 _NOTHING = -700.0  # ln of about the least float64, drawn where no gradient is left
 _EVEN = 1e-11  # a relative change of length below this is rounding

@@ -15,8 +15,6 @@ from jinit import checks
 from jinit.theory.moments import arguments
 from jinit.theory.moments.quadrature import gaussian_nodes
 
-__all__ = ["SeluParameters", "selu_parameters", "tat_slope"]
-
 _DEEPEST = 100_000
 _LEAST, _MOST = 1e-100, 1e100  # variances whose squares and roots are far from float64's ends
 

@@ -9,8 +9,6 @@ from jinit import checks
 from jinit.theory.moments.arguments import variance
 from jinit.theory.moments.curve import ActivationLike, Curve, MomentError, curve
 
-__all__ = ["WideLayer", "deep", "follow"]
-
 State = TypeVar("State", bound=Hashable)
 Row = TypeVar("Row")
 

@@ -8,8 +8,6 @@ import numpy as np
 
 from jinit import checks
 
-__all__ = ["correlation", "is_settled", "real", "variance", "variances"]
-
 
 def real(name: str, value: Any) -> float:
     """A concrete finite number as a float."""

@@ -7,7 +7,7 @@ kinks and wherever it bends, for named activations and for any callable alike.
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,8 +17,6 @@ import numpy as np
 from jinit.activations import Activation, facts
 from jinit.theory.moments.elementwise import check_elementwise
 from jinit.theory.moments.quadrature import BEYOND, REACHES, gaussian_nodes, pieces
-
-__all__ = ["ActivationLike", "Curve", "MomentError", "Sample", "TooRoughError", "curve", "on_cpu"]
 
 _SMALL, _LARGE = 2**12, 2**16  # points per compiled call
 _FARTHEST = 500  # 2**500: its square is still a float64
@@ -58,7 +56,10 @@ class Sample(NamedTuple):
         edge = float(np.sum(np.abs(terms[np.abs(self.z) > np.abs(self.z).max() - 1])))
         cut_off = edge > 1e-9 * float(np.sum(np.abs(terms))) > 0
         if not math.isfinite(total) or (cut_off and self.q > 0):
-            raise _diverges(self.name, self.q)
+            raise MomentError(
+                f"a Gaussian moment of {self.name} diverges, or leaves float64, at variance "
+                f"q = {self.q:.6g}; give a smaller variance."
+            )
         return total
 
 
@@ -67,22 +68,34 @@ class Curve:
 
     def __init__(self, activation: str | Activation) -> None:
         """Refuse what is not elementwise; nothing else is looked at before it is needed."""
-        self.key = activation if isinstance(activation, str) else None  # among the named ones
-        self.name = str(self.key or getattr(activation, "__name__", repr(activation)))
+        name = activation if isinstance(activation, str) else repr(activation)
+        self.name: str = getattr(activation, "__name__", name)
         row = facts(activation)
         self._phi, self._exact_slope, kinks = row.function, row.slope, row.kinks
         self._compiled = jax.jit(self._value_and_slope)
-        self._check_elementwise()
+        check_elementwise(
+            f"activation {self.name} must be an elementwise jax.numpy function of one array",
+            self._output,
+            lambda x: self.evaluate(x)[0],
+            points=64,
+        )
         self._shells = -1  # how far the pieces reach: 2 ** shells
         self._too_rough = math.inf
         self._edges = np.array(sorted({0.0, *kinks}))
-        self._kinks: tuple[float, ...] = tuple(sorted({*kinks}))
+        self.kinks: tuple[float, ...] = tuple(sorted({*kinks}))
+        """where phi or phi' is not smooth, as far as the quadrature has looked"""
         self._size = np.zeros(2)
         self.at = lru_cache(maxsize=64)(self._at)
-        self.mean = lru_cache(maxsize=_MOMENTS)(self._mean)
-        self.second = lru_cache(maxsize=_MOMENTS)(self._second)
-        self.slope_second = lru_cache(maxsize=_MOMENTS)(self._slope_second)
-        self.second_growth = lru_cache(maxsize=_MOMENTS)(self._second_growth)
+        # The moments everything else is made of; kept, because maps visit the same q again.
+        keep = lru_cache(maxsize=_MOMENTS)
+        self.mean = keep(partial(self.expect, integrand=lambda at: at.value))
+        self.second = keep(partial(self.expect, integrand=lambda at: at.value**2))
+        self.slope_second = keep(partial(self.expect, integrand=lambda at: at.slope**2))
+        self.second_growth = keep(self._second_growth)
+
+    def _output(self) -> Any:
+        with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+            return jax.eval_shape(self._phi, jax.ShapeDtypeStruct((8,), np.dtype("float64")))
 
     def _value_and_slope(self, x: jax.Array) -> jax.Array:
         if self._exact_slope is not None:
@@ -102,11 +115,6 @@ class Curve:
                 rows[:, start : start + size] = np.asarray(self._compiled(padded))[:, : len(part)]
         value, slope = rows.reshape(2, *np.shape(x))
         return value, slope
-
-    @property
-    def kinks(self) -> tuple[float, ...]:
-        """Where phi or phi' is not smooth, as far as the quadrature has looked."""
-        return self._kinks
 
     def pieces(self, reach: float) -> np.ndarray:
         """Edges of the panels inside (-reach, reach) on which phi and phi' are smooth."""
@@ -134,25 +142,11 @@ class Curve:
                 break
         return Sample(q, z, weight, value, slope, self.name)
 
-    # --- the moments everything else is made of; kept, because maps visit the same q again ---
-
     def expect(self, q: float, integrand: Callable[[Sample], np.ndarray]) -> float:
         """E of an integrand of the nodes; a MomentError where it diverges."""
         at = self.at(q)
         with np.errstate(over="ignore", invalid="ignore"):
             return at.mean(integrand(at))
-
-    def _mean(self, q: float) -> float:
-        """E phi."""
-        return self.expect(q, lambda at: at.value)
-
-    def _second(self, q: float) -> float:
-        """E phi^2."""
-        return self.expect(q, lambda at: at.value**2)
-
-    def _slope_second(self, q: float) -> float:
-        """E phi'^2."""
-        return self.expect(q, lambda at: at.slope**2)
 
     def _second_growth(self, q: float) -> float:
         """d E[phi^2] / dq = E[phi'^2 + phi phi''] = E[z phi phi'] / sqrt(q), kinks included."""
@@ -175,13 +169,10 @@ class Curve:
         if shells > _FARTHEST:
             raise _too_large(self.name, (reach / REACHES[0]) ** 2)
         if shells >= self._too_rough:
-            raise self._rough(2.0**self._too_rough)
+            raise self._rough(self._too_rough)
         # Both sides at once: what is small on one is measured by the size of the other.
         ends = 2.0 ** np.arange(self._shells if self._shells > 0 else -2, shells + 1)
-        self._add(np.unique(np.concatenate([-ends, self._edges, ends])))
-        self._shells = shells
-
-    def _add(self, edges: np.ndarray) -> None:
+        edges = np.unique(np.concatenate([-ends, self._edges, ends]))
         try:
             found = pieces(lambda x: np.stack(self.evaluate(x)), edges, size=self._size)
         except FloatingPointError as error:
@@ -191,18 +182,19 @@ class Curve:
                 f"finite everywhere."
             ) from None
         if found is None:
-            self._too_rough = math.log2(np.abs(edges).max())
-            raise self._rough(2.0**self._too_rough)
+            self._too_rough = shells
+            raise self._rough(shells)
         self._size = np.maximum(self._size, found.size)
         self._edges = np.unique(np.concatenate([self._edges, found.edges]))
         seen = self._look_across(found.edges)
-        self._kinks = tuple(sorted({*self._kinks, *map(float, found.kinks), *seen}))
+        self.kinks = tuple(sorted({*self.kinks, *map(float, found.kinks), *seen}))
+        self._shells = shells
 
-    def _rough(self, reach: float) -> TooRoughError:
+    def _rough(self, shells: float) -> TooRoughError:
         return TooRoughError(
             f"{self.name} must be differentiable but for isolated points, got one that is not "
             f"smooth in more than 64 places, or oscillates too fast to be followed, within "
-            f"|x| < {reach:g}; give a smoother activation, or a smaller variance."
+            f"|x| < {2.0**shells:g}; give a smoother activation, or a smaller variance."
         )
 
     def _look_across(self, edges: np.ndarray) -> list[float]:
@@ -227,19 +219,6 @@ class Curve:
         )
         return [float(x) for x in edges[bend > 1e-6 * self._size[1]]]
 
-    def _check_elementwise(self) -> None:
-        def output() -> Any:
-            shape = jax.ShapeDtypeStruct((8,), np.dtype("float64"))
-            with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-                return jax.eval_shape(self._phi, shape)
-
-        check_elementwise(
-            f"activation {self.name} must be an elementwise jax.numpy function of one array",
-            output,
-            lambda x: self.evaluate(x)[0],
-            points=64,
-        )
-
 
 ActivationLike = str | Activation | Curve  # a name, a function, or what `curve` made of it
 
@@ -258,13 +237,6 @@ def curve(activation: ActivationLike) -> Curve:
 
 
 _kept = lru_cache(maxsize=64)(Curve)
-
-
-def _diverges(name: str, q: float) -> MomentError:
-    return MomentError(
-        f"a Gaussian moment of {name} diverges, or leaves float64, at variance q = {q:.6g}; "
-        f"give a smaller variance."
-    )
 
 
 def _too_large(name: str, q: float) -> MomentError:

@@ -20,8 +20,6 @@ from jinit.theory.moments.quadrature import (
     pieces,
 )
 
-__all__ = ["expectation"]
-
 Function = Callable[[np.ndarray], np.ndarray]
 
 _CUT_OFF = 1e-9  # what may lie there at last

@@ -15,8 +15,6 @@ import numpy as np
 from jinit.theory.moments.curve import Curve, TooRoughError
 from jinit.theory.moments.quadrature import ORDER, density, nodes_and_weights, standard_grid
 
-__all__ = ["Pair", "pair"]
-
 _SAME = 1e-11  # relative; edges that are closer are one
 _AT_ONCE = 2**15 // ORDER  # panels per evaluation, of s + d and s - d
 _EDGES = 2**20  # at a time

@@ -11,18 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = [
-    "BEYOND",
-    "ORDER",
-    "REACHES",
-    "Pieces",
-    "density",
-    "gaussian_nodes",
-    "nodes_and_weights",
-    "pieces",
-    "standard_grid",
-]
-
 ORDER = 20
 REACHES = (12.0, 24.0, 37.0)  # in standard deviations, of which 4e-33 lie beyond the first, and
 # exp(-37**2 / 2) is almost the least float64

@@ -5,8 +5,6 @@ from collections.abc import Callable
 import numpy as np
 from scipy.optimize import brentq, minimize_scalar
 
-__all__ = ["zeros"]
-
 
 def zeros(
     function: Callable[[float], float],

@@ -23,8 +23,6 @@ from jinit.theory.moments.arguments import variance
 from jinit.theory.moments.curve import Curve, MomentError, Sample
 from jinit.theory.spectra.slope_law import SlopeLaw, slope_law
 
-__all__ = ["JacobianSpectrum", "jacobian_spectrum"]
-
 WEIGHTS = ("gaussian", "orthogonal")
 _LEAST = 1e-280
 _MOST_LOG = 600.0  # of a moment

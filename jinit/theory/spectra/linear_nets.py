@@ -24,13 +24,6 @@ from jinit import checks
 from jinit.theory.moments.arguments import real, variance
 from jinit.theory.moments.quadrature import nodes_and_weights
 
-__all__ = [
-    "LinearSingularValues",
-    "linear_dynamics",
-    "linear_dynamics_time",
-    "linear_singular_values",
-]
-
 Numbers = ArrayLike | Sequence[Any]
 
 _LEAST, _MOST = 1e-75, 1e75  # strengths between which nothing over- or underflows

@@ -15,8 +15,6 @@ from scipy.special import ndtr
 from jinit.theory.moments.curve import Curve
 from jinit.theory.moments.quadrature import gaussian_nodes, nodes_and_weights
 
-__all__ = ["SlopeLaw", "slope_law"]
-
 _REACH = 8.0  # in standard deviations; beyond lies 1e-15 of the units
 _BEYOND = 1e-6  # of E d, as much may lie beyond the reach
 _OCTAVES = 60  # over which slopes are looked at beyond it

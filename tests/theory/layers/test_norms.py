@@ -20,7 +20,6 @@ from jinit.theory import (
     batch_norm_stability,
     layer_norm_growth,
 )
-from jinit.theory.layers.batch_norm import batch_norm_growth_identity, batch_norm_growth_relu
 from jinit.theory.moments.curve import MomentError, TooRoughError, curve
 
 STANDARD_ERRORS = 5
@@ -32,6 +31,21 @@ def x_tanh(x):
 
 def identity(x):
     return x
+
+
+def growth_of_relu(batch):
+    """In closed form.
+
+    Two entries have correlation rho = -1 / (B - 1). Products of ReLU and of its slopes depend on
+    directions and second moments only, so that their expectations are the Gaussian ones:
+
+        E phi phi' = (sqrt(1 - rho^2) + rho (pi - arccos rho)) / (2 pi),
+        E d d' = 1/4 + arcsin(rho) / (2 pi).
+    """
+    rho = -1 / (batch - 1)
+    product = (math.sqrt(1 - rho**2) + rho * (math.pi - math.acos(rho))) / (2 * math.pi)
+    both_on = 0.25 + math.asin(rho) / (2 * math.pi)
+    return ((batch - 2) / 2 + both_on + product) / ((batch - 3) * (0.5 - product))
 
 
 # --- published numbers and closed forms -------------------------------------------------------
@@ -70,19 +84,18 @@ def test_the_closed_forms_as_published(batch):
         / (centred * (batch - 1) * (batch - 3))
         * (batch / 2 - 1 + n2 / batch**2 - 1 / 2 + (1 / 2 + (batch - 1) * b) / batch)
     )
-    assert batch_norm_growth_relu(batch) == pytest.approx(published, rel=1e-12)
-    assert batch_norm_growth_identity(batch) == (batch - 2) / (batch - 3)
+    assert growth_of_relu(batch) == pytest.approx(published, rel=1e-12)
     assert batch_norm_spread("relu", batch=batch) == pytest.approx(centred, rel=1e-12)
 
 
 @pytest.mark.parametrize("batch", [4, 5, 6, 7, 16, 145, 146, 10**4, 10**8])
 def test_quadrature_agrees_with_the_closed_forms(batch):
-    """Functions of one's own: those named have the closed form."""
-    relu, linear = (batch_norm_growth(f, batch=batch) for f in (jax.nn.relu, identity))
-    assert relu == pytest.approx(batch_norm_growth_relu(batch), rel=1e-12)
-    assert linear == pytest.approx(batch_norm_growth_identity(batch), rel=1e-12)
-    assert batch_norm_growth("relu", batch=batch) == batch_norm_growth_relu(batch)
-    assert batch_norm_growth("identity", batch=batch) == batch_norm_growth_identity(batch)
+    for relu in ("relu", jax.nn.relu):
+        found = batch_norm_growth(relu, batch=batch)
+        assert found == pytest.approx(growth_of_relu(batch), rel=1e-12)
+    for linear in ("identity", identity):
+        found = batch_norm_growth(linear, batch=batch)
+        assert found == pytest.approx((batch - 2) / (batch - 3), rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -197,9 +210,7 @@ def test_sharp_bends_of_functions_of_ones_own(batch):
         return jax.nn.softplus(200 * x) / 200
 
     # Rounding the corner of ReLU changes what it touches: a share 1/200 of the entries.
-    assert batch_norm_growth(bent, batch=batch) == pytest.approx(
-        batch_norm_growth_relu(batch), rel=2e-2
-    )
+    assert batch_norm_growth(bent, batch=batch) == pytest.approx(growth_of_relu(batch), rel=2e-2)
     rapid = batch_norm_growth(lambda x: jnp.sin(50 * x), batch=batch, allow_unstable=True)
     # E d^2 and the spread of a sine of that many turns, all else averages out.
     assert rapid == pytest.approx(2500 * (batch - 2) / (batch - 3), rel=5e-2)
