@@ -127,7 +127,7 @@ def test_it_is_frozen_and_rules_are_its_own():
     rules = {"['in']": "other"}
     model = jinit.Model(apply, draw(KEY), X, rules=rules)
     rules.clear()
-    assert {role.path: role for role in model.roles()}["['in']"].role == "other"
+    assert {role.path: role for role in model.roles()}["['in']"].kind == "other"
     with pytest.raises(AttributeError, match="cannot assign"):
         model.loss = loss
     with pytest.raises(TypeError):

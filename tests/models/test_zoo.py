@@ -72,7 +72,7 @@ def test_the_expectations_name_every_leaf_and_the_trace_finds_each(entry):
 
 @EVERY
 def test_roles_and_fans(entry):
-    got = {p: (r.role, r.fan_in, r.fan_out) for p, r in found(entry).items()}
+    got = {p: (r.kind, r.fan_in, r.fan_out) for p, r in found(entry).items()}
     assert got == {p: (what.role, what.fan_in, what.fan_out) for p, what in entry.expected.items()}
 
 
@@ -257,8 +257,8 @@ def test_healthy_models_have_roles_and_signals_that_live(name):
     apply, variables, inputs = zoo.healthy()[name](jax.random.key(0))
     got = roles(apply, variables, *inputs)
     allowed = {"weight", "bias", "scale", "embedding", "statistic"}
-    assert {role.role for role in got} <= allowed
-    weights = sorted((r for r in got if r.role == "weight"), key=lambda r: r.order)
+    assert {role.kind for role in got} <= allowed
+    weights = sorted((r for r in got if r.kind == "weight"), key=lambda r: r.order)
     assert len(weights) >= 12
 
     def loss(variables):

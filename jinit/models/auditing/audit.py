@@ -180,7 +180,7 @@ def audit_traced(
     hidden = {
         role.fan_out: role.fan_in
         for role in found
-        if role.role == "weight" and role.fan_out in _cells(role.fan_in)
+        if role.kind == "weight" and role.fan_out in _cells(role.fan_in)
     }
     rows = tuple(_row(role, values[role.path], _leaf(role, found, hidden), table) for role in found)
     return Audit(rows, tuple(table))
@@ -223,16 +223,16 @@ def _cells(fan_in: int | float | None) -> tuple[int | float, ...]:
 
 def _leaf(role: Role, found: tuple[Role, ...], hidden: Mapping[Any, int | float | None]) -> Leaf:
     """What the conventions look at."""
-    if role.role == "bias":
+    if role.kind == "bias":
         size = math.prod(role.shape) // role.layers
         gated = hidden.get(size, size)  # of three or four gates, which are added to one after all
         return Leaf("bias", fan_in=_fan_in_of_bias(role, found) if gated == size else gated)
     return Leaf(
-        role.role,
+        role.kind,
         role.fan_in,
         role.fan_out,
         groups=role.groups if role.receptive_field > 1 else 1,
-        features=role.features if role.role in ("embedding", "tied") and role.shape else None,
+        features=role.features if role.kind in ("embedding", "tied") and role.shape else None,
         hidden=hidden.get(role.fan_out),
     )
 
@@ -251,13 +251,13 @@ def _fan_in_of_bias(bias: Role, found: tuple[Role, ...]) -> int | float | None:
         if role.order is not None and role.order < bias.order and _outputs(role) == size
     ]
     last = max(before, key=lambda role: role.order or 0, default=None)
-    return None if last is None or last.role == "scale" else last.fan_in
+    return None if last is None or last.kind == "scale" else last.fan_in
 
 
 def _outputs(role: Role) -> int | None:
-    if role.role == "scale":
+    if role.kind == "scale":
         return math.prod(role.shape) // role.layers
-    if role.role not in ("weight", "tied") or role.fan_out is None:
+    if role.kind not in ("weight", "tied") or role.fan_out is None:
         return None
     return role.fan_out // role.receptive_field * role.groups
 
@@ -274,7 +274,7 @@ def _row(role: Role, value: Any, leaf: Leaf, table: Mapping[str, Convention]) ->
     return AuditRow(
         path=role.path,
         shape=role.shape,
-        role=role.role,
+        role=role.kind,
         fan_in=role.fan_in,
         fan_out=role.fan_out,
         groups=role.groups,
@@ -292,7 +292,7 @@ def _row(role: Role, value: Any, leaf: Leaf, table: Mapping[str, Convention]) ->
 
 def _matrix(role: Role, array: np.ndarray) -> np.ndarray | None:
     """The numbers as they are applied, `[layers * groups, fan_in, fan_out]`."""
-    if role.role not in ("weight", "tied"):
+    if role.kind not in ("weight", "tied"):
         return None
     try:
         indices = role.matrix()

@@ -145,18 +145,18 @@ def _odd(
     table: Mapping[str, Convention],
     matches: Sequence[str],
 ) -> Iterator[str]:
-    if role.role == "unused":
+    if role.kind == "unused":
         yield "it is never used: nothing that the model returns is computed from it."
     if found.finite < found.size:
         yield f"{found.size - found.finite} of {found.size} entries are NaN or infinite."
-    if found.finite < found.size or role.role not in ("weight", "tied", "embedding"):
+    if found.finite < found.size or role.kind not in ("weight", "tied", "embedding"):
         return
     if found.constant and found.size > 1:
         yield _constant(role, found.mean)
         return
     if matrix is not None:
         yield from _repeated(role, matrix)
-    if matches or found.std == 0 or role.role == "embedding":
+    if matches or found.std == 0 or role.kind == "embedding":
         return
     wrong = _wrong_fans(role, leaf, found, table)
     if wrong is not None:
@@ -166,7 +166,7 @@ def _odd(
 
 
 def _constant(role: Role, value: float) -> str:
-    if role.role == "embedding":
+    if role.kind == "embedding":
         return f"all entries are {value:g}: every index is embedded as the same vector."
     if value == 0:
         return (

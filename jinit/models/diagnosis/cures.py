@@ -22,7 +22,7 @@ def reason(d: Diagnosis, kind: str, *, steady: bool) -> str:
     name = _usual([row.activation for row in d.layers if row.activation])
     drawn = [p for p in d.weights if p.std > 0]
     std, gain = np.median([[p.std, p.gain] for p in drawn], axis=0) if drawn else (0.0, 0.0)
-    normed = any(p.role.role in ("scale", "statistic") for p in d.parameters)
+    normed = any(p.role.kind in ("scale", "statistic") for p in d.parameters)
     if kind == "explode" and normed and steady:
         return (
             "The signal does not grow, because a norm sets it right in every layer, and pays with "

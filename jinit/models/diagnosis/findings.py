@@ -105,7 +105,7 @@ def _symmetric(d: Diagnosis) -> Said:
 
 def _frozen(d: Diagnosis) -> Said:
     # Residual branches that start at 0 open with the first step.
-    zero = {p.role.path for p in d.parameters if p.mean == p.std == 0 and p.role.role != "bias"}
+    zero = {p.role.path for p in d.parameters if p.mean == p.std == 0 and p.role.kind != "bias"}
     shut = frozenset[str]().union(
         *(b.inside for b in d.branches if b.inside & zero),
         *(row.paths for row in d.layers if row.log_pre == -math.inf),
@@ -153,7 +153,7 @@ def _saturated(d: Diagnosis) -> Said:
 
 
 def _scale(d: Diagnosis) -> Said:
-    drawn = [p for p in d.weights if p.std > 0 and p.role.role == "weight"]
+    drawn = [p for p in d.weights if p.std > 0 and p.role.kind == "weight"]
     if len(drawn) < 4:
         return
     usual = float(np.exp(np.median(np.log([p.gain for p in drawn]))))
@@ -194,7 +194,7 @@ def _fans(d: Diagnosis) -> Said:
     yield labels, said
 
 
-def _is_usual(p: ParameterSignal, fan: float) -> bool:
+def _is_usual(p: ParameterSignal, fan: int | float) -> bool:
     """Whether the std is one that a known convention draws for such a fan."""
     gain = p.std * math.sqrt(fan)
     error = max(4 * math.sqrt(1 / (2 * math.prod(p.role.shape))), 0.01)

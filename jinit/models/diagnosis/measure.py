@@ -27,11 +27,11 @@ from jinit.models.diagnosis.records import (
 from jinit.models.diagnosis.report import Diagnosis
 from jinit.models.diagnosis.sites import Passes, Site, Sites, layers_of, named, sites
 from jinit.models.tracing import curves
-from jinit.models.tracing.names import label
-from jinit.models.tracing.probe import Moments, interpret, log_rms, moments, size, tap, tap_zeros
+from jinit.models.tracing.names import short_name
+from jinit.models.tracing.probe import Moments, interpret, log_size, moments, size, tap, tap_zeros
 from jinit.models.tracing.roles import Role, judge
-from jinit.models.tracing.trace import Trace, trace
-from jinit.models.tracing.uses import Activation, Kind
+from jinit.models.tracing.trace import Trace, trace_model
+from jinit.models.tracing.uses import ActivationUse, Kind
 
 __all__ = ["compiled", "diagnose", "measure"]
 
@@ -66,7 +66,7 @@ def diagnose(
         ValueError: an empty batch.
     """
     checks.batch(inputs)
-    traced = trace(apply, variables, *inputs)
+    traced = trace_model(apply, variables, *inputs)
     roles = judge(traced, rules, strict=False)
     return measure(traced, roles, variables, inputs, loss=loss, targets=targets)
 
@@ -86,7 +86,7 @@ def measure(
     run = compiled(traced, where, variables, inputs, loss, targets)
     value, output, records, gradients, by_leaf = jax.device_get(run())
     seen = {i: _seen(r, gradients[i]) if i in gradients else r for i, r in records.items()}
-    by_part = [log_rms(g[:, 0], g[:, 1]) for g in by_leaf]
+    by_part = [log_size(g[:, 0], g[:, 1]) for g in by_leaf]
     n, m = len(where.weights), len(where.bends)
     acts: dict[int | None, Any] = {
         i: (seen[n + m + i], *seen[n + i]) for i in range(m) if {n + i, n + m + i} <= seen.keys()
@@ -110,7 +110,7 @@ def measure(
             for role, i, parts in zip(roles, traced.chosen, by_part, strict=True)
         ),
         float(value),
-        float(log_rms(*output)),
+        float(log_size(*output)),
         sum(math.prod(loop.length for loop in r.loops) for r in traced.residuals),
         tuple(
             Branch(*(
@@ -227,12 +227,12 @@ def _seen(found: Moments, gradient: np.ndarray) -> _Seen:
     with np.errstate(invalid="ignore"):  # what is inf or NaN stays so
         std = np.sqrt(np.maximum(square - mean**2, 0))
     return _Seen(
-        scale * mean, scale * std, log_rms(scale, square),
-        log_rms(gradient[..., 0], gradient[..., 1]),
+        scale * mean, scale * std, log_size(scale, square),
+        log_size(gradient[..., 0], gradient[..., 1]),
     )  # fmt: skip
 
 
-def _slopes(activation: Activation, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _slopes(activation: ActivationUse, u: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Fractions of dead units and of saturated entries."""
     u = u.astype(jnp.float32)
     nothing = jnp.asarray(jnp.nan, jnp.float32)
@@ -286,7 +286,7 @@ def _layer(
         for logs in (pre.log_grad, pre.log_rms)
     )
     return DiagnosedLayer(
-        path, layer, roles[first.view.leaf].role, first.fan_in or 0,
+        path, layer, roles[first.view.leaf].kind, first.fan_in or 0,
         sum(use.fan_out or 0 for use in site.uses), site.name,
         math.prod(aval.shape) * math.prod(loop.length for loop in shared),
         pre_mean, pre_std, act_mean, act_std, log_pre, log_act, dead, saturated, log_grad,
@@ -296,7 +296,7 @@ def _layer(
 
 
 def _activation(
-    traced: Trace, where: Sites, activation: Activation, own: Passes, act: tuple[_Seen, Any, Any]
+    traced: Trace, where: Sites, activation: ActivationUse, own: Passes, act: tuple[_Seen, Any, Any]
 ) -> ActivationSignal:
     last = traced.uses[max(activation.uses)]
     uses = next((site.uses for site in where.weights if last in site.uses), (last,))
@@ -330,8 +330,10 @@ def _parameter(role: Role, leaf: np.ndarray, log_grad: float) -> ParameterSignal
     values = leaf.astype(np.float64)
     constant = semi_orthogonal = False
     if not np.isfinite(values).all():
-        return ParameterSignal(role, label(role.path), math.nan, math.nan, log_grad, False, False)
-    if role.role in ("weight", "tied") and role.fan_out and role.fan_out > 1:
+        return ParameterSignal(
+            role, short_name(role.path), math.nan, math.nan, log_grad, False, False
+        )
+    if role.kind in ("weight", "tied") and role.fan_out and role.fan_out > 1:
         try:
             matrices = values.ravel()[role.matrix()]
         except ValueError:  # chosen while the model runs
@@ -340,6 +342,6 @@ def _parameter(role: Role, leaf: np.ndarray, log_grad: float) -> ParameterSignal
             constant = bool(matrices.shape[-1] > 1 and np.all(matrices == matrices[..., :1]))
             semi_orthogonal = orthogonal(matrices, float(jnp.finfo(leaf.dtype).eps))
     return ParameterSignal(
-        role, label(role.path), float(values.mean()), float(values.std()), log_grad, constant,
+        role, short_name(role.path), float(values.mean()), float(values.std()), log_grad, constant,
         semi_orthogonal,
     )  # fmt: skip

@@ -67,7 +67,7 @@ class Diagnosis:
     @property
     def weights(self) -> list[ParameterSignal]:
         """Parameters that are weights, in call order."""
-        found = [p for p in self.parameters if p.role.role in ("weight", "tied")]
+        found = [p for p in self.parameters if p.role.kind in ("weight", "tied")]
         return sorted(found, key=lambda p: p.role.order or 0)
 
     @property
@@ -75,7 +75,7 @@ class Diagnosis:
         """One sentence, with a cure if one is needed, and what could not be looked at."""
         if self.findings:
             return self.findings[0].sentence
-        unread = [p.role.path for p in self.parameters if p.role.role == "other" and p.role.uses]
+        unread = [p.role.path for p in self.parameters if p.role.kind == "other" and p.role.uses]
         if unread:
             return (
                 f"Nothing wrong in what can be seen, but {unread[0]}"

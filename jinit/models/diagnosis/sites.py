@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jinit.models.tracing.names import label
-from jinit.models.tracing.probe import Place
+from jinit.models.tracing.names import short_name
+from jinit.models.tracing.probe import Spot
 from jinit.models.tracing.trace import Trace
-from jinit.models.tracing.uses import Activation, Use
+from jinit.models.tracing.uses import ActivationUse, Use
 from jinit.models.tracing.values import Loop, Path
 
 __all__ = ["Bend", "Passes", "Site", "Sites", "layers_of", "named", "sites"]
@@ -17,9 +17,9 @@ __all__ = ["Bend", "Passes", "Site", "Sites", "layers_of", "named", "sites"]
 class Bend(NamedTuple):
     """An activation: one place where its slopes are measured, another for its value."""
 
-    activation: Activation
-    argument: Place
-    value: Place
+    activation: ActivationUse
+    argument: Spot
+    value: Spot
 
     @property
     def loops(self) -> tuple[Loop, ...]:
@@ -33,7 +33,7 @@ class Site(NamedTuple):
     uses: tuple[Use, ...]
     path: Path
     """of their product"""
-    place: Place
+    place: Spot
     """after the bias, or after the sum in which their residual branch ends"""
     loops: tuple[Loop, ...]
     bend: int | None
@@ -62,7 +62,7 @@ def sites(traced: Trace) -> Sites:
         if all(len(loop.path) < len(seen) for loop in uses[0].loops):  # none is hidden inside
             by_path.setdefault(seen, []).extend(uses)
     bends = tuple(
-        Bend(a, Place(*a.entry), Place(a.path)) for a in traced.activations
+        Bend(a, Spot(*a.entry), Spot(a.path)) for a in traced.activations
         if traced.visible(a.path) == a.path and traced.visible(a.entry[0]) == a.entry[0]
     )  # fmt: skip
     return Sites(tuple(_site(traced, p, tuple(u), bends) for p, u in by_path.items()), bends)
@@ -80,7 +80,7 @@ def _site(traced: Trace, path: Path, uses: tuple[Use, ...], bends: Sequence[Bend
     read = [(i, a.name) for i, a in here if sums and a.path in {u.after for u in uses}]
     name = next((name for u in uses if (name := traced.following(u.order))), None)
     following = [(i, name) for i, a in here if a.uses & orders]
-    return Site(uses, path, Place(place), loops, *next(iter((*read, *following)), (None, name)))
+    return Site(uses, path, Spot(place), loops, *next(iter((*read, *following)), (None, name)))
 
 
 class Passes(NamedTuple):
@@ -111,4 +111,4 @@ def named(traced: Trace, uses: Sequence[Use], layer: tuple[int, ...]) -> tuple[s
     """Paths of weights that are applied as one, and the name of what comes out."""
     paths = list(dict.fromkeys(traced.paths[use.view.leaf] for use in uses))
     number = "".join(f"[{n}]" for n in layer)
-    return " + ".join(paths), " + ".join(label(path) for path in paths) + number
+    return " + ".join(paths), " + ".join(short_name(path) for path in paths) + number

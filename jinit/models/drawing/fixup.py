@@ -53,10 +53,10 @@ def fixup_traced(
             factors[leaf] = min(inside, factors.get(leaf, 1.0))
     for residual in traced.residuals:
         factors |= dict.fromkeys(_weights(traced, residual.last), 0.0)
-    factors = {i: factor for i, factor in factors.items() if roles[i].role == "weight"}
+    factors = {i: factor for i, factor in factors.items() if roles[i].kind == "weight"}
     weights = [use for use in traced.uses if use.kind == "weight" and use.times]
     inside = frozenset().union(*(residual.branch for residual in traced.residuals))
-    if weights[-1].order not in inside and roles[weights[-1].view.leaf].role == "weight":
+    if weights[-1].order not in inside and roles[weights[-1].view.leaf].kind == "weight":
         factors[weights[-1].view.leaf] = 0.0
     return _times_factors(model.of(reinit_traced(model, key, scheme=scheme)), factors)
 
@@ -101,7 +101,7 @@ def skipinit_traced(
             if traced.uses[i].kind == "scale" and traced.uses[i].part == 1
             and i > max(residual.last)
         ]  # fmt: skip
-        ends = [i for i in _weights(traced, residual.last) if roles[i].role == "weight"]
+        ends = [i for i in _weights(traced, residual.last) if roles[i].kind == "weight"]
         factors |= dict.fromkeys(numbers or ends, alpha)
         own_rules |= {traced.paths[i]: "scale" for i in numbers}  # 1, and then alpha
     fresh = reinit_traced(model.with_rules(own_rules), key, scheme=scheme)

@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Float
 from jinit import checks
 from jinit.models.drawing.reinit import reinit_traced
 from jinit.models.tracing.model import TracedModel, face
-from jinit.models.tracing.probe import Place, interpret
+from jinit.models.tracing.probe import Spot, interpret
 from jinit.models.tracing.roles import Role
 from jinit.models.tracing.trace import Trace
 from jinit.models.tracing.uses import Use
@@ -107,7 +107,7 @@ class _Site(NamedTuple):
     """One application of weights, in all passes of the loops around it."""
 
     uses: tuple[Use, ...]
-    place: Place
+    place: Spot
     shared: bool
     """whether its weights are used elsewhere, or in several passes of a loop"""
 
@@ -132,7 +132,7 @@ def _sites(traced: Trace, roles: Sequence[Role]) -> list[_Site]:
     by_path = {
         path: drawn
         for path, uses in traced.by_equation("weight").items()
-        if (drawn := [u for u in uses if roles[u.view.leaf].role in ("weight", "tied")])
+        if (drawn := [u for u in uses if roles[u.view.leaf].kind in ("weight", "tied")])
     }
     read = Counter[int]()  # entries of a leaf, each as often as it is read
     for use in (use for uses in by_path.values() for use in uses):
@@ -141,11 +141,11 @@ def _sites(traced: Trace, roles: Sequence[Role]) -> list[_Site]:
     for path, uses in by_path.items():
         elsewhere = any(
             read[u.view.leaf] > math.prod(traced.leaves[u.view.leaf].shape)
-            or roles[u.view.leaf].role == "tied"
+            or roles[u.view.leaf].kind == "tied"
             for u in uses
         )
         again = any(use.times > 1 for use in uses)
-        found.append(_Site(tuple(uses), Place(path), elsewhere or again))
+        found.append(_Site(tuple(uses), Spot(path), elsewhere or again))
     return found
 
 

@@ -106,7 +106,7 @@ def reinit_traced(
         except (ValueError, TypeError) as error:
             error.add_note(f"This was for {path}.")
             raise
-    unused = [role.path for role in by_path.values() if role.role == "unused"]
+    unused = [role.path for role in by_path.values() if role.kind == "unused"]
     if unused:
         warnings.warn(
             f"the output does not depend on {', '.join(unused)}: left as "
@@ -172,19 +172,19 @@ def _drawn(
 ) -> Any:
     dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
     wide = dtype if jnp.finfo(dtype).bits >= 32 else np.dtype(np.float32)
-    if role.role == "weight":
+    if role.kind == "weight":
         factor = _following(role) if isinstance(gain, str) else gain
         return _weight(key, role, leaf, draw, jnp.asarray(factor, wide)).astype(dtype)
-    if role.role in ("embedding", "tied"):
+    if role.kind in ("embedding", "tied"):
         root = math.sqrt(role.features)
         return (jax.random.normal(key, role.shape, wide) / root).astype(dtype)
-    if role.role == "bias":
+    if role.kind == "bias":
         return jnp.zeros(role.shape, dtype)
-    if role.role == "scale" and (by_rule or any(use.normed for use in role.uses)):
+    if role.kind == "scale" and (by_rule or any(use.normed for use in role.uses)):
         return jnp.ones(role.shape, dtype)
     if isinstance(leaf, jax.ShapeDtypeStruct):
         raise TypeError(
-            f"{role.path} ({role.role}) stays as it is, but has a shape and no numbers; give "
+            f"{role.path} ({role.kind}) stays as it is, but has a shape and no numbers; give "
             f"variables with arrays."
         )
     return leaf

@@ -77,8 +77,8 @@ def scaled_model(model: TracedModel, targets: Any) -> ScaledModel:
     trained = ("weight", "tied", "bias", "scale", "embedding")
     found = model.judged()
     kept = dict(zip(model.trace.paths, model.floats, strict=True))
-    params = {r.path: _at_least_float32(kept[r.path]) for r in found if r.role in trained}
-    layers = {r.path: _layers(r) for r in found if r.role in ("weight", "tied")}
+    params = {r.path: _at_least_float32(kept[r.path]) for r in found if r.kind in trained}
+    layers = {r.path: _layers(r) for r in found if r.kind in ("weight", "tied")}
     if not layers:
         raise ValueError("the model has no weight to scale; say what is one with rules=.")
 

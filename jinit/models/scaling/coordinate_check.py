@@ -10,9 +10,9 @@ import optax
 from jaxtyping import Array, Float
 
 from jinit import checks
-from jinit.models.tracing.names import label
-from jinit.models.tracing.probe import Place, interpret
-from jinit.models.tracing.trace import Trace, trace
+from jinit.models.tracing.names import short_name
+from jinit.models.tracing.probe import Spot, interpret
+from jinit.models.tracing.trace import Trace, trace_model
 from jinit.models.tracing.uses import Use
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _coordinates(
     setup: Setup, keys: jax.Array, steps: int
 ) -> tuple[list[str], Float[np.ndarray, "seeds 2 steps layers"]]:
     first = setup.init(keys[0])
-    traced = trace(setup.apply, first, *setup.inputs)
+    traced = trace_model(setup.apply, first, *setup.inputs)
     drawn, structure = jax.tree.flatten(first)
 
     def tree(floats: Sequence[Any], others: Sequence[Any]) -> Any:
@@ -159,10 +159,10 @@ def _coordinates(
         ])  # fmt: skip
 
     sites = list(traced.by_equation("weight", "embedding").values())
-    places = [Place(uses[0].path) for uses in sites]
+    places = [Spot(uses[0].path) for uses in sites]
     visible = jax.eval_shape(seen, [drawn[i] for i in traced.chosen])
     sites = [uses for i, uses in enumerate(sites) if i in visible]  # those of a while loop are not
-    places = [Place(uses[0].path) for uses in sites]
+    places = [Spot(uses[0].path) for uses in sites]
     results = []
     for own in keys:
         leaves = jax.tree.leaves(setup.init(own))
@@ -180,7 +180,7 @@ def _names(traced: Trace, sites: Sequence[Sequence[Use]]) -> list[str]:
     names: list[str] = []
     for uses in sites:
         paths = dict.fromkeys(traced.paths[use.view.leaf] for use in uses)
-        own = " + ".join(label(path) for path in paths)
+        own = " + ".join(short_name(path) for path in paths)
         for layer in np.ndindex(*uses[0].view.layers):
             name = own + "".join(f"[{n}]" for n in layer)
             before = sum(other == name or other.startswith(f"{name} (use ") for other in names)

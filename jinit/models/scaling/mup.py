@@ -16,7 +16,7 @@ import optax
 
 from jinit import checks
 from jinit.models.tracing.model import TracedModel, face
-from jinit.models.tracing.names import label, table
+from jinit.models.tracing.names import short_name, table
 from jinit.models.tracing.roles import Role
 from jinit.models.tracing.uses import Kind
 from jinit.models.tracing.values import RoleError
@@ -148,7 +148,7 @@ class MuP:
         return table(
             ("parameter", "role", "class", *(f"x {name}" for name in numbers)),
             [
-                [label(row.path), row.role, row.kind,
+                [short_name(row.path), row.role, row.kind,
                  *(f"{getattr(row, name):.4g}" for name in numbers)]
                 for row in self.rows
             ],
@@ -272,7 +272,8 @@ def _same_tree(variables: Any, base: Any) -> None:
 def _row(target: Role, base: Role, embeddings: str | None) -> MuPRow:
     path = target.path
     for what in ("role", "layers", "receptive_field"):
-        values = getattr(target, what), getattr(base, what)
+        name = "kind" if what == "role" else what
+        values = getattr(target, name), getattr(base, name)
         if values[0] != values[1]:
             raise ValueError(
                 f"the base must differ in its widths alone, got {path} with {what} {values[1]!r} "
@@ -286,23 +287,23 @@ def _row(target: Role, base: Role, embeddings: str | None) -> MuPRow:
             f"the base and {list(target.shape)} in the target: its entries grow x{grown:.4g}, its "
             f"fans x{r_in:.4g} and x{r_out:.4g}."
         )
-    if target.role in ("statistic", "unused"):
+    if target.kind in ("statistic", "unused"):
         kind: Class = "untrained"
-        return MuPRow(path, target.shape, target.role, kind, r_in, r_out, 1.0, 1.0, 1.0)
-    if target.role == "tied" and grown != 1:
+        return MuPRow(path, target.shape, target.kind, kind, r_in, r_out, 1.0, 1.0, 1.0)
+    if target.kind == "tied" and grown != 1:
         raise RoleError(
             f"{path} is an embedding and a readout, which muP starts at different sizes. Divide "
             f"the logits by {r_in:.4g}, the width over that of the base, in apply, and treat it "
             f"as an embedding with rules={{{path!r}: 'embedding'}}."
         )
-    if target.role == "other" and grown != 1:
+    if target.kind == "other" and grown != 1:
         raise RoleError(
             f"{path} grows with the width, and nothing is known of its use; say what it is with "
             f"rules={{{path!r}: 'bias'}} (or scale, embedding, weight)."
         )
     kind = _CLASSES[r_in != 1, r_out != 1]
     init = r_in**-0.5 if kind == "output" else 1.0
-    if target.role == "embedding" and r_out != 1:
+    if target.kind == "embedding" and r_out != 1:
         if embeddings is None:
             raise ValueError(
                 f"{path} is an embedding that widens: say with embeddings='unit' that its variance "
@@ -310,7 +311,7 @@ def _row(target: Role, base: Role, embeddings: str | None) -> MuPRow:
                 f"embeddings='features' that it is drawn 1/features (Flax, jinit.reinit)."
             )
         init = r_out**0.5 if embeddings == "features" else 1.0
-    return MuPRow(path, target.shape, target.role, kind, r_in, r_out, init, r_out / r_in, 1 / r_in)
+    return MuPRow(path, target.shape, target.kind, kind, r_in, r_out, init, r_out / r_in, 1 / r_in)
 
 
 _CLASSES: dict[tuple[bool, bool], Class] = {
@@ -323,7 +324,7 @@ _CLASSES: dict[tuple[bool, bool], Class] = {
 
 def _ratios(target: Role, base: Role) -> tuple[float, float]:
     """Of fan_in, and of fan_out in all groups together."""
-    if target.role in ("weight", "tied"):
+    if target.kind in ("weight", "tied"):
         if target.fan_in is None or base.fan_in is None:
             raise RoleError(
                 f"{target.path} is a weight by rule, but no product reads it as it is, so that it "
@@ -332,7 +333,7 @@ def _ratios(target: Role, base: Role) -> tuple[float, float]:
         outs = ((role.fan_out or 1) * role.groups for role in (target, base))
         wide, narrow = outs
         return target.fan_in / base.fan_in, wide / narrow
-    if target.role == "embedding":
+    if target.kind == "embedding":
         return 1.0, target.features / base.features
     return 1.0, math.prod(target.shape) / math.prod(base.shape)
 

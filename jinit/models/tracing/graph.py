@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jinit.models.tracing import curves
-from jinit.models.tracing.uses import Activation, Kind, Residual, Use
+from jinit.models.tracing.uses import ActivationUse, Kind, ResidualSum, Use
 from jinit.models.tracing.values import Factors, Joined, Loop, Path, Signal, Value, View
 
 __all__ = ["NOTHING", "Graph", "Held", "is_bent"]
@@ -43,8 +43,8 @@ class Graph:
         """Nothing found yet; `shapes` are those of the parameters."""
         self.shapes = shapes
         self.uses: list[Use] = []
-        self.activations: list[Activation] = []
-        self.residuals: list[Residual] = []
+        self.activations: list[ActivationUse] = []
+        self.residuals: list[ResidualSum] = []
         self._used_at: list[int] = []  # node of what came out of each use
         self._sizes: list[int] = []  # of what came out of each use
         self._before: list[int] = []  # of each node, it and those that lead to it: a set of bits
@@ -117,7 +117,7 @@ class Graph:
             return
         if any(a.path == signal.path and a.uses >= signal.uses for a in self.activations):
             return
-        self.activations.append(Activation(
+        self.activations.append(ActivationUse(
             name, signal.pointwise.curve, signal.uses,
             signal.pointwise.entry, signal.path, self.loops, signal.features, signal.size,
         ))  # fmt: skip
@@ -132,7 +132,7 @@ class Graph:
         """A function of several entries, as softmax is, is the activation of what comes in."""
         for i, h in enumerate(held):
             if isinstance(h.value, Signal) and h.value.uses:
-                self.activations.append(Activation(
+                self.activations.append(ActivationUse(
                     name, None, h.value.uses, (at, i), at, self.loops, h.value.features,
                     h.value.size,
                 ))  # fmt: skip
@@ -180,7 +180,7 @@ class Graph:
             rows[i] = 1 + max(above, default=0)
         depth = max(rows.values())
         branched = frozenset(_bits(branch))
-        self.residuals.append(Residual(at, self.loops, branched, last, depth, shortcut))
+        self.residuals.append(ResidualSum(at, self.loops, branched, last, depth, shortcut))
         if direct and out.node is not None:
             self._skips[out.node] = a
         return out
@@ -304,7 +304,7 @@ class Graph:
             if use.kind in ("bias", "scale") and self._only_kept(i, leaves, ends):
                 self.uses[i] = use._replace(kind="statistic")
 
-    def _recurs(self, residual: Residual) -> bool:
+    def _recurs(self, residual: ResidualSum) -> bool:
         """Whether what looks like a projected skip is a step of a network unrolled in time."""
         counts = Counter(use.view.leaf for use in self.uses if use.kind == "weight")
         ends = residual.shortcut | residual.last
@@ -323,9 +323,9 @@ class Graph:
         return bool(reached) and 0 not in reached and all(ends[k][1] == own for k in reached)
 
 
-def _merged(activations: Sequence[Activation]) -> list[Activation]:
+def _merged(activations: Sequence[ActivationUse]) -> list[ActivationUse]:
     """One for each equation, with all weights that it follows, in the order of the program."""
-    found: dict[Path, Activation] = {}
+    found: dict[Path, ActivationUse] = {}
     for activation in activations:
         known = found.get(activation.path, activation)
         found[activation.path] = known._replace(uses=known.uses | activation.uses)
@@ -334,7 +334,7 @@ def _merged(activations: Sequence[Activation]) -> list[Activation]:
             for i, a in enumerate(merged)]  # fmt: skip
 
 
-def _is_again(later: Activation, first: Activation) -> bool:
+def _is_again(later: ActivationUse, first: ActivationUse) -> bool:
     """Whether it is the same function once more, as where the first value is a stream's start."""
     if later.entry != first.entry or later.curve is None or first.curve is None:
         return False
@@ -342,5 +342,5 @@ def _is_again(later: Activation, first: Activation) -> bool:
     return twice is not None and np.allclose(later.curve, twice, 1e-4, 1e-4)
 
 
-def _again(later: Activation, first: Activation) -> Activation:
+def _again(later: ActivationUse, first: ActivationUse) -> ActivationUse:
     return later._replace(name=first.name, curve=first.curve, entry=(first.path, None))

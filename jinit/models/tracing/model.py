@@ -12,7 +12,7 @@ import numpy as np
 
 from jinit import checks
 from jinit.models.tracing.roles import Role, judge
-from jinit.models.tracing.trace import Trace, trace
+from jinit.models.tracing.trace import Trace, trace_model
 from jinit.models.tracing.uses import Kind
 
 __all__ = ["TracedModel", "face"]
@@ -50,7 +50,7 @@ class TracedModel:
         known["rules"] = MappingProxyType(dict(rules or {}))
         for name, value in known.items():
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "trace", trace(apply, variables, *inputs))
+        object.__setattr__(self, "trace", trace_model(apply, variables, *inputs))
 
     def of(self, variables: Any) -> "TracedModel":
         """The same model with other variables; None leaves those that it has.

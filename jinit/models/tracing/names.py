@@ -5,16 +5,16 @@ from collections.abc import Sequence
 
 from jinit.templates import render
 
-__all__ = ["label", "page", "table"]
+__all__ = ["page", "short_name", "table"]
 
 _PART = re.compile(r"\['([^']*)'\]|\.([A-Za-z_]\w*)|\[(\d+)\]|\[<flat index (\d+)>\]")
 _ARRAYS = {"kernel", "weight", "w", "embedding", "embeddings", "bias", "b"}
 
 
-def label(path: str) -> str:
+def short_name(path: str) -> str:
     """A parameter's layer in short.
 
-    >>> label("['params']['blocks_3']['Dense_0']['kernel']"), label(".layers[2].weight")
+    >>> short_name("['params']['blocks_3']['Dense_0']['kernel']"), short_name(".layers[2].weight")
     ('blocks_3/Dense_0', 'layers[2]')
     """
     parts = []

@@ -19,14 +19,14 @@ from jinit.models.tracing.trace import Trace
 from jinit.models.tracing.values import Path
 
 __all__ = [
-    "Moments", "Place", "interpret", "log_rms", "moments", "size", "tap", "tap_zeros",
+    "Moments", "Spot", "interpret", "log_size", "moments", "size", "tap", "tap_zeros",
 ]  # fmt: skip
 
 Visit = Callable[[int, jax.Array, Any], tuple[jax.Array, Any]]
 Records = dict[int, Any]
 
 
-class Place(NamedTuple):
+class Spot(NamedTuple):
     """What to look at: an operand of an equation, or what comes out of it."""
 
     path: Path
@@ -37,7 +37,7 @@ def interpret(
     traced: Trace,
     floats: Sequence[Any],
     inputs: Sequence[Any],
-    places: Sequence[Place],
+    places: Sequence[Spot],
     visit: Visit,
     given: Records | None = None,
 ) -> tuple[list[Any], Records]:
@@ -63,7 +63,7 @@ def interpret(
 
 
 class _Run:
-    def __init__(self, places: Sequence[Place], visit: Visit) -> None:
+    def __init__(self, places: Sequence[Spot], visit: Visit) -> None:
         self.visit = visit
         self.at: dict[Path, list[tuple[int, int | None]]] = {}
         self.inside: set[Path] = set()
@@ -218,12 +218,12 @@ def _scaled(value: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def size(value: jax.Array) -> Float[Array, "2"]:
-    """Scale and mean square over it, which `log_rms` reads."""
+    """Scale and mean square over it, which `log_size` reads."""
     scale, units = _scaled(value)
     return jnp.stack([scale, jnp.mean(jnp.square(units))])
 
 
-def log_rms(scale: ArrayLike, square: ArrayLike) -> np.ndarray:
+def log_size(scale: ArrayLike, square: ArrayLike) -> np.ndarray:
     """Natural logarithm of the root mean square; minus infinity for zeros."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(np.asarray(scale) == 0, -np.inf, np.log(scale) + 0.5 * np.log(square))

@@ -13,7 +13,7 @@ from typing import Any, get_args
 import numpy as np
 
 from jinit import checks
-from jinit.models.tracing.trace import Trace, trace
+from jinit.models.tracing.trace import Trace, trace_model
 from jinit.models.tracing.uses import Kind, Use
 from jinit.models.tracing.values import RoleError
 
@@ -28,7 +28,7 @@ class Role:
         path: where it lies in the variables, as `jax.tree_util.keystr` writes it.
         shape: of the leaf.
         dtype: of the leaf.
-        role: "weight", "bias", "scale" (a factor, as norms have), "embedding", "tied" (an embedding
+        kind: "weight", "bias", "scale" (a factor, as norms have), "embedding", "tied" (an embedding
             that is a weight too), "statistic" (a running mean or variance), "other" or "unused".
         fan_in: numbers summed over for one output; None if it is no weight. Of a transposed
             convolution of stride s only every s-th tap along an axis meets a number.
@@ -45,7 +45,7 @@ class Role:
     path: str
     shape: tuple[int, ...]
     dtype: Any
-    role: Kind
+    kind: Kind
     fan_in: int | float | None = None
     fan_out: int | None = None
     receptive_field: int = 1
@@ -74,7 +74,7 @@ class Role:
         """
         weights = _weights(self.uses)
         if not weights:
-            raise RoleError(f"{self.path} is no weight but {self.role!r}: it has no matrix.")
+            raise RoleError(f"{self.path} is no weight but {self.kind!r}: it has no matrix.")
         whole = math.prod(self.shape) // weights[0].layers
         if _stacked(weights, self.shape):
             return np.concatenate([self._part(use) for use in weights])
@@ -110,7 +110,7 @@ def roles(
             that says nothing of it, and has no rule; a rule that names no parameter.
         TypeError: variables without a floating-point array.
     """
-    return judge(trace(apply, variables, *inputs), rules)
+    return judge(trace_model(apply, variables, *inputs), rules)
 
 
 def judge(
@@ -131,7 +131,7 @@ def judge(
             role = _likely(path, leaf, uses)
         weights = [use for use in uses if use.kind == "weight"]
         following = {traced.following(use.order) for use in weights} - {None}
-        if role.role in ("weight", "tied") and len(following) == 1:
+        if role.kind in ("weight", "tied") and len(following) == 1:
             role = replace(role, activation=following.pop())
         found.append(role)
     if given:
@@ -179,7 +179,7 @@ def _role(path: str, leaf: Any, uses: tuple[Use, ...], rule: Kind | None) -> Rol
         if not uses:
             return role
         if kinds == {"weight", "embedding"}:
-            role = replace(role, role="tied")
+            role = replace(role, kind="tied")
         elif len(kinds) > 1 or "other" in kinds:
             raise RoleError(
                 f"the trace says nothing certain of {path or 'the only array'}, which is used as "
@@ -187,8 +187,8 @@ def _role(path: str, leaf: Any, uses: tuple[Use, ...], rule: Kind | None) -> Rol
                 f"rules={{{path!r}: 'weight'}} (or bias, scale, embedding, other)."
             )
         else:
-            role = replace(role, role=kinds.pop())
-    if role.role not in ("weight", "tied") or not weights:
+            role = replace(role, kind=kinds.pop())
+    if role.kind not in ("weight", "tied") or not weights:
         return role
     shapes = {(use.fan_in, use.fan_out, use.receptive_field, use.groups) for use in weights}
     parts = {use.part for use in weights}

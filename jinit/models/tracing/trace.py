@@ -16,10 +16,10 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jinit.models.tracing.interpreter import follow
 from jinit.models.tracing.jaxprs import inner_jaxprs
-from jinit.models.tracing.uses import Activation, Kind, Residual, Use
+from jinit.models.tracing.uses import ActivationUse, Kind, ResidualSum, Use
 from jinit.models.tracing.values import Path, View
 
-__all__ = ["Trace", "trace"]
+__all__ = ["Trace", "trace_model"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Trace:
     """of the floating leaves, as `jax.tree_util.keystr` writes them"""
     leaves: tuple[jax.ShapeDtypeStruct, ...]
     uses: tuple[Use, ...]
-    activations: tuple[Activation, ...]
-    residuals: tuple[Residual, ...]
+    activations: tuple[ActivationUse, ...]
+    residuals: tuple[ResidualSum, ...]
     outputs: Callable[[Sequence[Any]], Any]
     """the model's output from its arrays"""
     chosen: tuple[int, ...]
@@ -87,7 +87,7 @@ class Trace:
         return path
 
 
-def trace(apply: Callable[..., Any], variables: Any, *inputs: Any) -> Trace:
+def trace_model(apply: Callable[..., Any], variables: Any, *inputs: Any) -> Trace:
     """Follow every floating-point leaf of `variables` through `apply(variables, *inputs)`.
 
     Raises:

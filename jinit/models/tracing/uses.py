@@ -7,7 +7,7 @@ import numpy as np
 
 from jinit.models.tracing.values import Loop, Path, View
 
-__all__ = ["Activation", "Kind", "Residual", "Use"]
+__all__ = ["ActivationUse", "Kind", "ResidualSum", "Use"]
 
 Kind = Literal["weight", "bias", "scale", "embedding", "tied", "statistic", "other", "unused"]
 
@@ -54,7 +54,7 @@ class Use(NamedTuple):
         return math.prod(self.view.layers)
 
 
-class Activation(NamedTuple):
+class ActivationUse(NamedTuple):
     """A pointwise function between weights."""
 
     name: str | None
@@ -73,7 +73,7 @@ class Activation(NamedTuple):
     """entries that it is applied to"""
 
 
-class Residual(NamedTuple):
+class ResidualSum(NamedTuple):
     """A sum of a signal and of a branch that started from it."""
 
     path: Path

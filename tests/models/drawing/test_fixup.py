@@ -9,7 +9,7 @@ import pytest
 
 import jinit
 from jinit.models import diagnose, fixup, lsuv, skipinit
-from jinit.models.tracing.trace import trace
+from jinit.models.tracing.trace import trace_model
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (32, 48))
@@ -114,15 +114,15 @@ def test_projections_beside_a_branch_and_sums_that_are_no_branch():
         return hk.Linear(24, name="shortcut")(x) + hk.Linear(24, name="b")(h)
 
     model = hk.without_apply_rng(hk.transform(resnet))
-    (branch,) = trace(model.apply, model.init(KEY, X), X).residuals
+    (branch,) = trace_model(model.apply, model.init(KEY, X), X).residuals
     assert branch.depth == 2
     cell = nn.RNN(nn.GRUCell(16))
     with jax.numpy_rank_promotion("allow"):
         x = jnp.ones((2, 5, 8))
-        assert trace(cell.apply, cell.init(KEY, x), x).residuals == ()
+        assert trace_model(cell.apply, cell.init(KEY, x), x).residuals == ()
     with jax.numpy_rank_promotion("allow"):  # an encoder before it: skip and branch do not meet
         after = nn.Sequential([nn.Dense(16), nn.relu, nn.RNN(nn.GRUCell(16))])
-        assert trace(after.apply, after.init(KEY, x), x).residuals == ()
+        assert trace_model(after.apply, after.init(KEY, x), x).residuals == ()
 
     def conditional(w, x, c):
         for own, other in w:
@@ -130,9 +130,9 @@ def test_projections_beside_a_branch_and_sums_that_are_no_branch():
         return x
 
     square = jnp.ones((48, 48))
-    assert trace(conditional, [(square, square)] * 4, X, X[::-1]).residuals == ()
+    assert trace_model(conditional, [(square, square)] * 4, X, X[::-1]).residuals == ()
     masked = lambda w, x: jax.nn.softmax((x @ w[0]) @ (x @ w[1]).T + jnp.tri(32))  # noqa: E731
-    assert trace(masked, [jnp.ones((48, 8))] * 2, X).residuals == ()
+    assert trace_model(masked, [jnp.ones((48, 8))] * 2, X).residuals == ()
 
 
 def test_a_shortcut_may_pool_before_it_projects():
@@ -140,7 +140,7 @@ def test_a_shortcut_may_pool_before_it_projects():
         pooled = 0.5 * (x + jnp.roll(x, 1, 0))
         return pooled @ w[0] + jax.nn.relu(x @ w[1]) @ w[2]
 
-    (found,) = trace(apply, [jnp.ones((48, 48))] * 3, X).residuals
+    (found,) = trace_model(apply, [jnp.ones((48, 48))] * 3, X).residuals
     assert (len(found.shortcut), found.depth) == (1, 2)
 
 
@@ -153,7 +153,7 @@ def test_branches_beside_each_other_are_two(turned):
         stream, mlp = x + jnp.tanh(h @ w[0]) @ w[1], jax.nn.relu(h @ w[2]) @ w[3]
         return mlp + stream if turned else stream + mlp
 
-    traced = trace(apply, [jnp.ones((48, 48))] * 4, X)
+    traced = trace_model(apply, [jnp.ones((48, 48))] * 4, X)
     assert [r.last for r in traced.residuals] == [{1}, {3}]
     assert [r.depth for r in traced.residuals] == [2, 2]
 
@@ -166,7 +166,7 @@ def test_a_time_embedding_may_enter_a_branch_beside_a_projection():
         return jax.nn.silu(h) @ p["b"] + x @ p["skip"]
 
     p = {k: jnp.ones((48, 64)) for k in ("a", "time", "skip")} | {"b": jnp.ones((64, 64))}
-    (found,) = trace(apply, p, jnp.ones((4, 9, 48)), jnp.ones((4, 48))).residuals
+    (found,) = trace_model(apply, p, jnp.ones((4, 9, 48)), jnp.ones((4, 48))).residuals
     assert (len(found.shortcut), found.depth) == (1, 2)
 
 

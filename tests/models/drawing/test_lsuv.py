@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jinit.models import lsuv, roles
-from jinit.models.tracing.probe import Place, interpret
-from jinit.models.tracing.trace import trace
+from jinit.models.tracing.probe import Spot, interpret
+from jinit.models.tracing.trace import trace_model
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (64, 32))
@@ -58,11 +58,11 @@ class Transformer(nn.Module):
 
 def stds(apply, variables, *inputs):
     """Of what comes out of every product of weights, in call order, over all passes of a loop."""
-    traced = trace(apply, variables, *inputs)
+    traced = trace_model(apply, variables, *inputs)
     leaves = jax.tree.leaves(variables)
     _, found = interpret(
         traced, [leaves[i] for i in traced.chosen], inputs,
-        [Place(traced.visible(path)) for path in traced.by_equation("weight")],
+        [Spot(traced.visible(path)) for path in traced.by_equation("weight")],
         lambda i, value, _: (value, jnp.std(value)),
     )  # fmt: skip
     return np.array([float(jnp.sqrt(jnp.mean(jnp.square(std)))) for std in found.values()])
@@ -149,8 +149,8 @@ def test_biases_and_norms_are_as_reinit_leaves_them():
         by_path = dict(jax.tree_util.tree_flatten_with_path(scaled)[0])
         by_path = {jax.tree_util.keystr(path): leaf for path, leaf in by_path.items()}
         for role in roles(model.apply, variables, tokens):
-            if role.role in ("bias", "scale"):
-                np.testing.assert_array_equal(by_path[role.path], float(role.role == "scale"))
+            if role.kind in ("bias", "scale"):
+                np.testing.assert_array_equal(by_path[role.path], float(role.kind == "scale"))
 
 
 @pytest.mark.bad_input

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jinit.models.tracing.probe import Place, interpret, log_rms, moments, size, tap, tap_zeros
-from jinit.models.tracing.trace import trace
+from jinit.models.tracing.probe import Spot, interpret, log_size, moments, size, tap, tap_zeros
+from jinit.models.tracing.trace import trace_model
 from tests.zoo import entries as zoo
 
 MODELS = [e for e in zoo.ENTRIES if e.kind not in (*zoo.CONVOLUTIONS, "linear", "vector")]
@@ -21,11 +21,11 @@ def close(a, b):
 @pytest.mark.parametrize("entry", MODELS, ids=lambda e: e.name)
 def test_a_model_and_its_gradient_are_the_same_under_the_interpreter(entry):
     apply, variables, inputs = entry.build(jax.random.key(3))
-    traced = trace(apply, variables, *inputs)
+    traced = trace_model(apply, variables, *inputs)
     leaves = jax.tree.leaves(variables)
     floats = [leaves[i] for i in traced.chosen]
     uses = {use.path: use for use in traced.uses if use.kind == "weight"}
-    places = [Place(path) for path in uses]
+    places = [Spot(path) for path in uses]
     taps = {i: tap_zeros([n.length for n in u.loops]) for i, u in enumerate(uses.values())}
 
     def plain(floats):
@@ -65,11 +65,11 @@ def test_what_is_returned_in_place_of_a_value_goes_on():
         return jax.lax.scan(lambda h, w: (h @ w, jnp.sum(h)), x, w)[0]
 
     w, x = jnp.stack([jnp.eye(3)] * 4), jnp.ones((2, 3))
-    traced = trace(apply, w, x)
+    traced = trace_model(apply, w, x)
     (use,) = traced.uses
     double = lambda i, value, given: (given * value, given)  # noqa: E731
     factors = jnp.asarray([1.0, 2.0, 3.0, 4.0])
-    (out,), records = interpret(traced, [w], [x], [Place(use.path)], double, {0: factors})
+    (out,), records = interpret(traced, [w], [x], [Spot(use.path)], double, {0: factors})
     np.testing.assert_allclose(out, 24 * x)
     np.testing.assert_array_equal(records[0], factors)
 
@@ -79,9 +79,9 @@ def test_sizes_are_right_where_squares_leave_float32():
     for scale in (1e-30, 1.0, 1e30):
         found = size(jnp.asarray(scale * x, jnp.float32))
         expected = np.log(scale) + 0.5 * np.log(np.mean(x**2))
-        assert log_rms(*np.asarray(found)) == pytest.approx(expected, abs=1e-5)
-    assert log_rms(*np.asarray(size(jnp.zeros(3)))) == -np.inf
-    assert np.isnan(log_rms(*np.asarray(size(jnp.asarray([1.0, jnp.nan])))))
+        assert log_size(*np.asarray(found)) == pytest.approx(expected, abs=1e-5)
+    assert log_size(*np.asarray(size(jnp.zeros(3)))) == -np.inf
+    assert np.isnan(log_size(*np.asarray(size(jnp.asarray([1.0, jnp.nan])))))
     seen = moments(jnp.asarray(x, jnp.float32))
     mean, square = (np.float64(a) for a in (seen.mean * seen.scale, seen.square))
     assert mean == pytest.approx(x.mean(), abs=1e-5)
@@ -96,5 +96,5 @@ def test_where_no_gradient_flows_a_tap_stays_zero():
         )
 
     first, second = jax.grad(f)((tap_zeros([]), tap_zeros([])))
-    assert log_rms(*np.asarray(first)) == -np.inf
-    assert log_rms(*np.asarray(second)) == pytest.approx(0, abs=1e-6)
+    assert log_size(*np.asarray(first)) == -np.inf
+    assert log_size(*np.asarray(second)) == pytest.approx(0, abs=1e-6)

@@ -28,7 +28,7 @@ def linen(name, leaf="kernel"):
 
 
 def fans(role):
-    return role.role, role.fan_in, role.fan_out
+    return role.kind, role.fan_in, role.fan_out
 
 
 def test_linen_mlp_in_call_order_with_its_activations():
@@ -42,9 +42,9 @@ def test_linen_mlp_in_call_order_with_its_activations():
     got = of_linen(Model(), jnp.ones((4, 8)))
     assert fans(got[linen("Dense_0")]) == ("weight", 8, 32)
     assert fans(got[linen("Dense_1")]) == ("weight", 32, 16)
-    assert got[linen("Dense_0", "bias")].role == "bias"
-    assert got[linen("LayerNorm_0", "scale")].role == "scale"
-    assert got[linen("LayerNorm_0", "bias")].role == "bias"
+    assert got[linen("Dense_0", "bias")].kind == "bias"
+    assert got[linen("LayerNorm_0", "scale")].kind == "scale"
+    assert got[linen("LayerNorm_0", "bias")].kind == "bias"
     kernels = [got[linen(f"Dense_{i}")] for i in range(3)]
     assert [role.activation for role in kernels] == ["relu", "tanh", None]
     assert kernels[0].order < kernels[1].order < kernels[2].order
@@ -87,7 +87,7 @@ def test_linen_cells_with_fused_and_with_separate_gates():
     got = of_linen(cell, carry, jnp.ones((2, 8)))
     assert fans(got[linen("ii")]) == ("weight", 8, 16)
     assert fans(got[linen("hf")]) == ("weight", 16, 16)
-    assert got[linen("hf", "bias")].role == "bias"
+    assert got[linen("hf", "bias")].kind == "bias"
     gru = nn.GRUCell(16)
     got = of_linen(gru, jnp.ones((2, 16)), jnp.ones((2, 8)))
     assert fans(got[linen("hn")]) == ("weight", 16, 16)
@@ -116,7 +116,7 @@ def test_linen_scan_over_stacked_layers_and_remat():
             return block()(x, None)[0]
 
     (kernel,) = [
-        role for role in of_linen(Model(), jnp.ones((2, 16))).values() if role.role == "weight"
+        role for role in of_linen(Model(), jnp.ones((2, 16))).values() if role.kind == "weight"
     ]
     assert kernel.shape == (6, 16, 16)
     assert (*fans(kernel), kernel.layers, kernel.times) == ("weight", 16, 16, 6, 1)
@@ -136,7 +136,7 @@ def test_embedding_alone_and_tied_to_the_readout():
 
     tokens = jnp.zeros((2, 5), jnp.int32)
     path = linen("Embed_0", "embedding")
-    assert of_linen(Model(False), tokens)[path].role == "embedding"
+    assert of_linen(Model(False), tokens)[path].kind == "embedding"
     tied = of_linen(Model(True), tokens)[path]
     assert fans(tied) == ("tied", 16, 50)
 
@@ -160,9 +160,9 @@ def test_mixed_precision_and_dropout_and_batch_statistics():
         got = found(apply, variables, x)
     assert fans(got[linen("Dense_0")]) == ("weight", 8, 32)
     assert got[linen("Dense_0")].activation == "relu"
-    assert got[linen("BatchNorm_0", "scale")].role == "scale"
+    assert got[linen("BatchNorm_0", "scale")].kind == "scale"
     for name in ("mean", "var"):
-        assert got[f"['batch_stats']['BatchNorm_0']['{name}']"].role == "statistic"
+        assert got[f"['batch_stats']['BatchNorm_0']['{name}']"].kind == "statistic"
 
 
 def test_nnx():
@@ -176,7 +176,7 @@ def test_nnx():
 
     graph, state = nnx.split(Model(nnx.Rngs(0)))
     got = found(lambda state, x: nnx.merge(graph, state)(x), state, jnp.ones((2, 6, 6, 3)))
-    weights = {p: fans(r) for p, r in got.items() if r.role == "weight"}
+    weights = {p: fans(r) for p, r in got.items() if r.kind == "weight"}
     assert list(weights.values()) == [("weight", 27, 72), ("weight", 8, 5)]
 
 
@@ -190,7 +190,7 @@ def test_equinox_stores_out_in_and_is_mapped_over_the_batch():
     assert fans(first) == ("weight", 8, 16)
     np.testing.assert_array_equal(first.matrix()[0], np.arange(128).reshape(16, 8).T)
     assert fans(got[".layers[2].weight"]) == ("weight", 16, 3)
-    assert got[".layers[0].bias"].role == "bias"
+    assert got[".layers[0].bias"].kind == "bias"
     gru = eqx.nn.GRUCell(8, 16, key=KEY)
     params, static = eqx.partition(gru, eqx.is_inexact_array)
     apply = lambda params, x, h: eqx.combine(params, static)(x, h)  # noqa: E731
@@ -235,7 +235,7 @@ def test_jinits_own_networks():
     got = found(apply, params, jnp.ones((32, 8)))
     assert fans(got[".runs[0].w"]) == ("weight", 8, 16)
     assert (*fans(got[".runs[1].w"]), got[".runs[1].w"].layers) == ("weight", 16, 16, 19)
-    assert got[".runs[1].gamma"].role == "scale"
+    assert got[".runs[1].gamma"].kind == "scale"
 
 
 # --- what is not certain ------------------------------------------------------------------------
@@ -247,7 +247,7 @@ def test_sharing_across_different_fans_is_an_error_that_offers_a_rule():
     with pytest.raises(RoleError, match=r"\['w'\] is shared .* \(3 -> 8 and 8 -> 3\).*rules="):
         roles(apply, params, jnp.ones((2, 8)))
     got = found(apply, params, jnp.ones((2, 8)), rules={"['w']": "other"})
-    assert got["['w']"].role == "other"
+    assert got["['w']"].kind == "other"
 
 
 def test_an_operation_that_says_nothing_is_an_error_and_an_unused_leaf_is_none():
@@ -255,7 +255,7 @@ def test_an_operation_that_says_nothing_is_an_error_and_an_unused_leaf_is_none()
     with pytest.raises(RoleError, match=r"nothing certain of .*'w'"):
         roles(lambda p, x: x @ jnp.exp(p["w"]), params, jnp.ones((2, 8)))
     got = found(lambda p, x: x @ p["w"], params, jnp.ones((2, 8)))
-    assert got["['idle']"].role == "unused"
+    assert got["['idle']"].kind == "unused"
     assert len(got) == 2
 
 
@@ -362,7 +362,7 @@ def test_a_table_of_heads_is_an_embedding():
 
     p = {"table": jnp.ones((30, 4, 8)), "w": jnp.ones((4, 8, 5))}
     table, w = roles(apply, p, jnp.zeros((2, 3), jnp.int32))
-    assert (table.role, table.features) == ("embedding", 32)
+    assert (table.kind, table.features) == ("embedding", 32)
     assert fans(w) == ("weight", 32, 5)
 
 
@@ -374,7 +374,7 @@ def test_a_running_mean_may_be_handed_on_as_it_is():
     p = {"mean": jnp.zeros(8), "w": jnp.ones((8, 3))}
     mean, w = roles(apply, p, jnp.ones((2, 8)), True)
     assert fans(w) == ("weight", 8, 3)
-    assert mean.role == "statistic"
+    assert mean.kind == "statistic"
 
 
 def test_a_draw_that_depends_on_parameters_hides_none():
@@ -419,7 +419,7 @@ def test_layers_picked_one_by_one_a_class_token_and_a_choice():
     layers = got["['layers']"]
     assert (*fans(layers), layers.layers, layers.times) == ("weight", 8, 8, 3, 1)
     np.testing.assert_array_equal(layers.matrix(), np.arange(192).reshape(3, 8, 8))
-    assert got["['token']"].role == "embedding"
+    assert got["['token']"].kind == "embedding"
     assert (got["['gate']"].fan_in, got["['gate']"].activation) == (8, None)
 
 
@@ -448,7 +448,7 @@ def test_a_weight_of_a_layer_that_an_inner_loop_shares():
     params = {"w": jnp.ones((3, 8, 8)), "s": jnp.ones((3, 4, 8))}
     got = found(apply, params, jnp.ones((2, 8)))
     assert (got["['w']"].layers, got["['w']"].times) == (3, 4)
-    assert (got["['s']"].role, got["['s']"].times) == ("scale", 1)
+    assert (got["['s']"].kind, got["['s']"].times) == ("scale", 1)
 
 
 def test_a_gelu_is_known_though_it_is_written_out_in_primitives():

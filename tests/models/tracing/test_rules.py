@@ -10,7 +10,7 @@ from jinit.models.tracing import curves
 from jinit.models.tracing.jaxprs import inner_jaxprs
 from jinit.models.tracing.roles import judge
 from jinit.models.tracing.rules import RULES
-from jinit.models.tracing.trace import trace
+from jinit.models.tracing.trace import trace_model
 
 KEY = jax.random.key(0)
 
@@ -104,10 +104,12 @@ def test_every_rule_meets_a_signal_and_a_parameter(name):
         out = EVERY[name](x @ p["w"])
         return out, x @ p["v"]
 
-    found = {role.path: role for role in judge(trace(of_signal, WEIGHTS, SAMPLE), strict=False)}
+    found = {
+        role.path: role for role in judge(trace_model(of_signal, WEIGHTS, SAMPLE), strict=False)
+    }
     used = found["['w']"]
     assert (used.fan_in, used.fan_out) == (4, 4) or RULES[name].random
-    of_parameter = trace(lambda p, x: (EVERY[name](p["w"]), x @ p["v"]), WEIGHTS, SAMPLE)
+    of_parameter = trace_model(lambda p, x: (EVERY[name](p["w"]), x @ p["v"]), WEIGHTS, SAMPLE)
     assert len(judge(of_parameter, strict=False)) == 2
 
 
@@ -117,7 +119,7 @@ WEIGHTS = {"w": SAMPLE, "v": SAMPLE}
 @pytest.mark.parametrize("name", sorted(set(CURVES) - UNMADE))
 def test_pointwise_rules_follow_the_curve(name):
     f = CURVES[name]
-    traced = trace(lambda p, x: f(x @ p["w"]) @ p["v"], WEIGHTS, SAMPLE)
+    traced = trace_model(lambda p, x: f(x @ p["w"]) @ p["v"], WEIGHTS, SAMPLE)
     (activation,) = traced.activations
     expected = np.asarray(f(jnp.asarray(curves.GRID)))
     near = 2**-7 if RULES[name].same else 1e-5  # a curve is followed in float32
@@ -137,7 +139,7 @@ def test_rules_of_shape_lead_to_the_entries_that_are_read(name):
 
     width = SHAPES[name](jnp.ones((4, 4))).size
     x = jax.ShapeDtypeStruct((2, width), jnp.float32)
-    (role,) = judge(trace(apply, {"w": SAMPLE}, x), {"['w']": "weight"})
+    (role,) = judge(trace_model(apply, {"w": SAMPLE}, x), {"['w']": "weight"})
     leaf = jnp.arange(16.0).reshape(4, 4)
     read = SHAPES[name](leaf)
     np.testing.assert_array_equal(
