@@ -95,15 +95,17 @@ class Convention(NamedTuple):
 
     def laws(self, leaf: Leaf) -> tuple[Law, ...]:
         """Every law of this convention for a leaf, its default first."""
-        if leaf.role == "weight":
-            return self.weight(leaf) + self.cell(leaf)
-        if leaf.role == "tied":
-            return self.laws(leaf._replace(role="embedding")) + self.weight(leaf)
-        if leaf.role == "embedding":
-            return self.embedding(leaf.features or 1)
-        if leaf.role == "bias":
-            return self.bias(leaf.fan_in)
-        return self.scale if leaf.role == "scale" else ()
+        return _LAWS[leaf.role](self, leaf) if leaf.role in _LAWS else ()
+
+
+_LAWS: dict[str, Callable[[Convention, Leaf], tuple[Law, ...]]] = {
+    "weight": lambda its, leaf: its.weight(leaf) + its.cell(leaf),
+    "embedding": lambda its, leaf: its.embedding(leaf.features or 1),
+    "tied": lambda its, leaf: its.embedding(leaf.features or 1) + its.weight(leaf),
+    "bias": lambda its, leaf: its.bias(leaf.fan_in),
+    "scale": lambda its, leaf: its.scale,
+}
+"""Laws of a convention by role; it says nothing of other ones."""
 
 
 def _of_fan_in(variance: float, *forms: FormName) -> Callable[[Leaf], tuple[Law, ...]]:
