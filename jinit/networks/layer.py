@@ -64,10 +64,7 @@ class Run(NamedTuple):
     kind: Kind
 
     def pre_activation(self, out: X, z: X) -> X:
-        """What a record shows of a layer: its linear output z, or of a block, the stream after it.
-
-        The arguments may also be the gradients by them.
-        """
+        """What a record shows of an output and a linear output z, or of the gradients by them."""
         return out if LAYERS[self.kind].skip else z
 
 
@@ -103,10 +100,7 @@ def climb(
 def descend(
     kind: Kind, seen: Mapping[StepName, Seen], g: X, add: Callable[[X, X], X]
 ) -> tuple[X, dict[StepName, X]]:
-    """From the gradient by the output to that by the input, and by the value of each step.
-
-    Beside each step stands the way from the gradient by its value to that by what it read.
-    """
+    """Gradients by the input and by each step's value; `beside` leads from one to the next."""
     order, x, by_value = LAYERS[kind], g, {}
     for name in reversed(order.steps):
         by_value[name] = x
@@ -133,9 +127,7 @@ def plain_steps(
         z = parts.branch * z
         return z if layer.alpha is None else layer.alpha * z, None
 
-    return {
-        "linear": affine,
-        "norm": norm,
-        "activate": lambda u: (parts.activation(u), None),
-        "branch": branch,
-    }
+    def activate(u: jax.Array) -> tuple[jax.Array, None]:
+        return parts.activation(u), None
+
+    return {"linear": affine, "norm": norm, "activate": activate, "branch": branch}

@@ -266,12 +266,11 @@ def forward(
     params, state = as_stacked(net, params, state)
     # Inside, samples are columns: h is [features, batch]. See `linear` for why.
     h = as_input(net, x, params.runs[0].w.dtype).T
-    parts = net.parts
     after: list[BatchStats | None] = []
     for run, layers, stats in zip(net.runs, params.runs, state.runs, strict=True):
 
         def up(h: jax.Array, xs: Any, run: Run = run) -> tuple[jax.Array, BatchStats | None]:
-            h, steps = climb(run.kind, plain_steps(parts, train, *xs), h)
+            h, steps = climb(run.kind, plain_steps(net.parts, train, *xs), h)
             return h, steps["norm"].beside if "norm" in steps else None
 
         h, own = over_layers(up, h, (layers, stats), run.length, unroll=run.length <= _UNROLLED)
@@ -340,8 +339,7 @@ def _as_state(net: MLP, state: Any, lengths: list[int]) -> NormState:
     if state is not None and not isinstance(state, NormState):
         if not isinstance(state, Sequence) or not all(isinstance(s, BatchStats) for s in state):
             raise TypeError(
-                f"state must be what jinit.init returned or a sequence of jinit BatchStats, got "
-                f"{state!r}."
+                f"state must be what jinit.init returned or a list of BatchStats, got {state!r}."
             )
         state = NormState((*stack(list(state), lengths[:-1]), None))
     expected = [s for s in (_shapes(net, run)["stats"] for run in net.runs) if s is not None]

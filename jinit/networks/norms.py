@@ -63,7 +63,6 @@ def batch_norm(
     Source: Ioffe & Szegedy 2015, algorithms 1 and 2.
     """
     checks.choice("batch_axis", batch_axis, [0, 1])
-
     along = partial(jnp.expand_dims, axis=batch_axis)
     if not train:
         standard = (x - along(stats.mean)) / jnp.sqrt(along(stats.var) + eps)
@@ -161,18 +160,11 @@ class Norm(NamedTuple):
 
 
 NORMS: dict[str | None, Norm] = {
-    None: Norm(apply=lambda x, stats, gamma, beta, **_: (x, stats), standardise=None),
-    "batch": Norm(
-        apply=batch_norm,
-        standardise=lambda x, eps, batch_axis: _standardise(x, eps, batch_axis)[0],
-        over_batch=True,
-    ),
+    None: Norm(lambda x, stats, gamma, beta, **_: (x, stats), None),
+    "batch": Norm(batch_norm, lambda x, eps, axis: _standardise(x, eps, axis)[0], over_batch=True),
     "layer": Norm(
-        apply=lambda x, stats, gamma, beta, *, train, momentum, **options: (
-            layer_norm(x, gamma, beta, **options),
-            stats,
-        ),
-        standardise=lambda x, eps, batch_axis: _standardise(x, eps, 1 - batch_axis)[0],
+        lambda x, stats, *affine, train, momentum, **at: (layer_norm(x, *affine, **at), stats),
+        lambda x, eps, axis: _standardise(x, eps, 1 - axis)[0],
     ),
 }
 

@@ -1,6 +1,6 @@
 """What happens to the signal, layer by layer, forward and backward.
 
-Both passes carry every array with an exponent of its own (`jinit.scaled`), so that a gradient of
+Both passes carry every array with an exponent of its own (`networks.scaled`), so that a gradient of
 1e-2000 is still a number with a logarithm. Forward, an activation far below the range where it
 bends is applied as `phi(s u) / s` with the scale s floored where phi is linear to float32
 precision; backward, which is linear in its cotangent, the cotangent is rescaled at every layer.
