@@ -20,7 +20,6 @@ import numpy as np
 import jinit
 from jinit.models.diagnosis.measure import compiled
 from jinit.models.diagnosis.sites import sites
-from jinit.models.tracing.trace import trace_model
 from tests.zoo.healthy import TiedTransformer
 
 
@@ -53,8 +52,8 @@ def main() -> None:
     gradient = jax.jit(jax.grad(loss))
     first = timed(lambda: gradient(variables))
     square = lambda out: jnp.mean(jnp.square(out))  # noqa: E731
-    traced = trace_model(model.apply, variables, tokens)
-    diagnosis = compiled(traced, sites(traced), variables, (tokens,), square)
+    traced = jinit.Model(model.apply, variables, tokens, loss=square)
+    diagnosis = compiled(traced, sites(traced.trace))
     timed(diagnosis)
     calls = {
         "one gradient": partial(gradient, variables),

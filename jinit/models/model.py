@@ -1,10 +1,7 @@
 """Every tool on one model, which is traced once."""
 
-from typing import Any
-
 from jinit.models.auditing.audit import audit_traced
-from jinit.models.diagnosis.measure import measure
-from jinit.models.diagnosis.report import Diagnosis
+from jinit.models.diagnosis.measure import diagnose_traced
 from jinit.models.drawing.fixup import fixup_traced, skipinit_traced
 from jinit.models.drawing.gradinit import gradinit_traced
 from jinit.models.drawing.lsuv import lsuv_traced
@@ -51,16 +48,8 @@ class Model(TracedModel):
         """The role of every floating-point leaf, as `jinit.models.roles` has it."""
         return self.judged()
 
-    def diagnose(self, variables: Any = None, *, targets: Any = None) -> Diagnosis:
-        """`jinit.diagnose` of a model that has been traced."""
-        model = self.of(variables)
-        model.check_numbers("diagnose")
-        return measure(
-            model.trace, model.judged(strict=False), model.variables, model.inputs,
-            loss=model.loss, targets=targets,
-        )  # fmt: skip
-
     audit = audit_traced
+    diagnose = diagnose_traced
     reinit = reinit_traced
     lsuv = lsuv_traced
     fixup = fixup_traced

@@ -56,23 +56,20 @@ def _nonfinite(d: Diagnosis) -> Said:
     if weights:
         yield weights, f"{_listed(weights)} holds numbers that are none (inf or NaN); draw it anew."
     elif bad:
-        said = (
+        yield bad, (
             f"The signal is no number from {bad[0]} on (inf or NaN); look at the inputs, then at "
             f"weights and norms before it."
-        )
-        yield bad, said
+        )  # fmt: skip
     elif not (d.log_output < math.inf and math.isfinite(d.loss)):
-        said = (
+        yield [], (
             "All layers give numbers, but the output or the loss is none (inf or NaN); look at "
             "what comes after the last weights: a logarithm, root or division."
-        )
-        yield [], said
+        )  # fmt: skip
     elif back:
-        said = (
+        yield back, (
             f"The gradient is no number from {back[-1]} to the input (inf or NaN), though the "
             f"signal is; a square root, logarithm or division at 0 is the usual cause."
-        )
-        yield back, said
+        )  # fmt: skip
 
 
 def _zero(d: Diagnosis) -> Said:
@@ -83,24 +80,22 @@ def _zero(d: Diagnosis) -> Said:
     if zeros and (len(zeros) == len(d.layers) or before):
         labels = [p.label for p in zeros]
         later = " that lies before it" if len(zeros) == 1 else ""
-        said = (
+        yield labels, (
             f"{_listed(labels)}: all weights are zero, so that no gradient reaches anything{later} "
             f"in the first step; draw them, small if the output shall start at 0 (normal with "
             f"scale 0.01), or with {scheme_for(d, zeros[-1].role.activation)}."
-        )
-        yield labels, said
+        )  # fmt: skip
 
 
 def _symmetric(d: Diagnosis) -> Said:
     same = [p for p in d.weights if p.constant and (p.std > 0 or p.mean != 0)]
     labels = [p.label for p in same]
     if same:
-        said = (
+        yield labels, (
             f"All units of {_listed(labels)} have the same weights and give the same, so that each "
             f"of these layers passes on one number; draw the weights at random with "
             f"{scheme_for(d, same[0].role.activation)}."
-        )
-        yield labels, said
+        )  # fmt: skip
 
 
 def _frozen(d: Diagnosis) -> Said:
@@ -117,11 +112,10 @@ def _frozen(d: Diagnosis) -> Said:
     total = trend(d)
     faded = total is not None and total.backward < -DECADES  # below what float32 holds
     if still and not faded:
-        said = (
+        yield still, (
             f"No gradient reaches {_listed(still)} in this batch; look for a stop_gradient, a "
             f"rounding or an argmax between there and the loss, or a factor that is zero."
-        )
-        yield still, said
+        )  # fmt: skip
 
 
 def _dead(d: Diagnosis) -> Said:
@@ -129,12 +123,11 @@ def _dead(d: Diagnosis) -> Said:
     dead = [a for a in d.activations if a.dead > DEAD and a.after in reached]
     if dead:
         after, worst = [a.after for a in dead], max(dead, key=lambda a: a.dead)
-        said = (
+        yield after, (
             f"{100 * worst.dead:.0f}% of the units of the {worst.name or 'activation'} after "
             f"{_listed(after)} are dead: off on every sample, without a gradient; set the biases "
             f"there to 0 and draw the weights with {scheme_for(d)}."
-        )
-        yield after, said
+        )  # fmt: skip
 
 
 def _saturated(d: Diagnosis) -> Said:
@@ -144,12 +137,11 @@ def _saturated(d: Diagnosis) -> Said:
     ]  # fmt: skip
     if flat:
         after, worst = [a.after for a in flat], max(flat, key=lambda a: a.saturated)
-        said = (
+        yield after, (
             f"{worst.name} is saturated after {_listed(after)}: {100 * worst.saturated:.0f}% of "
             f"its values lie where it is flat, so that it answers like a switch and hardly learns; "
             f"draw the weights smaller, with {scheme_for(d, worst.name)}."
-        )
-        yield after, said
+        )  # fmt: skip
 
 
 def _scale(d: Diagnosis) -> Said:
@@ -163,12 +155,11 @@ def _scale(d: Diagnosis) -> Said:
     labels, worst = [p.label for p in odd], max(odd, key=lambda p: abs(math.log(p.gain / usual)))
     times = worst.gain / usual
     size = f"{times:.1f} times as large as" if times > 1 else f"{1 / times:.1f} times smaller than"
-    said = (
+    yield labels, (
         f"The weights of {_listed(labels)} are {size} those of the other {len(drawn) - len(odd)} "
         f"layers, fans considered (std {worst.std:.3g} at a fan-in of {worst.role.fan_in}); if "
         f"that is not meant, draw them like the others."
-    )
-    yield labels, said
+    )  # fmt: skip
 
 
 def _fans(d: Diagnosis) -> Said:
@@ -185,13 +176,12 @@ def _fans(d: Diagnosis) -> Said:
     if len(swapped) < 2 or len(swapped) * 2 < len(uneven):
         return
     labels, p = [p.label for p in swapped], swapped[0]
-    said = (
+    yield labels, (
         f"The weights of {_listed(labels)} are scaled by the wrong fan: their std is a usual one "
         f"for a fan-in of {p.role.fan_out}, which is {p.label}'s fan-out, and not for its "
         f"{p.role.fan_in} inputs; swap the axes of the initializer, or redraw with "
         f"{scheme_for(d, p.role.activation)}."
-    )
-    yield labels, said
+    )  # fmt: skip
 
 
 def _is_usual(p: ParameterSignal, fan: int | float) -> bool:
@@ -212,11 +202,10 @@ def _output(d: Diagnosis) -> Said:
             f": {name} is tied to an embedding, and each output sums {fan_in} numbers; draw it "
             f"with std 1/sqrt({fan_in}) = {fan_in**-0.5:.3g}, or scale the output"
         )
-    said = (
+    yield [row.layer for row in last], (
         f"The output starts at a root mean square of {math.exp(d.log_output):.3g} where about 1 is "
         f"usual, so that the first loss is far too large{cure}."
-    )
-    yield [row.layer for row in last], said
+    )  # fmt: skip
 
 
 class Fault(NamedTuple):

@@ -62,12 +62,11 @@ def changes(kind: str, d: Diagnosis) -> Iterator[tuple[list[str], str]]:
         yield from _over_layers(kind, d)
     if kind in in_time:
         total, what, row = in_time[kind]
-        said = (
+        yield [row.layer], (
             f"Through time the {what} of {row.layer} {kind}{'es' if kind == 'vanish' else 's'}: "
             f"x{10 ** (total / (len(row.in_time) - 1)):.2g} per step (10^{total:+.1f} over "
             f"{len(row.in_time)} steps); {IN_TIME[kind]}."
-        )
-        yield [row.layer], said
+        )  # fmt: skip
 
 
 def _over_layers(kind: str, d: Diagnosis) -> Iterator[tuple[list[str], str]]:
@@ -87,11 +86,10 @@ def _over_layers(kind: str, d: Diagnosis) -> Iterator[tuple[list[str], str]]:
     way = f"from {last} to {first}" if by_gradient else f"from {first} to {last}"
     unseen = any(row.log_grad == -math.inf for row in layers)
     lost = ", below what float32 holds before that" if unseen and kind == "vanish" else ""
-    said = (
+    yield [row.layer for row in layers], (
         f"{what} {kind}: x{10 ** (total / (len(layers) - 1)):.2g} per layer {way} "
         f"(10^{total:+.1f} in all{lost}). {reason(d, kind, steady=abs(forward) < DECADES)}"
-    )
-    yield [row.layer for row in layers], said
+    )  # fmt: skip
 
 
 def _over_time(d: Diagnosis) -> Iterator[tuple[str, tuple[float, str, DiagnosedLayer]]]:

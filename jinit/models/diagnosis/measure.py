@@ -4,7 +4,7 @@ The eye on each place is `jinit.models.tracing.probe`'s; where to look is `sites
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jinit import checks
 from jinit.activations import ACTIVATIONS, SATURATION
 from jinit.models.auditing.oddities import orthogonal
 from jinit.models.diagnosis.findings import find
@@ -27,34 +26,28 @@ from jinit.models.diagnosis.records import (
 from jinit.models.diagnosis.report import Diagnosis
 from jinit.models.diagnosis.sites import Passes, Site, Sites, layers_of, named, sites
 from jinit.models.tracing import curves
-from jinit.models.tracing.names import short_name
-from jinit.models.tracing.probe import Moments, interpret, log_size, moments, size, tap, tap_zeros
-from jinit.models.tracing.roles import Role, judge
-from jinit.models.tracing.trace import Trace, trace_model
-from jinit.models.tracing.uses import ActivationUse, Kind
+from jinit.models.tracing.model import TracedModel, face
+from jinit.models.tracing.names import label
+from jinit.models.tracing.probe import (
+    Moments, Place, interpret, log_rms, moments, size, tap, tap_zeros,
+)  # fmt: skip
+from jinit.models.tracing.roles import Role
+from jinit.models.tracing.trace import Trace
+from jinit.models.tracing.uses import Activation
 
-__all__ = ["compiled", "diagnose", "measure"]
+__all__ = ["compiled", "diagnose", "diagnose_traced"]
 
 
-def diagnose(
-    apply: Callable[..., Any],
-    variables: Any,
-    *inputs: Any,
-    loss: Callable[..., Any] | None = None,
-    targets: Any = None,
-    rules: Mapping[str, Kind] | None = None,
-) -> Diagnosis:
+def diagnose_traced(model: TracedModel, variables: Any = None, *, targets: Any = None) -> Diagnosis:
     """Measure the signal at every weight and activation, forward and backward, and judge.
 
     Args:
-        apply: `apply(variables, *inputs)`, traceable and differentiable.
-        variables: any pytree.
-        *inputs: pytrees of arrays: a batch as the model meets it in training.
+        apply, variables, *inputs, rules: as for `jinit.Model`; inputs are a batch as the model
+            meets it in training. Parameters of which the trace says nothing certain count as
+            "other" here if no rule names them, which no verdict looks at.
         loss: `loss(output) -> scalar`, or `loss(output, targets)`. None takes a random gradient by
             the output, N(0, 1) per entry, always the same; the output must then be one array.
         targets: what the loss compares the output with, as labels; any pytree.
-        rules: path -> role, for parameters of which the trace says nothing certain. Without a
-            rule these count as "other" here, which no verdict looks at.
 
     Returns:
         `Diagnosis`, whose `signals` are those of `jinit.layer_signals`, natural logarithms and
@@ -65,49 +58,34 @@ def diagnose(
             scalar; targets without a loss.
         ValueError: an empty batch.
     """
-    checks.batch(inputs)
-    traced = trace_model(apply, variables, *inputs)
-    roles = judge(traced, rules, strict=False)
-    return measure(traced, roles, variables, inputs, loss=loss, targets=targets)
-
-
-def measure(
-    traced: Trace,
-    roles: Sequence[Role],
-    variables: Any,
-    inputs: Sequence[Any],
-    *,
-    loss: Callable[..., Any] | None = None,
-    targets: Any = None,
-) -> Diagnosis:
-    """`diagnose` of a model that has been traced: with these variables, which hold numbers."""
-    checks.batch(tuple(inputs))
+    model = model.of(variables)
+    model.check_numbers("diagnose")
+    traced, roles = model.trace, model.judged(strict=False)
     where = sites(traced)
-    run = compiled(traced, where, variables, inputs, loss, targets)
+    run = compiled(model, where, targets)
     value, output, records, gradients, by_leaf = jax.device_get(run())
     seen = {i: _seen(r, gradients[i]) if i in gradients else r for i, r in records.items()}
-    by_part = [log_size(g[:, 0], g[:, 1]) for g in by_leaf]
-    n, m = len(where.weights), len(where.bends)
+    by_part = [log_rms(g[:, 0], g[:, 1]) for g in by_leaf]
+    n, m = len(where.weights), len(where.activations)
     acts: dict[int | None, Any] = {
         i: (seen[n + m + i], *seen[n + i]) for i in range(m) if {n + i, n + m + i} <= seen.keys()
     }
     layers = [
-        (own.key, _layer(traced, roles, site, own, seen[i], acts.get(site.bend), by_part))
+        (own.key, _layer(traced, roles, site, own, seen[i], acts.get(site.activation), by_part))
         for i, site in enumerate(where.weights) if i in seen  # a while loop's are not
         for own in layers_of(site.path, site.loops, where.stacked(site.loops))
     ]  # fmt: skip
     activations = [
-        (own.key, _activation(traced, where, bend.activation, own, acts[i]))
-        for i, bend in enumerate(where.bends) if i in acts and bend.activation.uses
-        for own in layers_of(bend.value.path, bend.loops, where.stacked(bend.loops))
+        (own.key, _activation(traced, where, a, own, acts[i]))
+        for i, a in enumerate(where.activations) if i in acts and a.uses
+        for own in layers_of(a.path, a.loops, where.stacked(a.loops))
     ]  # fmt: skip
-    leaves = jax.tree.leaves(variables)
     found = Diagnosis(
         tuple(layer for _, layer in sorted(layers, key=lambda row: row[0])),
         tuple(activation for _, activation in sorted(activations, key=lambda row: row[0])),
         tuple(
-            _parameter(role, np.asarray(leaves[i]), pooled(parts))
-            for role, i, parts in zip(roles, traced.chosen, by_part, strict=True)
+            _parameter(role, np.asarray(leaf), pooled(parts))
+            for role, leaf, parts in zip(roles, model.floats, by_part, strict=True)
         ),
         float(value),
         float(log_size(*output)),
@@ -123,59 +101,52 @@ def measure(
     return replace(found, findings=find(found))
 
 
-def compiled(
-    traced: Trace,
-    where: Sites,
-    variables: Any,
-    inputs: Sequence[Any],
-    loss: Callable[..., Any] | None,
-    targets: Any = None,
-) -> Callable[[], Any]:
+diagnose = face(diagnose_traced)
+
+
+def compiled(model: TracedModel, where: Sites, targets: Any = None) -> Callable[[], Any]:
     """The measurement, to be called, and perhaps timed."""
-    leaves = jax.tree.leaves(variables)
-    floats = [leaves[i] for i in traced.chosen]
-    run = jax.jit(partial(_run, traced, where, _objective(traced, loss, targets)))
-    return lambda: run(floats, inputs)
+    run = jax.jit(partial(_run, model.trace, where, _objective(model, targets)))
+    return lambda: run(model.floats, model.inputs)
 
 
-def _objective(
-    traced: Trace, loss: Callable[..., Any] | None, targets: Any
-) -> Callable[[list[Any]], Any]:
+def _objective(model: TracedModel, targets: Any) -> Callable[[list[Any]], Any]:
+    """The loss, or the sum of outputs times random numbers, of the output's arrays."""
+    traced, loss = model.trace, model.loss or _random
     shapes = [v.aval for v in traced.jaxpr.jaxpr.outvars]
-    if loss is None and targets is not None:
-        raise TypeError("targets need a loss: give loss=lambda output, targets: a scalar of both.")
-    if loss is not None:
-        more = () if targets is None else (targets,)
-
-        def given(arrays: list[Any]) -> Any:
-            return loss(traced.outputs(arrays), *more)
-
-        out = jax.eval_shape(given, list(shapes))
-        if not hasattr(out, "shape") or out.shape != ():
+    if model.loss is None:
+        tree: Any = jax.tree.structure(traced.outputs(shapes))
+        if targets is not None:
             raise TypeError(
-                f"loss must map the model's output to a scalar, got "
-                f"{getattr(out, 'shape', type(out).__name__)}; take the mean over the batch."
+                "targets need a loss: give loss=lambda output, targets: a scalar of both."
             )
-        return given
-    tree: Any = jax.tree.structure(traced.outputs(shapes))
-    if len(shapes) != 1 or tree != jax.tree.structure(0):
-        raise TypeError(
-            f"the model's output is {tree} and not one array; give loss=lambda output: a scalar of "
-            f"it, or let apply return the array alone."
-        )
-    if not jnp.issubdtype(shapes[0].dtype, jnp.inexact):
-        raise TypeError(
-            f"the model's output is of {shapes[0].dtype}, which has no gradient; let apply return "
-            f"what the loss is computed from, such as logits."
-        )
-    key = jax.random.key(0)
+        if len(shapes) != 1 or tree != jax.tree.structure(0):
+            raise TypeError(
+                f"the model's output is {tree} and not one array; give loss=lambda output: a "
+                f"scalar of it, or let apply return the array alone."
+            )
+        if not jnp.issubdtype(shapes[0].dtype, jnp.inexact):
+            raise TypeError(
+                f"the model's output is of {shapes[0].dtype}, which has no gradient; let apply "
+                f"return what the loss is computed from, such as logits."
+            )
+    more = () if targets is None else (targets,)
 
-    def random(arrays: list[Any]) -> jax.Array:
-        (out,) = arrays
-        probe = jax.random.normal(key, out.shape, jnp.float32)
-        return jnp.sum(out.astype(jnp.float32) * probe)
+    def objective(arrays: list[Any]) -> Any:
+        return loss(traced.outputs(arrays), *more)
 
-    return random
+    out = jax.eval_shape(objective, list(shapes))
+    if not hasattr(out, "shape") or out.shape != ():
+        raise TypeError(
+            f"loss must map the model's output to a scalar, got "
+            f"{getattr(out, 'shape', type(out).__name__)}; take the mean over the batch."
+        )
+    return objective
+
+
+def _random(out: jax.Array) -> jax.Array:
+    probe = jax.random.normal(jax.random.key(0), out.shape, jnp.float32)
+    return jnp.sum(out.astype(jnp.float32) * probe)
 
 
 # --- the run ------------------------------------------------------------------------------------
@@ -188,15 +159,16 @@ def _run(
     floats: list[Any],
     inputs: Sequence[Any],
 ) -> Any:
-    bends, n = where.bends, len(where.weights)
-    places = [*(site.place for site in where.weights), *(bend.argument for bend in bends),
-              *(bend.value for bend in bends)]  # fmt: skip
-    tapped = dict(enumerate(where.weights)) | dict(enumerate(bends, n + len(bends)))
+    weights, activations = where
+    n, m = len(weights), len(activations)
+    places = [*(site.place for site in weights), *(Place(*a.entry) for a in activations),
+              *(Place(a.path) for a in activations)]  # fmt: skip
+    tapped = dict(enumerate(weights)) | dict(enumerate(activations, n + m))
 
     def visit(i: int, value: jax.Array, zeros: Any) -> tuple[jax.Array, Any]:
         still = jax.lax.stop_gradient(value)
         if i not in tapped:
-            return value, _slopes(bends[i - n].activation, still)
+            return value, _slopes(activations[i - n], still)
         return tap(value, zeros), moments(still)
 
     taps = {i: tap_zeros([loop.length for loop in at.loops]) for i, at in tapped.items()}

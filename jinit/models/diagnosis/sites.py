@@ -11,20 +11,7 @@ from jinit.models.tracing.trace import Trace
 from jinit.models.tracing.uses import ActivationUse, Use
 from jinit.models.tracing.values import Loop, Path
 
-__all__ = ["Bend", "Passes", "Site", "Sites", "layers_of", "named", "sites"]
-
-
-class Bend(NamedTuple):
-    """An activation: one place where its slopes are measured, another for its value."""
-
-    activation: ActivationUse
-    argument: Spot
-    value: Spot
-
-    @property
-    def loops(self) -> tuple[Loop, ...]:
-        """Around it."""
-        return self.activation.loops
+__all__ = ["Passes", "Site", "Sites", "layers_of", "named", "sites"]
 
 
 class Site(NamedTuple):
@@ -36,8 +23,8 @@ class Site(NamedTuple):
     place: Spot
     """after the bias, or after the sum in which their residual branch ends"""
     loops: tuple[Loop, ...]
-    bend: int | None
-    """which activation is theirs: the one that a branch's last weights read, else the next"""
+    activation: int | None
+    """which one is theirs: what the last weights of a branch read, else the next"""
     name: str | None
     """of that activation"""
 
@@ -46,7 +33,7 @@ class Sites(NamedTuple):
     """All of a model."""
 
     weights: tuple[Site, ...]
-    bends: tuple[Bend, ...]
+    activations: tuple[Activation, ...]
 
     def stacked(self, loops: tuple[Loop, ...]) -> tuple[int, ...]:
         """Which of these loops go through layers, as weights in them show."""
@@ -61,14 +48,14 @@ def sites(traced: Trace) -> Sites:
         seen = traced.visible(path)
         if all(len(loop.path) < len(seen) for loop in uses[0].loops):  # none is hidden inside
             by_path.setdefault(seen, []).extend(uses)
-    bends = tuple(
-        Bend(a, Spot(*a.entry), Spot(a.path)) for a in traced.activations
+    shown = tuple(
+        a for a in traced.activations
         if traced.visible(a.path) == a.path and traced.visible(a.entry[0]) == a.entry[0]
     )  # fmt: skip
-    return Sites(tuple(_site(traced, p, tuple(u), bends) for p, u in by_path.items()), bends)
+    return Sites(tuple(_site(traced, p, tuple(u), shown) for p, u in by_path.items()), shown)
 
 
-def _site(traced: Trace, path: Path, uses: tuple[Use, ...], bends: Sequence[Bend]) -> Site:
+def _site(traced: Trace, path: Path, uses: tuple[Use, ...], shown: Sequence[Activation]) -> Site:
     loops, orders, products = uses[0].loops, {u.order for u in uses}, {u.path for u in uses}
     sums = [r.path for r in traced.residuals if r.last & orders and r.loops == loops]
     biases = [
@@ -76,7 +63,7 @@ def _site(traced: Trace, path: Path, uses: tuple[Use, ...], bends: Sequence[Bend
         if u.kind == "bias" and u.after in products and u.loops == loops and u.size == uses[0].size
     ]  # fmt: skip
     place = next((p for p in (*sums, *biases) if traced.visible(p) == p), path)
-    here = [(i, bend.activation) for i, bend in enumerate(bends) if bend.loops == loops]
+    here = [(i, a) for i, a in enumerate(shown) if a.loops == loops]
     read = [(i, a.name) for i, a in here if sums and a.path in {u.after for u in uses}]
     name = next((name for u in uses if (name := traced.following(u.order))), None)
     following = [(i, name) for i, a in here if a.uses & orders]
