@@ -149,4 +149,5 @@ class Diagnosis:
             for row in self.layers
         ]
         findings = [finding._asdict() for finding in self.findings]
-        return {"verdict": self.verdict, "findings": findings, "layers": layers}
+        said = {"verdict": self.verdict, "logarithms": "natural"}
+        return {**said, "findings": findings, "layers": layers}
