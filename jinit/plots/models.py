@@ -13,8 +13,6 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from jinit.models.diagnosis.records import decades
 from jinit.plots.figures import COLORS, figure, style
 
-__all__ = ["coordinate_check", "diagnosis"]
-
 
 def diagnosis(found: Any, *, title: str = "") -> Figure:
     """A model's signal and gradient layer by layer, and what its activations do.

@@ -7,8 +7,6 @@ import numpy as np
 from jinit.activations import ACTIVATIONS
 from jinit.models.diagnosis.report import Diagnosis
 
-__all__ = ["IN_TIME", "reason", "scheme_for"]
-
 IN_TIME = {
     "explode": "draw the recurrent weights orthogonal with gain 1 and clip gradients",
     "vanish": "recurrent weights that are orthogonal with gain 1 and forget biases of 1 keep more "

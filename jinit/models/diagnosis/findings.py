@@ -18,8 +18,6 @@ from jinit.models.diagnosis.growth import DECADES, changes, trend
 from jinit.models.diagnosis.records import Finding, ParameterSignal
 from jinit.models.diagnosis.report import Diagnosis
 
-__all__ = ["FAULTS", "Fault", "find"]
-
 Said = Iterator[tuple[list[str], str]]
 
 DEAD, SATURATED = 0.75, 0.5

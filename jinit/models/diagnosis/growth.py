@@ -15,8 +15,6 @@ from jinit.models.diagnosis.cures import IN_TIME, reason
 from jinit.models.diagnosis.records import DiagnosedLayer, decades
 from jinit.models.diagnosis.report import Diagnosis
 
-__all__ = ["DECADES", "changes", "trend"]
-
 DECADES = 2.0
 """change over all layers, or over all steps of a loop backward, that counts as explosion"""
 DECADES_IN_TIME = 5.0

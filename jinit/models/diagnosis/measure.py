@@ -29,13 +29,18 @@ from jinit.models.tracing import curves
 from jinit.models.tracing.model import TracedModel, face
 from jinit.models.tracing.names import label
 from jinit.models.tracing.probe import (
-    Moments, Place, interpret, log_rms, moments, size, tap, tap_zeros,
+    Moments,
+    Place,
+    interpret,
+    log_rms,
+    moments,
+    size,
+    tap,
+    tap_zeros,
 )  # fmt: skip
 from jinit.models.tracing.roles import Role
 from jinit.models.tracing.trace import Trace
 from jinit.models.tracing.uses import Activation
-
-__all__ = ["compiled", "diagnose", "diagnose_traced"]
 
 
 def diagnose_traced(model: TracedModel, variables: Any = None, *, targets: Any = None) -> Diagnosis:

@@ -12,11 +12,6 @@ from jaxtyping import ArrayLike
 from jinit.models.tracing.roles import Role
 from jinit.networks.signals import LayerSignals
 
-__all__ = [
-    "ActivationSignal", "Branch", "DiagnosedLayer", "Finding", "ParameterSignal",
-    "decades", "pooled",
-]  # fmt: skip
-
 
 class DiagnosedLayer(NamedTuple):
     """One application of weights, with its record of `jinit.LayerSignals`, field by field.

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-__all__ = ["Diagnosis"]
-
 _COLUMNS = (
     "layer", "fans", "activation", "mean", "std", "log10 rms", "log10 grad", "dead", "saturated",
 )  # fmt: skip

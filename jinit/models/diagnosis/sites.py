@@ -11,8 +11,6 @@ from jinit.models.tracing.trace import Trace
 from jinit.models.tracing.uses import ActivationUse, Use
 from jinit.models.tracing.values import Loop, Path
 
-__all__ = ["Passes", "Site", "Sites", "layers_of", "named", "sites"]
-
 
 class Site(NamedTuple):
     """Weights that are applied as one."""
