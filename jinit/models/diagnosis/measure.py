@@ -27,12 +27,12 @@ from jinit.models.diagnosis.report import Diagnosis
 from jinit.models.diagnosis.sites import Passes, Site, Sites, layers_of, named, sites
 from jinit.models.tracing import curves
 from jinit.models.tracing.model import TracedModel, face
-from jinit.models.tracing.names import label
+from jinit.models.tracing.names import short_name
 from jinit.models.tracing.probe import (
     Moments,
-    Place,
+    Spot,
     interpret,
-    log_rms,
+    log_size,
     moments,
     size,
     tap,
@@ -40,7 +40,7 @@ from jinit.models.tracing.probe import (
 )  # fmt: skip
 from jinit.models.tracing.roles import Role
 from jinit.models.tracing.trace import Trace
-from jinit.models.tracing.uses import Activation
+from jinit.models.tracing.uses import ActivationUse
 
 
 def diagnose_traced(model: TracedModel, variables: Any = None, *, targets: Any = None) -> Diagnosis:
@@ -70,7 +70,7 @@ def diagnose_traced(model: TracedModel, variables: Any = None, *, targets: Any =
     run = compiled(model, where, targets)
     value, output, records, gradients, by_leaf = jax.device_get(run())
     seen = {i: _seen(r, gradients[i]) if i in gradients else r for i, r in records.items()}
-    by_part = [log_rms(g[:, 0], g[:, 1]) for g in by_leaf]
+    by_part = [log_size(g[:, 0], g[:, 1]) for g in by_leaf]
     n, m = len(where.weights), len(where.activations)
     acts: dict[int | None, Any] = {
         i: (seen[n + m + i], *seen[n + i]) for i in range(m) if {n + i, n + m + i} <= seen.keys()
@@ -117,7 +117,8 @@ def compiled(model: TracedModel, where: Sites, targets: Any = None) -> Callable[
 
 def _objective(model: TracedModel, targets: Any) -> Callable[[list[Any]], Any]:
     """The loss, or the sum of outputs times random numbers, of the output's arrays."""
-    traced, loss = model.trace, model.loss or _random
+    traced = model.trace
+    loss = _random if model.loss is None else model.loss_of(targets)
     shapes = [v.aval for v in traced.jaxpr.jaxpr.outvars]
     if model.loss is None:
         tree: Any = jax.tree.structure(traced.outputs(shapes))
@@ -135,10 +136,9 @@ def _objective(model: TracedModel, targets: Any) -> Callable[[list[Any]], Any]:
                 f"the model's output is of {shapes[0].dtype}, which has no gradient; let apply "
                 f"return what the loss is computed from, such as logits."
             )
-    more = () if targets is None else (targets,)
 
     def objective(arrays: list[Any]) -> Any:
-        return loss(traced.outputs(arrays), *more)
+        return loss(traced.outputs(arrays))
 
     out = jax.eval_shape(objective, list(shapes))
     if not hasattr(out, "shape") or out.shape != ():
@@ -166,8 +166,8 @@ def _run(
 ) -> Any:
     weights, activations = where
     n, m = len(weights), len(activations)
-    places = [*(site.place for site in weights), *(Place(*a.entry) for a in activations),
-              *(Place(a.path) for a in activations)]  # fmt: skip
+    places = [*(site.place for site in weights), *(Spot(*a.entry) for a in activations),
+              *(Spot(a.path) for a in activations)]  # fmt: skip
     tapped = dict(enumerate(weights)) | dict(enumerate(activations, n + m))
 
     def visit(i: int, value: jax.Array, zeros: Any) -> tuple[jax.Array, Any]:

@@ -31,7 +31,7 @@ class Sites(NamedTuple):
     """All of a model."""
 
     weights: tuple[Site, ...]
-    activations: tuple[Activation, ...]
+    activations: tuple[ActivationUse, ...]
 
     def stacked(self, loops: tuple[Loop, ...]) -> tuple[int, ...]:
         """Which of these loops go through layers, as weights in them show."""
@@ -53,7 +53,7 @@ def sites(traced: Trace) -> Sites:
     return Sites(tuple(_site(traced, p, tuple(u), shown) for p, u in by_path.items()), shown)
 
 
-def _site(traced: Trace, path: Path, uses: tuple[Use, ...], shown: Sequence[Activation]) -> Site:
+def _site(traced: Trace, path: Path, uses: tuple[Use, ...], shown: Sequence[ActivationUse]) -> Site:
     loops, orders, products = uses[0].loops, {u.order for u in uses}, {u.path for u in uses}
     sums = [r.path for r in traced.residuals if r.last & orders and r.loops == loops]
     biases = [
