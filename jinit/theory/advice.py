@@ -1,6 +1,7 @@
 """What to do with an activation: where to start, and how deep a plain network then trains."""
 
 import math
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -67,29 +68,20 @@ def recommend(activation: ActivationLike, *, width: int = 128) -> Recommendation
 
 
 def _point(phi: Curve) -> Critical:
-    try:
+    reason = "it has no critical point at which lengths stay"
+    with suppress(NoCriticalPointError):
         best = doubly_critical(phi)
         return Critical(best.weight_var, best.bias_var, best.q, 1.0, 1.0)
-    except NoCriticalPointError:
-        pass
-    try:
-        point = critical(phi)
-    except NoCriticalPointError:
-        raise NoCriticalPointError(
-            _without(phi, "it has no critical point at which lengths stay")
-        ) from None
-    if not point.length_stable:
-        where = f"lengths run away from its critical point (q = {point.q:.3g})"
-        raise NoCriticalPointError(_without(phi, where))
-    return point
-
-
-def _without(phi: Curve, reason: str) -> str:
+    with suppress(NoCriticalPointError):
+        point: Critical = critical(phi)
+        if point.length_stable:
+            return point
+        reason = f"lengths run away from its critical point (q = {point.q:.3g})"
     under_norm = ""
     if batch_norm_stability(phi) <= 1 + 1e-9:  # else deep nets leave the formula
         growth = math.sqrt(batch_norm_growth(phi))
         under_norm = f" (under which the gradient changes by a factor of {growth:.3g} per layer)"
-    return (
+    raise NoCriticalPointError(
         f"no plain network of {phi.name} keeps its signals and gradients: {reason}. Use another "
         f"activation, or batch norm, norm='batch'{under_norm}, or residual blocks."
     )

@@ -5,7 +5,7 @@ them anew, and asks one. The answers, and what they mean, are in the rooms.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,14 +13,12 @@ from jinit.theory.layers import finite_width as _finite_width
 from jinit.theory.layers import gradients, norms
 from jinit.theory.layers import scatter_depth as _scatter_depth
 from jinit.theory.layers import trajectory as _trajectory
-from jinit.theory.layers.finite_width import FiniteWidth
 from jinit.theory.maps import correlations, criticality, lengths
 from jinit.theory.maps import depth_scales as _depth_scales
 from jinit.theory.maps.wide import WideLayer
 from jinit.theory.moments.arguments import variance
 from jinit.theory.moments.curve import ActivationLike, curve
 from jinit.theory.spectra import jacobian
-from jinit.theory.spectra.jacobian import JacobianSpectrum
 
 Answer = TypeVar("Answer")
 Face = TypeVar("Face", bound=Callable[..., Any])
@@ -66,45 +64,57 @@ class Ensemble(WideLayer):
 
 # --- each question as a function ----------------------------------------------------------------
 
-_FIELDS = ("activation", "weight_var", "bias_var")
-_REQUIRED = inspect.Parameter.empty
-_NAMED, _ANY = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
 
-
-def _face(method: Callable[..., Answer], **defaults: float) -> Callable[..., Answer]:
+def _face(
+    method: Callable[..., Answer], *, without: str = "", **defaults: float | None
+) -> Callable[..., Answer]:
     """The function that asks a method once: an ensemble's arguments stand for its first one.
 
     Args:
         method: of `Ensemble`.
-        **defaults: of the variances, 0 for biases.
+        without: the argument that would change nothing.
+        **defaults: of the variances; None is a critical one.
     """
-    variances = [
-        inspect.Parameter(name, _NAMED, default=default, annotation=float)
-        for name, default in (
-            {"weight_var": inspect.Parameter.empty, "bias_var": 0.0} | defaults
-        ).items()
-    ]
+    fields = dict(inspect.signature(Ensemble).parameters)
+    fields |= {name: fields[name].replace(default=value) for name, value in defaults.items()}
+    fields.pop(without, None)
     own = list(inspect.signature(method).parameters.values())[1:]
-    first = [inspect.Parameter("activation", _ANY, annotation=ActivationLike)]
-    signature = inspect.Signature(sorted([*first, *own, *variances], key=lambda p: p.kind))
+    signature = inspect.Signature(sorted([*fields.values(), *own], key=lambda p: p.kind))
 
     def face(*args: Any, **kwargs: Any) -> Answer:
         given = signature.bind(*args, **kwargs)
         given.apply_defaults()
-        net = Ensemble(**{name: given.arguments.pop(name) for name in _FIELDS})
-        return method(net, **given.arguments)
+        net = {name: given.arguments.pop(name) for name in fields}
+        if None in defaults.values():
+            net["weight_var"] = _weight_var(net, given.arguments["q"])
+        return method(Ensemble(**net), **given.arguments)
 
     face.__name__ = face.__qualname__ = method.__name__
     face.__signature__ = signature  # type: ignore[attr-defined]
-    return _told(face)
+    return _told(face, _CRITICAL if None in defaults.values() else "")
 
 
-def _told(face: Face) -> Face:
+_SHARED = "The activation and the variances are those of `Ensemble`."
+_CRITICAL = (
+    "\nweight_var None is 1 / E[phi'^2] at q: critical, with a mean eigenvalue of J J^T of 1."
+)
+
+
+def _told(face: Face, more: str = "") -> Face:
     """A face says of itself what the method says."""
     own = (inspect.getdoc(face), inspect.getdoc(getattr(Ensemble, face.__name__)))
-    shared = "The activation and the variances are those of `Ensemble`."
-    face.__doc__ = "\n\n".join([*filter(None, own), shared])
+    face.__doc__ = "\n\n".join([*filter(None, own), _SHARED + more])
     return face
+
+
+def _weight_var(net: Mapping[str, Any], q: float | None) -> float:
+    """The one given, or the one that keeps gradients at q."""
+    weight_var = net["weight_var"]
+    if weight_var is None:
+        at = variance("q", 1.0 if q is None else q, positive=True)
+        slope_second = curve(net["activation"]).slope_second(at)
+        weight_var = 1 / slope_second if slope_second else 1.0  # to be refused in its own words
+    return variance("weight_var", weight_var, positive=True)
 
 
 length_map = _face(lengths.length_map)
@@ -117,6 +127,8 @@ trajectory = _face(_trajectory.trajectory)
 gradient_log_slope = _face(gradients.gradient_log_slope, weight_var=1.0)
 layer_norm_growth = _face(norms.layer_norm_growth, weight_var=1.0)
 scatter_depth = _face(_scatter_depth.scatter_depth)
+finite_width = _face(_finite_width.finite_width, weight_var=None)
+jacobian_spectrum = _face(jacobian.jacobian_spectrum, weight_var=None, without="bias_var")
 
 
 @_told
@@ -145,48 +157,3 @@ def correlation_fixed_point(
     """`Ensemble.correlation_fixed_point`; with all_points `Ensemble.correlation_fixed_points`."""
     net = Ensemble(activation, weight_var=weight_var, bias_var=bias_var)
     return net.correlation_fixed_points(q=q) if all_points else net.correlation_fixed_point(q=q)
-
-
-@_told
-def jacobian_spectrum(
-    activation: ActivationLike,
-    depth: int,
-    weights: str = "gaussian",
-    *,
-    q: float = 1.0,
-    weight_var: float | None = None,
-    moments: int = 4,
-    points: int = 200,
-) -> JacobianSpectrum:
-    """`Ensemble.jacobian_spectrum`; weight_var None is critical, with a mean eigenvalue of 1.
-
-    >>> round(jacobian_spectrum("relu", 2).largest, 6)
-    11.09017
-    """
-    net = _critical_unless(weight_var, activation, q)
-    return net.jacobian_spectrum(depth, weights, q=q, moments=moments, points=points)
-
-
-@_told
-def finite_width(
-    activation: ActivationLike,
-    widths: Sequence[int],
-    *,
-    weight_var: float | None = None,
-    bias_var: float = 0.0,
-    q: float | None = None,
-) -> FiniteWidth:
-    """`Ensemble.finite_width`; weight_var None is 1 / E[phi'^2] at q."""
-    net = _critical_unless(weight_var, activation, 1.0 if q is None else q, bias_var)
-    return net.finite_width(widths, q=q)
-
-
-def _critical_unless(
-    weight_var: float | None, activation: ActivationLike, q: float, bias_var: float = 0.0
-) -> Ensemble:
-    """With that weight_var, or the one that keeps gradients at q."""
-    if weight_var is None:
-        slope_second = curve(activation).slope_second(variance("q", q, positive=True))
-        weight_var = 1 / slope_second if slope_second else 1.0  # to be refused in its own words
-    weight_var = variance("weight_var", weight_var, positive=True)
-    return Ensemble(activation, weight_var=weight_var, bias_var=bias_var)

@@ -91,7 +91,7 @@ def _entries(phi: Curve, batch: int) -> Iterator[Entries]:
     # v = rho u + spread sin(theta), theta of density cos(theta)^(B - 4).
     # |v| is at most the radius, and where u stops before it, at most (1 + |rho|) times as far.
     bends = phi.pieces(min(radius * (1 + 1e-9), reach * (1 - rho)))
-    grid = standard_grid(reach)
+    grid = standard_grid(reach) / radius
     columns = (len(grid) + len(bends) - 1) * ORDER
     if len(one.u) * columns > _MOST_NODES:
         raise TooRoughError(
@@ -103,10 +103,8 @@ def _entries(phi: Curve, batch: int) -> Iterator[Entries]:
     for start in range(0, len(one.u), rows):
         some = _Entry(*(each[start : start + rows] for each in one))
         middle, spread = rho * some.u[:, None], math.sqrt(1 - rho**2) * some.left[:, None]
-        grid = np.broadcast_to(
-            standard_grid(reach) / radius, (len(some.u), len(standard_grid(reach)))
-        )
-        sines = np.concatenate([grid, (bends - middle) / spread], 1)
+        even = np.broadcast_to(grid, (len(some.u), len(grid)))
+        sines = np.concatenate([even, (bends - middle) / spread], 1)
         edges = np.arcsin(np.clip(sines, -reach / radius, reach / radius))
         theta, width = nodes_and_weights(np.sort(edges, 1))
         weight = width * _cos_power(theta, batch - 4)

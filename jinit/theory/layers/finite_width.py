@@ -17,7 +17,7 @@ import numpy as np
 from jinit import checks
 from jinit.theory.maps.wide import WideLayer
 from jinit.theory.moments.arguments import variance
-from jinit.theory.moments.curve import Curve, Sample
+from jinit.theory.moments.curve import Curve
 
 
 class FiniteWidth(NamedTuple):
@@ -199,13 +199,9 @@ class _Moments(NamedTuple):
 
 
 @lru_cache(maxsize=10_000)  # lengths settle, and deeper networks begin with the same ones
+@np.errstate(over="ignore", invalid="ignore")  # `mean` refuses what is not finite
 def _moments(phi: Curve, q: float) -> _Moments:
     at = phi.at(max(q, _LEAST))
-    with np.errstate(over="ignore", invalid="ignore"):  # `mean` refuses what is not finite
-        return _moments_at(phi, at)
-
-
-def _moments_at(phi: Curve, at: Sample) -> _Moments:
     z, root = at.z, math.sqrt(at.q)
     second, steepness = at.mean(at.value**2), at.mean(at.slope**2)
     if second <= 0 or steepness <= 0:
@@ -259,11 +255,9 @@ def _leading_order(wide: WideLayer, widths: tuple[int, ...], q: float) -> Finite
         mean, var = layers[-1].signal
         mean, var = share * mean, share**2 * var
     signal_mean, signal_var = np.array([layer.signal for layer in layers]).T
+    aligned = zip(layers, _alignment(layers), strict=True)
     through = np.array(
-        [
-            _slope_mean(layer) + layer.at.transfer * aligned / layer.n
-            for layer, aligned in zip(layers, _alignment(layers), strict=True)
-        ]
+        [_slope_mean(layer) + layer.at.transfer * d / layer.n for layer, d in aligned]
     )
     with np.errstate(over="ignore", invalid="ignore"):
         return FiniteWidth(

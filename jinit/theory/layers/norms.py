@@ -90,10 +90,6 @@ def layer_norm_growth(layer: WideLayer) -> float:
 # --- the table ----------------------------------------------------------------------------------
 
 
-def _plain_growth(layer: WideLayer, q: float | None, batch: Batch) -> float:
-    return chi_at(layer, limit_length(layer) if q is None else q).perpendicular
-
-
 def _batch_layers(layer: WideLayer, second: float, depth: int, batch: Batch) -> list[Row]:
     size = batch.size
     growth = batch_norm_growth(layer.phi, batch=size, allow_unstable=batch.allow_unstable)
@@ -108,7 +104,13 @@ def _batch_layers(layer: WideLayer, second: float, depth: int, batch: Batch) -> 
 
 
 NORMS: dict[str | None, Norm] = {
-    None: Norm(_plain_growth, sees=lambda q: q, divides=lambda q, spread: 1.0),
+    None: Norm(
+        lambda layer, q, batch: (
+            chi_at(layer, limit_length(layer) if q is None else q).perpendicular
+        ),
+        sees=lambda q: q,
+        divides=lambda q, spread: 1.0,
+    ),
     "batch": Norm(
         lambda layer, q, batch: batch_norm_growth(
             layer.phi, batch=batch.size, allow_unstable=batch.allow_unstable

@@ -2,7 +2,7 @@
 
 import math
 
-from jinit.theory.layers.finite_width import FiniteWidth, finite_width
+from jinit.theory.layers.finite_width import finite_width
 from jinit.theory.maps.wide import WideLayer
 
 _FOLLOWED = 2048  # layers, layer by layer
@@ -21,28 +21,21 @@ def scatter_depth(layer: WideLayer, *, q: float = 1.0, width: int = 128) -> int:
         width: of every layer.
     """
 
-    def over(layers: int) -> FiniteWidth:
-        return finite_width(layer, [width] * layers, q=q)
-
     def variance_over(layers: int) -> float:
-        return over(layers).gradient_var[0] / 4  # of the log of a root, not of the square
+        scatter = finite_width(layer, [width] * layers, q=q)
+        return float(scatter.gradient_var[0]) / 4  # of the log of a root, not of the square
 
     few, many = 1, 2
     less, more = 0.0, variance_over(many)
-    if over(many).exact:  # every layer that is passed adds the same
+    if finite_width(layer, [width], q=q).exact:  # every layer that is passed adds the same
         return 1 + math.floor(1 / more)
     while more < 1 and many < _FOLLOWED:
         few, many = many, 2 * many
         less, more = more, variance_over(many)
-    if more < 1:
-        return _continued(few, less, many, more)
+    if more < 1:  # a power of the layers that are passed, one less; until it reaches 1
+        power = math.log(more / less) / math.log((many - 1) / (few - 1))
+        return 1 + math.floor((many - 1) * more ** (-1 / power))
     while many - few > max(1, few // 50):
         middle = (few + many) // 2
         few, many = (middle, many) if variance_over(middle) < 1 else (few, middle)
     return few
-
-
-def _continued(few: int, less: float, many: int, more: float) -> int:
-    """The layers at which the variance, a power of those that are passed (one less), reaches 1."""
-    power = math.log(more / less) / math.log((many - 1) / (few - 1))
-    return 1 + math.floor((many - 1) * more ** (-1 / power))

@@ -18,14 +18,13 @@ import numpy as np
 from scipy.optimize import brentq
 
 from jinit.theory.maps.lengths import limit_length
-from jinit.theory.maps.wide import WideLayer, deep, follow
+from jinit.theory.maps.wide import WideLayer, deep, follow, is_stable
 from jinit.theory.moments.arguments import correlation, is_settled, variance
 from jinit.theory.moments.pairs import Pair, pair
 from jinit.theory.moments.roots import zeros
 
 _ZERO = 1e-13  # a correlation below this is rounding
 _EVEN = 1e-12  # a relative change of 1 - c below this is rounding
-_MARGINAL = 1e-12  # so close to 1, a slope is neither stable nor unstable
 _ROUNDING = 2.0**-54  # 1 less half of it is 1
 _DEEPEST = 10_000  # half a minute, where correlations do not settle
 _CLOSEST = 1e-9  # 1 - c of the fixed points nearest to 1 that are told from it
@@ -118,7 +117,6 @@ def correlation_fixed_points(
             correlation is a fixed point.
     """
     q = _length(layer, q)
-
     change = partial(_change, layer, q)
     grid = np.concatenate([np.logspace(-6, -1.2, 13), np.linspace(0.1, 2, 39)])
     changes = np.array([change(apart) for apart in grid])
@@ -131,10 +129,9 @@ def correlation_fixed_points(
     aparts = [0.0, *(1.0 if abs(apart - 1) < _ZERO else apart for apart in found)]
     if abs(changes[-1]) < _EVEN:
         aparts.append(2.0)
-    slopes = [_slope(layer, q, apart) for apart in reversed(aparts)]
+    slopes = [(apart, _slope(layer, q, apart)) for apart in reversed(aparts)]
     return tuple(
-        CorrelationFixedPoint(1 - apart, slope, abs(slope) < 1 - _MARGINAL)
-        for apart, slope in zip(reversed(aparts), slopes, strict=True)
+        CorrelationFixedPoint(1 - apart, slope, is_stable(slope)) for apart, slope in slopes
     )
 
 
@@ -145,11 +142,11 @@ def limit_correlation(layer: WideLayer, q: float) -> float:
         return 1.0
     if _slope(layer, q, 0.0) <= 1:
         return 0.0  # C is convex: it does not cross the diagonal before 1
-    nearest = math.log(_CLOSEST)
 
     def change(log_apart: float) -> float:
         return _change(layer, q, math.exp(log_apart))
 
+    nearest = math.log(_CLOSEST)
     if change(nearest) <= 0:  # so close to critical that the two points are one
         return 0.0
     return math.exp(brentq(change, nearest, 0.0, xtol=1e-13, rtol=1e-13))

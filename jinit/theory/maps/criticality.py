@@ -9,7 +9,7 @@ deviation of the length from its fixed point (Roberts, Yaida & Hanin 2022, chapt
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -78,20 +78,16 @@ def chi(layer: WideLayer, q: float) -> Chi:
     Args:
         q: variance of the pre-activations; 0 stands for the limit of small signals.
     """
-    return _chi(layer, variance("q", q))
-
-
-def _chi(layer: WideLayer, q: float) -> Chi:
-    phi, weight_var = layer.phi, layer.weight_var
+    q, phi, weight_var = variance("q", q), layer.phi, layer.weight_var
     return Chi(weight_var * phi.slope_second(q), weight_var * phi.second_growth(q))
 
 
 def chi_at(layer: WideLayer, q: float) -> Chi:
     """`chi` at a limit of the lengths, 0 and infinity among them."""
     if math.isfinite(q):
-        return _chi(layer, q)
+        return chi(layer, q)
     try:
-        return _chi(layer, _FAR)
+        return chi(layer, _FAR)
     except (MomentError, TooRoughError):
         return Chi(math.inf, math.inf)  # lengths that diverge past every moment
 
@@ -109,33 +105,13 @@ def phase(layer: WideLayer) -> str:
     return "ordered" if found < 1 else "chaotic"
 
 
-@overload
-def critical(
-    activation: ActivationLike,
-    *,
-    bias_var: float | None = None,
-    q: float | None = None,
-    all_points: Literal[False] = False,
-) -> Critical: ...
-
-
-@overload
-def critical(
-    activation: ActivationLike,
-    *,
-    bias_var: float | None = None,
-    q: float | None = None,
-    all_points: Literal[True],
-) -> tuple[Critical, ...]: ...
-
-
 def critical(
     activation: ActivationLike,
     *,
     bias_var: float | None = None,
     q: float | None = None,
     all_points: bool = False,
-) -> Critical | tuple[Critical, ...]:
+) -> Any:
     """The point on the edge of chaos with that bias variance, or with that length.
 
         weight_var = 1 / E phi'^2,    bias_var = q - E phi^2 / E phi'^2        at sqrt(q) z
@@ -147,7 +123,10 @@ def critical(
         bias_var: variance of a bias; 0 if neither is given. Where it belongs to several points,
             the one of the smallest q is returned.
         q: variance of the pre-activations.
-        all_points: return every point with that bias_var, as a tuple.
+        all_points: return every point with that bias_var.
+
+    Returns:
+        A `Critical`; with all_points, a tuple of them.
 
     Raises:
         NoCriticalPointError: a ValueError; where there is none, with what there is.
@@ -188,13 +167,12 @@ def critical_line(
         try:
             bias_var = _bias_var(phi, at)
             if bias_var >= 0:
-                weight_var = 1 / phi.slope_second(at)
-                rows.append((weight_var, bias_var, at, weight_var * phi.second_growth(at)))
+                rows.append(_with_bias(phi, at, bias_var))
         except (MomentError, TooRoughError):
             if q is not None or not rows:
                 raise
             break
-    return CriticalLine(*np.array(rows).reshape(-1, 4).T)
+    return CriticalLine(*np.array(rows).reshape(-1, 5).T[[0, 1, 2, 4]])  # chi is 1 on all of it
 
 
 def doubly_critical(activation: ActivationLike) -> DoublyCritical:

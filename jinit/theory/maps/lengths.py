@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jinit import checks
-from jinit.theory.maps.wide import WideLayer
+from jinit.theory.maps.wide import WideLayer, is_stable
 from jinit.theory.moments.arguments import variance
 from jinit.theory.moments.curve import MomentError, TooRoughError
 from jinit.theory.moments.roots import zeros
@@ -25,7 +25,6 @@ _GRID = np.concatenate([np.logspace(-30, -5, 26), np.logspace(-4, 4, 33), np.log
 _BELOW, _ABOVE = np.logspace(-31, -300, 270), np.logspace(31, 290, 260)  # looked at where needed
 _TOO_FAR = 1e300  # where no expectation is followed
 _EVEN = 1e-13  # a relative change of length below this is rounding
-_MARGINAL = 1e-12  # so close to 1, a slope is neither stable nor unstable
 
 
 class LengthFixedPoint(NamedTuple):
@@ -82,11 +81,8 @@ def length_fixed_points(layer: WideLayer) -> tuple[LengthFixedPoint, ...]:
             f"every length is a fixed point of {layer.described()}, so that there are none to "
             f"list; leave out all_points, and the answer is q."
         )
-    slopes = [layer.weight_var * layer.phi.second_growth(q) for q in search.points]
-    return tuple(
-        LengthFixedPoint(q, slope, abs(slope) < 1 - _MARGINAL)
-        for q, slope in zip(search.points, slopes, strict=True)
-    )
+    slopes = [(q, layer.weight_var * layer.phi.second_growth(q)) for q in search.points]
+    return tuple(LengthFixedPoint(q, slope, is_stable(slope)) for q, slope in slopes)
 
 
 def limit_length(layer: WideLayer, q: float = 1.0) -> float:

@@ -63,10 +63,8 @@ def selu_parameters(mean: float = 0.0, variance: float = 1.0) -> SeluParameters:
     >>> print(f"{alpha:.12f} {scale:.12f}")
     1.673263242354 1.050700987355
     """
-    mean, var = (
-        arguments.real("mean", mean),
-        arguments.variance("variance", variance, positive=True),
-    )
+    mean = arguments.real("mean", mean)
+    var = arguments.variance("variance", variance, positive=True)
     if not _LEAST <= var <= _MOST:
         raise ValueError(
             f"variance must lie between {_LEAST:g} and {_MOST:g}, got {variance!r}; measure "

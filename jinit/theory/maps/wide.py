@@ -9,6 +9,8 @@ from jinit import checks
 from jinit.theory.moments.arguments import variance
 from jinit.theory.moments.curve import ActivationLike, Curve, MomentError, curve
 
+_MARGINAL = 1e-12  # so close to 1, a slope is neither stable nor unstable
+
 State = TypeVar("State", bound=Hashable)
 Row = TypeVar("Row")
 
@@ -52,6 +54,11 @@ class WideLayer:
     def described(self) -> str:
         """For messages: whose network, with which variances."""
         return f"{self.phi.name} with weight_var={self.weight_var:g} and bias_var={self.bias_var:g}"
+
+
+def is_stable(slope: float) -> bool:
+    """Whether a map with that slope at a fixed point comes back to it; not if it lies at 1."""
+    return abs(slope) < 1 - _MARGINAL
 
 
 def deep(depth: int, most: int) -> int:

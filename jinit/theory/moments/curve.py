@@ -190,7 +190,7 @@ class Curve:
         self.kinks = tuple(sorted({*self.kinks, *map(float, found.kinks), *seen}))
         self._shells = shells
 
-    def _rough(self, shells: float) -> TooRoughError:
+    def _rough(self, shells: float | int) -> TooRoughError:
         return TooRoughError(
             f"{self.name} must be differentiable but for isolated points, got one that is not "
             f"smooth in more than 64 places, or oscillates too fast to be followed, within "

@@ -111,9 +111,6 @@ def _check_bounded(z: np.ndarray, weight: np.ndarray, terms: np.ndarray, root: f
         )
 
 
-# --- the function -------------------------------------------------------------------------------
-
-
 def _in_float64(function: Callable[[Any], Any]) -> Function:
     """The function on float64 arrays, whatever jax is set to and inside a trace too."""
 
