@@ -125,9 +125,6 @@ def _collect(rows: list[Row]) -> Trajectory:
 
 def _with_bands(layer: WideLayer, plain: Trajectory, width: int) -> Trajectory:
     scatter = finite_width(layer, [width] * len(plain.q), q=float(plain.q[0]))
-    return plain._replace(
-        log_act_band=Band(plain.log_act + scatter.signal_mean / 2, np.sqrt(scatter.signal_var) / 2),
-        log_grad_band=Band(
-            plain.log_grad + scatter.gradient_mean / 2, np.sqrt(scatter.gradient_var) / 2
-        ),
-    )
+    act = Band(plain.log_act + scatter.signal_mean / 2, np.sqrt(scatter.signal_var) / 2)
+    grad = Band(plain.log_grad + scatter.gradient_mean / 2, np.sqrt(scatter.gradient_var) / 2)
+    return plain._replace(log_act_band=act, log_grad_band=grad)
