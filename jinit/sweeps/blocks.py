@@ -14,9 +14,9 @@ import numpy as np
 
 from jinit.sweeps.compile import (
     Program,
+    abstract_row,
     outputs_of,
     row_bytes,
-    scalars_of,
     trace_point,
     usual_group,
 )
@@ -51,10 +51,6 @@ def blocks_of(sweep: Sweep, block: int) -> list[Block]:
         for point in range(len(sweep.points))
         for first in range(0, sweep.rows, block)
     ]
-
-
-class OutOfMemoryError(RuntimeError):
-    """One group does not fit in the device's memory."""
 
 
 class Runner:
@@ -119,7 +115,8 @@ class Runner:
 
     def _bytes(self, group: int) -> float:
         self.settings = Settings(group, group * len(self.devices))
-        return max(self.program(what, self.costliest, keep=False).bytes for what in self._whats)
+        whats = self.sweep.functions
+        return max(self.program(what, self.costliest, keep=False).bytes for what in whats)
 
     # --- blocks ---
 
@@ -149,7 +146,7 @@ class Runner:
         """The same groups in more calls, so that the bits stay."""
         now = min(self._groups_at_once, self._capacity())
         if now <= 1:
-            raise OutOfMemoryError(
+            raise RuntimeError(
                 f"a group of {self.settings.group} networks does not fit in the memory of "
                 f"{self.devices[0]} at {self.sweep.points[point] or 'this point'}; give a smaller "
                 f"block= to begin with."
@@ -175,30 +172,22 @@ class Runner:
 
     def _call(self, point: int, counts: np.ndarray, rows: np.ndarray) -> Mapping[str, Any]:
         seeds, traced = self.sweep.inputs(rows)
-        start: Any = ()
-        for what in self._whats:
+        out: Any = ()
+        for what in self.sweep.functions:
             own = {name: traced[name] for name in self.sweep.traced_of(what)}
-            program = self.program(what, point)
-            if what == "prepare":
-                start = program(counts, (seeds, own))
-            else:
-                found = program(counts, (seeds, start, own))
-        return dict(found)
+            out = self.program(what, point)(counts, (seeds, out, own))
+        return dict(out)
 
     @property
     def programs(self) -> int:
         """How many programs the whole sweep compiles."""
-        sweep = self.sweep
-        return len({self._known(what, p) for p in range(len(sweep.points)) for what in self._whats})
+        points = range(len(self.traced))
+        return len({self._known(what, p) for p in points for what in self.sweep.functions})
 
     def _known(self, what: str, point: int) -> Any:
         """What tells the programs of one sweep apart."""
         static = tuple(self.sweep.arguments_of(what, self.sweep.points[point]).items())
         return what, static, () if what == "prepare" else _signature(self.traced[point].start)
-
-    @property
-    def _whats(self) -> tuple[str, ...]:
-        return ("fn",) if self.sweep.prepare is None else ("prepare", "fn")
 
     def _capacity(self) -> int:
         """Groups that a device runs in one call, at every point: they may share programs."""
@@ -211,22 +200,12 @@ class Runner:
 
     def program(self, what: str, point: int, *, keep: bool = True) -> Program:
         """The compiled "prepare" or "fn" of a point, under the present settings."""
-        sweep, traced = self.sweep, self.traced[point]
-        groups = self._capacity()
-        known = (self._known(what, point), self.settings.group, groups)
+        group, groups = self.settings.group, self._capacity()
+        known = (self._known(what, point), group, groups)
         if known in self._programs:
             return self._programs[known]
-        seed = jax.ShapeDtypeStruct((), np.uint32)
-        scalars = scalars_of(sweep, what)
-        example: tuple[Any, ...] = (seed, scalars)
-        if what == "prepare":
-            one = sweep.prepared(sweep.points[point])
-        else:
-            example = (seed, traced.start, scalars)
-            one = sweep.run(sweep.points[point])
-        program = Program(
-            one, example, group=self.settings.group, groups=groups, devices=self.devices
-        )
+        row = abstract_row(self.sweep, what, self.sweep.points[point], self.traced[point].start)
+        program = Program(*row, group=group, groups=groups, devices=self.devices)
         if keep:
             self._programs[known] = program
         return program

@@ -22,7 +22,6 @@ AXIS = "devices"
 _WORKED_ON = 8 * 2**20  # bytes that a group's busiest loop body makes on CPU; see usual_group
 _WIDEST_CPU, _WIDEST = 64, 4096
 _ELEMENTS = 2**31
-_NUMBERS = (np.floating, np.integer, np.bool_)
 
 
 class Output(NamedTuple):
@@ -53,34 +52,32 @@ class Traced(NamedTuple):
 
 def trace_point(sweep: Sweep, point: Mapping[str, Any]) -> Traced:
     """Abstract results of one row; the function's own error, with the point as a note."""
-    seed = jax.ShapeDtypeStruct((), np.uint32)
-    what = "prepare"
-    try:
-        start: Any = ()
-        largest = worked_on = 0
-        if sweep.prepare is not None:
-            jaxpr, start = jax.make_jaxpr(sweep.prepared(point), return_shape=True)(
-                seed, scalars_of(sweep, "prepare")
-            )
-            largest, worked_on = _sizes(jaxpr.jaxpr)
-        what = "fn"
-        jaxpr, out = jax.make_jaxpr(sweep.run(point), return_shape=True)(
-            seed, start, scalars_of(sweep, "fn")
-        )
-    except Exception as error:
-        static = {name: as_coordinate(value) for name, value in point.items()}
-        error.add_note(f"jinit.sweep: {what} raised this while it was traced at {static or 'all'}.")
-        raise
-    own = _sizes(jaxpr.jaxpr)
-    return Traced(start, _checked(out, point), max(largest, own[0]), max(worked_on, own[1]))
+    start: Any = ()
+    out: Any = ()
+    sizes = []
+    for what in sweep.functions:
+        start = out
+        row, example = abstract_row(sweep, what, point, start)
+        try:
+            jaxpr, out = jax.make_jaxpr(row, return_shape=True)(*example)
+        except Exception as error:
+            static = {name: as_coordinate(value) for name, value in point.items()} or "all"
+            error.add_note(f"jinit.sweep: {what} raised this while it was traced at {static}.")
+            raise
+        sizes.append(_sizes(jaxpr.jaxpr))
+    return Traced(start, _checked(out, point), *map(max, zip(*sizes, strict=True)))
 
 
-def scalars_of(sweep: Sweep, what: str) -> dict[str, jax.ShapeDtypeStruct]:
-    """Abstract traced values that `fn` or `prepare` gets."""
-    return {
+def abstract_row(
+    sweep: Sweep, what: str, point: Mapping[str, Any], start: Any
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """`Sweep.row` and its arguments as shapes; nothing has been started before the first."""
+    scalars = {
         name: jax.ShapeDtypeStruct((), traced_array(sweep.traced[name]).dtype)
         for name in sweep.traced_of(what)
     }
+    before = start if what == "fn" else ()
+    return sweep.row(what, point), (jax.ShapeDtypeStruct((), np.uint32), before, scalars)
 
 
 def _checked(out: Any, point: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:

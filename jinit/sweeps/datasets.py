@@ -52,9 +52,7 @@ def assemble(
 
 
 def _coordinate(values: list[Any]) -> np.ndarray:
-    if len({type(v) for v in values}) == 1 and not isinstance(values[0], str):
-        return np.asarray(values)
-    if all(isinstance(v, str) for v in values):
+    if len({type(v) for v in values}) == 1:
         return np.asarray(values)
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         return np.asarray(values, float)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jinit.sweeps.blocks import Runner
-from jinit.sweeps.compile import scalars_of
+from jinit.sweeps.compile import abstract_row
 from jinit.sweeps.grid import as_coordinate
 
 # How many devices and threads there are changes no bit.
@@ -30,18 +30,12 @@ def fingerprint(runner: Runner) -> dict[str, Any]:
     sweep = runner.sweep
     config: Any = jax.config  # whose settings the type checker does not know
     programs: dict[str, str] = {}
-    seed = jax.ShapeDtypeStruct((), np.uint32)
     for point, traced in zip(sweep.points, runner.traced, strict=True):
-        for what in ("prepare", "fn") if sweep.prepare is not None else ("fn",):
+        for what in sweep.functions:
             own = sweep.arguments_of(what, point)
             name = f"{what}({', '.join(f'{k}={as_coordinate(v)}' for k, v in own.items())})"
-            if name in programs:
-                continue
-            scalars = scalars_of(sweep, what)
-            if what == "prepare":
-                programs[name] = _hash(sweep.prepared(point), seed, scalars)
-            else:
-                programs[name] = _hash(sweep.run(point), seed, traced.start, scalars)
+            if name not in programs:
+                programs[name] = _hash(*abstract_row(sweep, what, point, traced.start))
     return {
         **sweep.description,
         "programs": programs,
@@ -60,7 +54,7 @@ def fingerprint(runner: Runner) -> dict[str, Any]:
     }
 
 
-def _hash(function: Any, *example: Any) -> str:
+def _hash(function: Any, example: Any) -> str:
     traced = jax.jit(function).trace(*example)
     digest = hashlib.sha256(traced.lower().as_text().encode())
     # Newer versions of jax pass constants beside the program instead of within it.

@@ -62,10 +62,7 @@ class Sweep:
         object.__setattr__(self, "traced", _traced(self.traced, self.static))
         object.__setattr__(self, "seeds", _seeds(self.seeds))
         object.__setattr__(self, "dims", _dims(self.dims))
-        fn_names = _takes("fn", self.fn, 1 if self.prepare is None else 2)
-        both = [("fn", fn_names)]
-        if self.prepare is not None:
-            both.append(("prepare", _takes("prepare", self.prepare, 1)))
+        both = [(what, self._names(what)) for what in reversed(self.functions)]
         axes = [*self.static, *self.traced]
         for axis in axes:
             if not any(names.takes(axis) for _, names in both):
@@ -125,6 +122,11 @@ class Sweep:
 
     # --- the functions ---
 
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """What runs at a point, in that order: "fn", after "prepare" if there is one."""
+        return ("fn",) if self.prepare is None else ("prepare", "fn")
+
     def arguments_of(self, what: str, point: Mapping[str, Any]) -> dict[str, Any]:
         """The static arguments that `fn` or `prepare` gets at a point."""
         names = self._names(what)
@@ -136,28 +138,23 @@ class Sweep:
         return tuple(name for name in self.traced if names.takes(name))
 
     def _names(self, what: str) -> "_Names":
-        function = self.fn if what == "fn" else self.prepare
-        return _takes(what, function, 2 if what == "fn" and self.prepare is not None else 1)
+        return _takes(what, getattr(self, what), 1 + self.functions.index(what))
 
-    def prepared(self, point: Mapping[str, Any]) -> Callable[..., Any]:
-        """`(seed, traced) -> start` at a point."""
-        assert self.prepare is not None
-        prepare, static = self.prepare, self.arguments_of("prepare", point)
+    def row(self, what: str, point: Mapping[str, Any]) -> Callable[..., Any]:
+        """`(seed, start, traced) -> outputs` of "fn" or "prepare" at a point.
 
-        def one(seed: jax.Array, traced: dict[str, jax.Array]) -> Any:
-            return prepare(jax.random.fold_in(_key(seed), 0), **static, **traced)
-
-        return one
-
-    def run(self, point: Mapping[str, Any]) -> Callable[..., Any]:
-        """`(seed, start, traced) -> outputs` at a point; start is () without `prepare`."""
-        fn, static = self.fn, self.arguments_of("fn", point)
+        The start is () for the first of the two.
+        """
+        function, static = getattr(self, what), self.arguments_of(what, point)
+        place = self.functions.index(what)
 
         def one(seed: jax.Array, start: Any, traced: dict[str, jax.Array]) -> Any:
-            key = _key(seed)
-            if self.prepare is None:
-                return fn(key, **static, **traced)
-            return fn(jax.random.fold_in(key, 1), start, **static, **traced)
+            # Named, because `rbg` keys, which jax may be set to make, draw alike under vmap.
+            key = jax.random.key(seed, impl="threefry2x32")
+            if self.prepare is not None:
+                key = jax.random.fold_in(key, place)
+            first = (key, start) if place else (key,)
+            return function(*first, **static, **traced)
 
         return one
 
@@ -203,11 +200,6 @@ def as_coordinate(value: Any) -> Any:
     return getattr(value, "__name__", None) or repr(value)
 
 
-def _key(seed: jax.Array) -> jax.Array:
-    # Named, because `rbg` keys, which jax may be set to make, draw alike under vmap.
-    return jax.random.key(seed, impl="threefry2x32")
-
-
 # --- validation ---------------------------------------------------------------------------------
 
 
@@ -243,7 +235,7 @@ def _takes(what: str, function: Any, leading: int) -> _Names:
             f"{what} must take {' and '.join(('key', 'start')[:leading])} first, as in {form}, got "
             f"{inspect.signature(function)}."
         )
-    rest = [p for p in parameters[leading:] if p.kind not in (kinds.VAR_POSITIONAL,)]
+    rest = [p for p in parameters[leading:] if p.kind is not kinds.VAR_POSITIONAL]
     named = [p for p in rest if p.kind is not kinds.VAR_KEYWORD]
     return _Names(
         tuple(p.name for p in named),

@@ -75,7 +75,17 @@ def sweep(
         ValueError, TypeError: axes, outputs or a store that do not fit; see `Sweep`. An error of
             `fn` itself is raised as it is, with the point as a note.
     """
-    plan = _plan(fn, static, traced, seeds, prepare, dims)
+    beside = {"static": static, "traced": traced, "prepare": prepare, "dims": dims}
+    given = [name for name, value in beside.items() if value is not None]
+    if not isinstance(fn, Sweep):
+        plan = Sweep(fn, static or {}, traced or {}, seeds, prepare, dims or {})
+    elif given or not (isinstance(seeds, int) and seeds == 1):
+        raise TypeError(
+            f"a Sweep holds its axes and seeds already, got {(given or ['seeds'])[0]}= beside it; "
+            f"put it into the Sweep."
+        )
+    else:
+        plan = fn
     if block is not None:
         block = checks.count("block", block)
         if block > plan.rows:
@@ -124,26 +134,6 @@ def _dataset(kept: Store, done: np.ndarray) -> xr.Dataset:
             f"{damaged[0]}); run the same sweep again, and they are computed anew."
         )
     return assemble(kept.made_for, kept.outputs, blocks, kept.made_for["block"])
-
-
-def _plan(
-    fn: Callable[..., Any] | Sweep,
-    static: Mapping[str, Sequence[Any]] | None,
-    traced: Mapping[str, Any] | None,
-    seeds: int | Sequence[int],
-    prepare: Callable[..., Any] | None,
-    dims: Mapping[str, Sequence[str]] | None,
-) -> Sweep:
-    if not isinstance(fn, Sweep):
-        return Sweep(fn, static or {}, traced or {}, seeds, prepare, dims or {})
-    beside = {"static": static, "traced": traced, "prepare": prepare, "dims": dims}
-    given = [name for name, value in beside.items() if value is not None]
-    if given or not (isinstance(seeds, int) and seeds == 1):
-        raise TypeError(
-            f"a Sweep holds its axes and seeds already, got {(given or ['seeds'])[0]}= beside it; "
-            f"put it into the Sweep."
-        )
-    return fn
 
 
 class DryRun(NamedTuple):
