@@ -90,11 +90,9 @@ def map_trainability(
         ValueError, TypeError: a scheme without a gain, unknown data, too large a batch; and as in
             `jinit.sweep`.
     """
-    sweep = plan(
-        activation, schemes=schemes, depths=depths, gains=gains, learning_rates=learning_rates,
-        seeds=seeds, width=width, norm=norm, bias_var=bias_var, data=data, batch=batch, steps=steps,
-    )  # fmt: skip
-    return _with_units(
+    setting = Setting(activation, width, norm, bias_var, data, batch, steps)
+    sweep = plan(setting, schemes, depths, gains, learning_rates, seeds)
+    return with_units(
         jinit.sweep(
             sweep, store=store, block=block, shard=shard, executor=executor, progress=progress
         )
@@ -102,21 +100,14 @@ def map_trainability(
 
 
 def plan(
-    activation: str | Activation = "tanh",
-    *,
-    schemes: Sequence[str] = ("xavier", "he"),
-    depths: Sequence[int] = (2, 5, 10, 20, 50),
-    gains: Sequence[float] | np.ndarray = GAINS,
-    learning_rates: Sequence[float] | np.ndarray = (0.1,),
-    seeds: int | Sequence[int] = 8,
-    width: int = 64,
-    norm: str | None = None,
-    bias_var: float = 0.0,
-    data: str | jinit.Data = "digits",
-    batch: int = 64,
-    steps: int = 0,
+    setting: Setting,
+    schemes: Sequence[str],
+    depths: Sequence[int],
+    gains: Sequence[float] | np.ndarray,
+    learning_rates: Sequence[float] | np.ndarray,
+    seeds: int | Sequence[int],
 ) -> jinit.Sweep:
-    """The sweep that `map_trainability` runs, for `jinit.dry_run`; its arguments are the same.
+    """The sweep that `map_trainability` runs, also for `jinit.dry_run`.
 
     Drawing the weights is a program of its own, so that schemes share the others.
     """
@@ -130,19 +121,18 @@ def plan(
             )
     for depth in depths:
         checks.count("every depth (of hidden layers)", depth, least=2)
-    if not isinstance(data, jinit.Data):
-        checks.choice("data", data, DATA)
-    checks.count("steps", steps, least=0)
-    setting = Setting(activation, width, norm, bias_var, data, batch, steps)
+    if not isinstance(setting.data, jinit.Data):
+        checks.choice("data", setting.data, DATA)
+    checks.count("steps", setting.steps, least=0)
     samples = len(_data(setting).x_train)
-    if not 2 <= batch <= samples:
-        raise ValueError(f"batch must lie between 2 and {samples}, got {batch}.")
+    if not 2 <= setting.batch <= samples:
+        raise ValueError(f"batch must lie between 2 and {samples}, got {setting.batch}.")
     _net(setting, 2)  # refuses what no network can have
     traced: dict[str, Any] = {"gain": gains}
-    if steps:
+    if setting.steps:
         traced["learning_rate"] = learning_rates
     return jinit.Sweep(
-        partial(_train if steps else _measure, setting=setting),
+        partial(_train if setting.steps else _measure, setting=setting),
         {"scheme": list(schemes), "depth": list(depths)},
         traced,
         seeds,
@@ -199,10 +189,7 @@ def _train(
 
 
 def crossings(dataset: xr.Dataset) -> xr.DataArray:
-    """The gain at which the median gradient ratio first rises through one; NaN where it never does.
-
-    Interpolated in log(ratio) against log(gain), by scheme and depth.
-    """
+    """`crossing` of the median over seeds, by scheme and depth."""
     ratio = dataset.log_gradient_ratio
     ratio = ratio.median([d for d in ("seed", "learning_rate") if d in ratio.dims])
     return xr.apply_ufunc(
@@ -211,9 +198,9 @@ def crossings(dataset: xr.Dataset) -> xr.DataArray:
 
 
 def crossing(gains: np.ndarray, log_ratio: np.ndarray) -> float:
-    """The gain at which log-ratios `[gains]` first rise through zero, NaN where they never do.
+    """The gain at which gradient ratios first rise through one; NaN where they never do.
 
-    Interpolated in log-ratio against log(gain).
+    Interpolated in `log_ratio` `[gains]` against log(gain).
     """
     above = np.flatnonzero((log_ratio[:-1] < 0) & (log_ratio[1:] >= 0))
     if not len(above):
@@ -239,7 +226,7 @@ def table(dataset: xr.Dataset) -> Table:
     return shown
 
 
-def _with_units(dataset: xr.Dataset) -> xr.Dataset:
+def with_units(dataset: xr.Dataset) -> xr.Dataset:
     """The same, whose variables say what they are; a store keeps numbers alone."""
     known = {n: each.assign_attrs(units=UNITS[n]) for n, each in dataset.items() if n in UNITS}
     return dataset.assign(known)
@@ -252,7 +239,7 @@ def export(dataset: xr.Dataset, file: Path, *, csv: bool) -> None:
         if csv:
             dataset.to_dataframe().to_csv(staging)
         else:
-            _with_units(dataset).to_netcdf(staging, engine="scipy")
+            with_units(dataset).to_netcdf(staging, engine="scipy")
         staging.replace(file)
     except OSError as error:
         raise ValueError(f"'{file}' cannot be written ({error.strerror or error}).") from None

@@ -29,10 +29,8 @@ def diagnose(
     Instead of a tuple the function may return a dict with apply, variables, inputs, and loss or
     rules as in jinit.diagnose.
     """
-    if plot is not None:
-        check_plot(plot, overwrite)
-    if html is not None:
-        check_file(html, overwrite, "--html")
+    check_plot(plot, overwrite)
+    check_file(html, overwrite, "--html")
     from jinit import checks
     from jinit.models import FAULTS
 
@@ -45,13 +43,8 @@ def diagnose(
         found = jinit.diagnose(apply, variables, *inputs, **options)
     except Exception as error:  # also whatever the model raises
         notes = [n for n in getattr(error, "__notes__", ()) if n.startswith("jinit ")]
-        first = (str(error).splitlines() or [""])[0]
-        said = (
-            first
-            if isinstance(error, ValueError | TypeError)
-            else f"{type(error).__name__}: {first}"
-        )
-        fail(" ".join([said, *notes]))
+        kind = "" if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: "
+        fail(" ".join([kind + (str(error).splitlines() or [""])[0], *notes]))
     if json:
         import json as format_
 
@@ -70,11 +63,10 @@ def diagnose(
 def _model(factory: str) -> tuple[Any, Any, tuple[Any, ...], dict[str, Any]]:
     from jinit import checks
 
-    make = checks.imported("model", factory)
-    if callable(make):
-        _check_no_arguments(factory, make)
-        make = make()
-    made = make
+    made = checks.imported("model", factory)
+    if callable(made):
+        _check_no_arguments(factory, made)
+        made = made()
     if isinstance(made, dict):
         checks.options(factory, made, ["apply", "variables", "inputs", "loss", "rules"])
         missing = [name for name in ("apply", "variables", "inputs") if name not in made]

@@ -20,15 +20,17 @@ Picture = Annotated[
 Stored = Annotated[Path, typer.Argument(help="A sweep's folder.")]
 
 
-def check_plot(file: Path, overwrite: bool) -> None:
-    """`--plot` names a picture that may be written."""
-    if file.suffix not in PLOTS:
+def check_plot(file: Path | None, overwrite: bool) -> None:
+    """`--plot`, if given, names a picture that may be written."""
+    if file is not None and file.suffix not in PLOTS:
         fail(f"--plot must end in {', '.join(PLOTS[:-1])} or {PLOTS[-1]}, got '{file}'.")
     check_file(file, overwrite, "--plot")
 
 
-def check_file(file: Path, overwrite: bool, option: str) -> None:
-    """What an option names is a file that may be written."""
+def check_file(file: Path | None, overwrite: bool, option: str) -> None:
+    """What an option names, if given, is a file that may be written."""
+    if file is None:
+        return
     if not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
         fail(f"{option} must lie in a folder that can be written, got '{file}'; make it first.")
     if file.exists() and not overwrite:

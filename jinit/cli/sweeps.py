@@ -43,8 +43,7 @@ def map_(
     ] = False,
 ) -> None:
     """Map where gradients vanish, and what trains, over scheme x depth x scale x seed."""
-    if plot is not None:
-        check_plot(plot, overwrite)
+    check_plot(plot, overwrite)
     from rich.console import Console
 
     jinit.configure()
@@ -58,23 +57,18 @@ def map_(
                 f"--gain must be a lowest above 0, a highest above that and at least 2 of them, "
                 f"got {low:g} {high:g} {count}."
             )
-        grid: dict[str, Any] = {
-            "schemes": scheme or ["xavier", "he"],
-            "depths": depth or [2, 5, 10, 20, 50],
-            "gains": [low * (high / low) ** (i / (count - 1)) for i in range(count)],
-            "learning_rates": learning_rate or [0.1],
-            "seeds": seeds,
-            "width": width,
-            "norm": norm,
-            "bias_var": bias_var,
-            "data": data,
-            "batch": batch,
-            "steps": steps,
-        }
+        sweep = trainability.plan(
+            trainability.Setting(activation, width, norm, bias_var, data, batch, steps),
+            schemes=scheme or ["xavier", "he"],
+            depths=depth or [2, 5, 10, 20, 50],
+            gains=[low * (high / low) ** (i / (count - 1)) for i in range(count)],
+            learning_rates=learning_rate or [0.1],
+            seeds=seeds,
+        )
         if dry_run:
-            console.print(_costs(jinit.dry_run(trainability.plan(activation, **grid))))
+            console.print(_costs(jinit.dry_run(sweep)))
             return
-        found = jinit.map_trainability(activation, **grid, store=store, shard=_parts(shard))
+        found = jinit.sweep(sweep, store=store, shard=_parts(shard))
     console.print(trainability.table(found))
     if plot is not None:
         jinit.plots.grid(found, "accuracy" if steps else "log_gradient_ratio").savefig(plot)
@@ -84,11 +78,10 @@ def map_(
 
 
 def _costs(found: Any) -> str:
-    megabytes = found.bytes / 1e6
     return (
         f"{found.networks:,} networks in {found.blocks:,} blocks, {found.compiles} programs to "
-        f"compile, {megabytes:.1f} MB, and at most about {found.seconds:.2g} s on this machine, "
-        f"without compiling."
+        f"compile, {found.bytes / 1e6:.1f} MB, and at most about {found.seconds:.2g} s on this "
+        f"machine, without compiling."
     )
 
 

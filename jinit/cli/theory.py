@@ -30,8 +30,7 @@ def theory(
     overwrite: Overwrite = False,
 ) -> None:
     """What theory says of an activation: where to start, and how deep a plain network trains."""
-    if plot is not None:
-        check_plot(plot, overwrite)
+    check_plot(plot, overwrite)
     from rich.console import Console
 
     from jinit.cli.theory_report import draw, forecast, load, print_forecast

@@ -1,10 +1,11 @@
 """The report of `jinit theory`: what theory says of an activation, and what to do about it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
 from rich.padding import Padding
@@ -13,6 +14,12 @@ from rich.text import Text
 
 from jinit import checks, plots, theory
 from jinit.activations import Activation
+
+_GAINS: dict[Any, str] = {
+    "second_moment": "keeps the signal's length, 1/√E φ²",
+    "variance": "keeps its spread, 1/std φ",
+    "gradient": "keeps the gradient's length, 1/√E φ'²",
+}
 
 
 class Start(NamedTuple):
@@ -73,21 +80,11 @@ def forecast(
         depth: asks for the gradient through so many layers.
         width: of the layers.
     """
-    gains = {
-        kind: theory.gain(activation, 1.0, kind)
-        for kind in ("second_moment", "variance", "gradient")
-    }
-    recommended, refusal = None, ""
-    try:
-        recommended = theory.recommend(activation, width=width)
-    except theory.NoCriticalPointError as error:
-        refusal = str(error)
+    gains = {kind: theory.gain(activation, 1.0, kind) for kind in _GAINS}
+    recommended, refusal = _or_refusal(theory.recommend, activation, width=width)
     point, point_refusal = None, ""
     if bias_var is not None:
-        try:
-            point = theory.critical(activation, bias_var=bias_var)
-        except theory.NoCriticalPointError as error:
-            point_refusal = str(error)
+        point, point_refusal = _or_refusal(theory.critical, activation, bias_var=bias_var)
     wanted = [("Xavier", 1.0, 0.0), ("He", 2.0, 0.0)]
     if weight_var is not None:
         wanted.append(("yours", weight_var, bias_var or 0.0))
@@ -96,7 +93,7 @@ def forecast(
     if recommended is not None:
         wanted.append(("advised", recommended.weight_var, recommended.bias_var))
     return Forecast(
-        name=activation if isinstance(activation, str) else _name(activation),
+        name=str(getattr(activation, "__name__", activation)),
         gains=gains,
         starts=tuple(_start(activation, *each, depth, width, recommended) for each in wanted),
         layer_norm=theory.layer_norm_growth(activation),
@@ -109,6 +106,15 @@ def forecast(
         width=width,
         depth=depth,
     )
+
+
+def _or_refusal(ask: Callable[..., Any], *args: Any, **options: Any) -> tuple[Any, str]:
+    """What theory answers, or why there is no critical point."""
+    try:
+        return ask(*args, **options), ""
+    except theory.NoCriticalPointError as error:
+        text = str(error)
+        return None, text[:1].upper() + text[1:]
 
 
 def _start(
@@ -157,15 +163,10 @@ def draw(activation: str | Activation, found: Forecast, file: Path) -> None:
     highest = max(bias for _, bias in marks.values())
     diagram = theory.phase_diagram(
         activation,
-        weight_var=_up_to(1.25 * widest) if widest > 3.5 else None,
-        bias_var=_up_to(1.4 * highest, zero=True) if highest > 0.4 else None,
+        weight_var=np.linspace(0, 1.25 * widest, 61)[1:] if widest > 3.5 else None,
+        bias_var=np.linspace(0, 1.4 * highest, 61) if highest > 0.4 else None,
     )
     plots.phase_diagram(diagram, marks=marks).savefig(file)
-
-
-def _up_to(most: float, *, zero: bool = False) -> list[float]:
-    steps = 60
-    return [most * i / steps for i in range(0 if zero else 1, steps + 1)]
 
 
 # --- printing --------------------------------------------------------------------------------
@@ -208,7 +209,7 @@ def _paragraph(text: str) -> Padding:
 def _advice(found: Forecast) -> str:
     best = found.recommended
     if best is None:
-        return _capital(found.refusal)
+        return found.refusal
     call = [f'"{best.scheme}"']
     if abs(best.gain - 1) > 5e-4:
         call.append(f"gain={best.gain:.4g}")
@@ -294,7 +295,7 @@ def _legend(found: Forecast) -> str:
 
 def _edge(found: Forecast) -> str:
     if found.point is None:
-        return _capital(found.point_refusal)
+        return found.point_refusal
     point = found.point
     text = (
         f"bias_var={point.bias_var:.6g}: weight_var={point.weight_var:.8g}, that is "
@@ -311,13 +312,8 @@ def _edge(found: Forecast) -> str:
 
 def _gains(found: Forecast) -> Table:
     table = Table(box=SIMPLE_HEAD, show_header=False)
-    meaning = {
-        "second_moment": "keeps the signal's length, 1/√E φ²",
-        "variance": "keeps its spread, 1/std φ",
-        "gradient": "keeps the gradient's length, 1/√E φ'²",
-    }
     for kind, value in found.gains.items():
-        table.add_row(f"{value:.6f}", kind, meaning[kind])
+        table.add_row(f"{value:.6f}", kind, _GAINS[kind])
     return table
 
 
@@ -358,11 +354,3 @@ def _power(log: float) -> str:
         return f"{math.exp(log):.2g}"
     exponent = math.floor(log / math.log(10))
     return f"{10 ** (log / math.log(10) - exponent):.1f}e{exponent}"
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _name(function: Any) -> str:
-    return getattr(function, "__name__", repr(function))

@@ -20,27 +20,23 @@ from jinit.tour.setting import Setting
 def _accuracies(
     net: jinit.MLP, data: jinit.Data, steps: int, seeds: int, key: jax.Array
 ) -> np.ndarray:
-    """Test accuracy along training, `[seeds, steps, (batch statistics, running statistics)]`."""
-    optimizer = optax.sgd(0.05)
-    step = jinit.train_step(net, optimizer)
-    x_test, y_test = jax.numpy.asarray(data.x_test), jax.numpy.asarray(data.y_test)
-    x, y = jax.numpy.asarray(data.x_train), jax.numpy.asarray(data.y_train)
+    """Test accuracy after each step, `[seeds, steps, (batch statistics, running statistics)]`."""
+    y_test = jax.numpy.asarray(data.y_test)
 
-    def accuracy(now: jinit.TrainState, *, train: bool) -> jax.Array:
-        outputs, _ = jinit.forward(net, now.params, now.state, x_test, train=train)
-        return (outputs.argmax(1) == y_test).mean()
+    def accuracies(params: Any, state: Any, _: Any) -> jax.Array:
+        outputs = (
+            jinit.forward(net, params, state, data.x_test, train=t)[0] for t in (True, False)
+        )
+        return jax.numpy.stack([(each.argmax(1) == y_test).mean() for each in outputs])
 
     def one(key: jax.Array) -> jax.Array:
-        init_key, batch_key = jax.random.split(key)
-        params, state = jinit.init(init_key, net, "normal", scale=0.01)
-
-        def body(now: jinit.TrainState, key: jax.Array) -> Any:
-            rows = jax.random.randint(key, (128,), 0, len(x))
-            now, _ = step(now, (x[rows], y[rows]))
-            return now, jax.numpy.stack([accuracy(now, train=True), accuracy(now, train=False)])
-
-        start = jinit.train_state(params, state, optimizer)
-        return jax.lax.scan(body, start, jax.random.split(batch_key, steps))[1]
+        init_key, train_key = jax.random.split(key)
+        run = jinit.train(
+            train_key, net, *jinit.init(init_key, net, "normal", scale=0.01), data,
+            optimizer=optax.sgd(0.05), steps=steps + 1, batch_size=128,
+            record=accuracies, record_at=range(1, steps + 1),
+        )  # fmt: skip
+        return run.history.record
 
     return np.asarray(jit_once(jax.vmap(one))(jax.random.split(key, seeds)))
 
@@ -55,14 +51,9 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
     """A ReLU net started from `randn * 0.01`, without and with batch norm."""
     edges = np.linspace(0, 3, 61)
     edges[0] = 1e-30  # what ReLU has switched off is left out
-    sizes: dict[str, Any] = {
-        "seeds": 1,
-        "inputs": setting.histogram_inputs,
-        "edges": edges,
-        "scale": 0.01,
-    }
+    sizes: dict[str, Any] = {"seeds": 1, "inputs": setting.histogram_inputs, "scale": 0.01}
     ridges = {
-        norm: measure(key, hidden_net("relu", norm=norm), "normal", **sizes)
+        norm: measure(key, hidden_net("relu", norm=norm), "normal", edges=edges, **sizes)
         for norm in (None, "batch")
     }
     advance(0.3)

@@ -114,9 +114,7 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
 
     data = xr.Dataset(
         {
-            "log_gradient_ratio": xr.concat(ratio.values(), "activation").assign_attrs(
-                units=trainability.UNITS["log_gradient_ratio"]
-            ),
+            "log_gradient_ratio": xr.concat(ratio.values(), "activation"),
             "gain_of_ratio_one_infinite_width": (("activation", "depth"), [*theory.values()]),
         },
         {"activation": list(ratio)},
@@ -152,4 +150,4 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
             for name in ("xavier", "he")
         ),
     ]
-    return Chapter("map", "The map", fig, data, words, numbers)
+    return Chapter("map", "The map", fig, trainability.with_units(data), words, numbers)
