@@ -5,6 +5,7 @@ networks, theory, diagnosis and command line read everything they know of it fro
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -39,15 +40,6 @@ def _identity(x: jax.Array) -> jax.Array:
     return x
 
 
-def _gelu(x: jax.Array) -> jax.Array:
-    """GELU in its exact form x Φ(x) (Hendrycks & Gimpel 2016); jax defaults to the tanh form."""
-    return jax.nn.gelu(x, approximate=False)
-
-
-def _gelu_tanh(x: jax.Array) -> jax.Array:
-    return jax.nn.gelu(x, approximate=True)
-
-
 def _tanh_slope(x: jax.Array) -> jax.Array:
     """sech(x)^2 without the cancellation of 1 - tanh(x)^2, which is 0 beyond |x| = 9."""
     decay = jnp.exp(-2 * jnp.abs(x))
@@ -73,8 +65,9 @@ ACTIVATIONS: dict[str, ActivationFacts] = {
     "elu": _Row(jax.nn.elu, kinks=(0.0,)),
     "celu": _Row(jax.nn.celu, kinks=(0.0,)),
     "selu": _Row(jax.nn.selu, kinks=(0.0,)),
-    "gelu": _Row(_gelu),
-    "gelu_tanh": _Row(_gelu_tanh),
+    # The exact form x Φ(x) (Hendrycks & Gimpel 2016); jax defaults to the other one.
+    "gelu": _Row(partial(jax.nn.gelu, approximate=False)),
+    "gelu_tanh": _Row(partial(jax.nn.gelu, approximate=True)),
     "silu": _Row(jax.nn.silu),
     "mish": _Row(jax.nn.mish),
     "softplus": _Row(jax.nn.softplus),

@@ -74,8 +74,7 @@ def number(what: str, value: Any) -> None:
                 f"{fix}, got an array of shape {value.shape}; "
                 f"map over several values with jax.vmap."
             )
-        if not (jnp.issubdtype(value.dtype, jnp.floating)
-                or jnp.issubdtype(value.dtype, jnp.integer)):  # fmt: skip
+        if not any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer)):
             raise TypeError(f"{fix}, got dtype {value.dtype}.")
     elif isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{fix}, got {value!r}.")
@@ -109,24 +108,22 @@ def key(value: Any) -> jax.Array:
     fix = "key must be one PRNG key, made by jax.random.key(0)"
     if not isinstance(value, jax.Array | np.ndarray):
         raise TypeError(f"{fix}, got {value!r}.")
+    rbg = ""
     if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         name = str(jax.random.key_impl(value))
-        if "rbg" in name:
-            raise ValueError(
-                f"{fix}, got a key of the {name!r} kind, whose draws under jax.vmap use only the "
-                f"first key; use jax.random.key(seed, impl='threefry2x32')."
-            )
+        rbg = f"a key of the {name!r} kind" if "rbg" in name else ""
     elif value.dtype == jnp.uint32 and value.shape[-1:] == (2,):
         # A legacy threefry key; a batch of them is caught by the shape below.
         value = jax.random.wrap_key_data(jnp.asarray(value), impl="threefry2x32")
     elif value.dtype == jnp.uint32 and value.shape[-1:] == (4,):
-        raise ValueError(
-            f"{fix}, got a uint32 array of shape {value.shape}, legacy keys of the 'rbg' kind, "
-            f"whose draws under jax.vmap use only the first key; "
-            f"use jax.random.key(seed, impl='threefry2x32')."
-        )
+        rbg = f"a uint32 array of shape {value.shape}, legacy keys of the 'rbg' kind"
     else:
         raise TypeError(f"{fix}, got an array of dtype {value.dtype} and shape {value.shape}.")
+    if rbg:
+        raise ValueError(
+            f"{fix}, got {rbg}, whose draws under jax.vmap use only the first key; use "
+            f"jax.random.key(seed, impl='threefry2x32')."
+        )
     if value.shape != ():
         raise ValueError(
             f"{fix}, got a batch of keys of shape {value.shape}; map over them with jax.vmap."
@@ -137,17 +134,17 @@ def key(value: Any) -> jax.Array:
 def batch(inputs: tuple[Any, ...]) -> None:
     """All of a model's inputs hold numbers."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(inputs)[0]:
+        where = f"inputs{jax.tree_util.keystr(path)}"
+        fix = "give a batch as the model meets it in training"
         if isinstance(leaf, jax.ShapeDtypeStruct):
             raise TypeError(
                 f"inputs must be arrays with numbers, got only a shape, {list(leaf.shape)}, at "
-                f"inputs{jax.tree_util.keystr(path)}; give a batch as the model meets it in "
-                f"training."
+                f"{where}; {fix}."
             )
         if np.size(leaf) == 0:
             raise ValueError(
                 f"inputs must hold at least one sample, got an array of shape "
-                f"{list(np.shape(leaf))} at inputs{jax.tree_util.keystr(path)}; give a batch as "
-                f"the model meets it in training."
+                f"{list(np.shape(leaf))} at {where}; {fix}."
             )
 
 

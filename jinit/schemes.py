@@ -117,48 +117,44 @@ def _scaling(variance: float, mode: Any, distribution: Any) -> Callable[..., Dra
 # --- matrices with structure ------------------------------------------------------------------
 
 
-def _orthogonal(gain: ArrayLike = 1.0, in_axis: int = -2, out_axis: int = -1) -> Draw:
-    def draw(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        _require_rank(shape, 2, 5)
-        return _times(gain, _haar(key, shape, dtype))
+def _structured(fill: Draw) -> Callable[..., Draw]:
+    """`gain` times what `fill` makes of a shape `[*field, in, out]`, on any axes."""
 
-    return _on_axes(draw, in_axis, out_axis)
+    def make(gain: ArrayLike = 1.0, in_axis: int = -2, out_axis: int = -1) -> Draw:
+        return _on_axes(lambda *of: _times(gain, fill(*of)), in_axis, out_axis)
 
-
-def _suo(gain: ArrayLike = 1.0, in_axis: int = -2, out_axis: int = -1) -> Draw:
-    def draw(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        _require_rank(shape, 2, 5)
-        fan_in, fan_out = math.prod(shape[:-1]), shape[-1]
-        return _times(gain, _haar(key, shape, dtype) * math.sqrt(max(fan_out / fan_in, 1.0)))
-
-    return _on_axes(draw, in_axis, out_axis)
+    return make
 
 
-def _delta_orthogonal(gain: ArrayLike = 1.0, in_axis: int = -2, out_axis: int = -1) -> Draw:
-    def draw(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        if not 3 <= len(shape) <= 5:
-            raise ValueError(
-                f"delta_orthogonal fills convolution kernels [*field, in, out] of 3 to 5 axes, "
-                f"got shape {shape}; for a dense layer use 'orthogonal'."
-            )
-        if shape[-1] < shape[-2]:
-            raise ValueError(
-                f"delta_orthogonal needs at least as many output as input channels, got {shape[-2]}"
-                f" in and {shape[-1]} out (shape {shape}); use 'orthogonal' or widen the layer."
-            )
-        return _times(gain, jax.nn.initializers.delta_orthogonal()(key, shape, dtype))
-
-    return _on_axes(draw, in_axis, out_axis)
+def _haar(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Uniformly distributed (semi-)orthogonal, as a [prod(shape[:-1]), shape[-1]] matrix."""
+    _require_rank(shape, 2, 5)
+    return jax.nn.initializers.orthogonal()(key, shape, dtype)
 
 
-def _identity(gain: ArrayLike = 1.0, in_axis: int = -2, out_axis: int = -1) -> Draw:
-    def draw(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        _require_rank(shape, 2, 5)
-        centre = tuple((n - 1) // 2 for n in shape[:-2])
-        kernel = jnp.zeros(shape, dtype).at[centre].set(jnp.eye(shape[-2], shape[-1], dtype=dtype))
-        return _times(gain, kernel)
+def _scaled_haar(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    fan_in, fan_out = math.prod(shape[:-1]), shape[-1]
+    return _haar(key, shape, dtype) * math.sqrt(max(fan_out / fan_in, 1.0))
 
-    return _on_axes(draw, in_axis, out_axis)
+
+def _haar_at_centre(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    if not 3 <= len(shape) <= 5:
+        raise ValueError(
+            f"delta_orthogonal fills convolution kernels [*field, in, out] of 3 to 5 axes, "
+            f"got shape {shape}; for a dense layer use 'orthogonal'."
+        )
+    if shape[-1] < shape[-2]:
+        raise ValueError(
+            f"delta_orthogonal needs at least as many output as input channels, got {shape[-2]}"
+            f" in and {shape[-1]} out (shape {shape}); use 'orthogonal' or widen the layer."
+        )
+    return jax.nn.initializers.delta_orthogonal()(key, shape, dtype)
+
+
+def _identity(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    _require_rank(shape, 2, 5)
+    centre = tuple((n - 1) // 2 for n in shape[:-2])
+    return jnp.zeros(shape, dtype).at[centre].set(jnp.eye(shape[-2], shape[-1], dtype=dtype))
 
 
 def _looks_linear(
@@ -167,13 +163,11 @@ def _looks_linear(
     checks.choice("place", place, ["first", "hidden", "last", "only"])
     mirror_in, mirror_out = place in ("hidden", "last"), place in ("hidden", "first")
 
-    def draw(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    def fill(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
         _require_rank(shape, 2, 5)
         *field, fan_in, fan_out = shape
-        for mirrored, name, width in (
-            (mirror_in, "input", fan_in),
-            (mirror_out, "output", fan_out),
-        ):
+        widths = (mirror_in, "input", fan_in), (mirror_out, "output", fan_out)
+        for mirrored, name, width in widths:
             if mirrored and width % 2:
                 raise ValueError(
                     f"looks_linear mirrors units in pairs, so the {name} width of a {place!r} "
@@ -185,9 +179,9 @@ def _looks_linear(
             kernel = jnp.concatenate([kernel, -kernel], axis=-1)
         if mirror_in:
             kernel = jnp.concatenate([kernel, -kernel], axis=-2)
-        return _times(gain, kernel)
+        return kernel
 
-    return _on_axes(draw, in_axis, out_axis)
+    return _structured(fill)(gain, in_axis, out_axis)
 
 
 # --- helpers ----------------------------------------------------------------------------------
@@ -195,11 +189,6 @@ def _looks_linear(
 
 def _times(factor: ArrayLike, draws: jax.Array) -> jax.Array:
     return jnp.asarray(factor, draws.dtype) * draws
-
-
-def _haar(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """Uniformly distributed (semi-)orthogonal, as a [prod(shape[:-1]), shape[-1]] matrix."""
-    return jax.nn.initializers.orthogonal()(key, shape, dtype)
 
 
 def _on_axes(draw: Draw, in_axis: int, out_axis: int) -> Draw:
@@ -234,8 +223,9 @@ def _require_rank(shape: tuple[int, ...], least: int, most: int) -> None:
 # --- the table --------------------------------------------------------------------------------
 
 _HE = "He et al. 2015, eq. 10"
-_GLOROT = "Glorot & Bengio 2010, eq. 12 and 16"
-_LECUN = "LeCun et al. 1998, section 4.6"
+_IN_JAX = "; as in jax.nn.initializers"
+_LECUN = f"LeCun et al. 1998, section 4.6{_IN_JAX}"
+_GLOROT = f"Glorot & Bengio 2010, eq. 12 and 16{_IN_JAX}"
 _glorot_normal = _scaling(1.0, "fan_avg", "truncated_normal")
 _glorot_uniform = _scaling(1.0, "fan_avg", "uniform")
 
@@ -255,14 +245,8 @@ SCHEMES: dict[str, Scheme] = {
         "the text's and CS231n's Xavier; Glorot's on square layers",
     ),
     "he": Scheme(_scaling(2.0, "fan_in", "normal"), "N(0, 2 gain²/fan_in)", _HE),
-    "glorot_normal": Scheme(
-        _glorot_normal,
-        "N(0, 2 gain²/(fan_in + fan_out)), truncated",
-        f"{_GLOROT}; as in jax.nn.initializers",
-    ),
-    "glorot_uniform": Scheme(
-        _glorot_uniform, "U(±gain √(6/(fan_in + fan_out)))", f"{_GLOROT}; as in jax.nn.initializers"
-    ),
+    "glorot_normal": Scheme(_glorot_normal, "N(0, 2 gain²/(fan_in + fan_out)), truncated", _GLOROT),
+    "glorot_uniform": Scheme(_glorot_uniform, "U(±gain √(6/(fan_in + fan_out)))", _GLOROT),
     "xavier_normal": Scheme(
         _glorot_normal, "N(0, 2 gain²/(fan_in + fan_out)), truncated", "another name: glorot_normal"
     ),
@@ -272,40 +256,32 @@ SCHEMES: dict[str, Scheme] = {
     "he_normal": Scheme(
         _scaling(2.0, "fan_in", "truncated_normal"),
         "N(0, 2 gain²/fan_in), truncated",
-        f"{_HE}; as in jax.nn.initializers",
+        _HE + _IN_JAX,
     ),
-    "he_uniform": Scheme(
-        _scaling(2.0, "fan_in", "uniform"),
-        "U(±gain √(6/fan_in))",
-        f"{_HE}; as in jax.nn.initializers",
-    ),
+    "he_uniform": Scheme(_scaling(2.0, "fan_in", "uniform"), "U(±gain √(6/fan_in))", _HE + _IN_JAX),
     "lecun_normal": Scheme(
-        _scaling(1.0, "fan_in", "truncated_normal"),
-        "N(0, gain²/fan_in), truncated",
-        f"{_LECUN}; as in jax.nn.initializers",
+        _scaling(1.0, "fan_in", "truncated_normal"), "N(0, gain²/fan_in), truncated", _LECUN
     ),
-    "lecun_uniform": Scheme(
-        _scaling(1.0, "fan_in", "uniform"),
-        "U(±gain √(3/fan_in))",
-        f"{_LECUN}; as in jax.nn.initializers",
-    ),
+    "lecun_uniform": Scheme(_scaling(1.0, "fan_in", "uniform"), "U(±gain √(3/fan_in))", _LECUN),
     "orthogonal": Scheme(
-        _orthogonal,
+        _structured(_haar),
         "gain Q, Q (semi-)orthogonal, Haar",
         "Saxe et al. 2014; as in jax.nn",
         decomposes=True,
     ),
     "delta_orthogonal": Scheme(
-        _delta_orthogonal,
+        _structured(_haar_at_centre),
         "gain Q at the kernel's centre, 0 elsewhere",
         "Xiao et al. 2018, algorithm 1; as in jax.nn",
         decomposes=True,
     ),
     "identity": Scheme(
-        _identity, "gain I (kernels: at the centre, 0 elsewhere)", "Le, Jaitly & Hinton 2015"
+        _structured(_identity),
+        "gain I (kernels: at the centre, 0 elsewhere)",
+        "Le, Jaitly & Hinton 2015",
     ),
     "suo": Scheme(
-        _suo,
+        _structured(_scaled_haar),
         "gain √max(fan_out/fan_in, 1) Q",
         "scale-corrected uniform orthogonal, Martens et al. 2021",
         decomposes=True,

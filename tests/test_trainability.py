@@ -85,7 +85,7 @@ def test_maps_that_cannot_be_made():
     with pytest.raises(ValueError, match="unknown activation 'tahn'; did you mean 'tanh'"):
         make("tahn")
     with pytest.raises(TypeError, match="a Sweep holds its axes and seeds already, got traced="):
-        jinit.sweep(trainability.plan(), traced={"gain": [1.0]})
+        jinit.sweep(jinit.Sweep(lambda key: {"ratio": 0.0}), traced={"gain": [1.0]})
 
 
 # --- from the shell -----------------------------------------------------------------------------

@@ -58,6 +58,6 @@ def figure(
     return fig, fig.subplots(rows, columns, squeeze=False, **options)
 
 
-def power_of_ten(exponent: float, _: Any = None) -> str:
+def power_of_ten(exponent: float | np.integer, _: Any = None) -> str:
     """How ticks and labels write a logarithm to base 10, which no reader has to undo."""
     return f"$10^{{{exponent + 0.0:g}}}$"
