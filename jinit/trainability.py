@@ -21,7 +21,7 @@ from jinit import checks
 from jinit.activations import Activation
 
 DATA = ("digits", "circles", "moons")
-GAINS = tuple(np.geomspace(0.1, 10, 33).tolist())
+_GAINS = tuple(np.geomspace(0.1, 10, 33).tolist())
 UNITS = {"log_gradient_ratio": "natural logarithm of a ratio of root mean squares"}
 
 
@@ -42,7 +42,7 @@ def map_trainability(
     *,
     schemes: Sequence[str] = ("xavier", "he"),
     depths: Sequence[int] = (2, 5, 10, 20, 50),
-    gains: Sequence[float] | np.ndarray = GAINS,
+    gains: Sequence[float] | np.ndarray = _GAINS,
     learning_rates: Sequence[float] | np.ndarray = (0.1,),
     seeds: int | Sequence[int] = 8,
     width: int = 64,

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-PLOTS = (".png", ".svg", ".pdf")
+_PLOTS = (".png", ".svg", ".pdf")
 
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace files that are there already.")
@@ -22,8 +22,8 @@ Stored = Annotated[Path, typer.Argument(help="A sweep's folder.")]
 
 def check_plot(file: Path | None, overwrite: bool) -> None:
     """`--plot`, if given, names a picture that may be written."""
-    if file is not None and file.suffix not in PLOTS:
-        fail(f"--plot must end in {', '.join(PLOTS[:-1])} or {PLOTS[-1]}, got '{file}'.")
+    if file is not None and file.suffix not in _PLOTS:
+        fail(f"--plot must end in {', '.join(_PLOTS[:-1])} or {_PLOTS[-1]}, got '{file}'.")
     check_file(file, overwrite, "--plot")
 
 

@@ -85,6 +85,27 @@ def forecast(
     point, point_refusal = None, ""
     if bias_var is not None:
         point, point_refusal = _or_refusal(theory.critical, activation, bias_var=bias_var)
+
+    def start(name: str, weight_var: float, bias_var: float) -> Start:
+        net = theory.Ensemble(activation, weight_var=weight_var, bias_var=bias_var)
+        if recommended is not None and name == "advised":
+            # Known to be so; where lengths are only just stable, rounding would say otherwise.
+            phase, q, chi, layers = "critical", recommended.q, 1.0, float(recommended.depth)
+        else:
+            scales, phase = net.depth_scales(), net.phase()
+            q, chi, layers = scales.q, scales.chi, scales.trainable_depth
+            if phase == "critical" and math.isinf(q):
+                phase = "critical at ∞"
+            elif phase == "critical":
+                layers = net.scatter_depth(width=width)
+        log_grad = None
+        if depth is not None:
+            try:
+                log_grad = float(net.trajectory(depth=depth).log_grad[0])
+            except theory.MomentError:  # lengths leave float64 on the way
+                log_grad = math.inf
+        return Start(name, weight_var, bias_var, phase, q, chi, layers, log_grad)
+
     wanted = [("Xavier", 1.0, 0.0), ("He", 2.0, 0.0)]
     if weight_var is not None:
         wanted.append(("yours", weight_var, bias_var or 0.0))
@@ -95,7 +116,7 @@ def forecast(
     return Forecast(
         name=str(getattr(activation, "__name__", activation)),
         gains=gains,
-        starts=tuple(_start(activation, *each, depth, width, recommended) for each in wanted),
+        starts=tuple(start(*each) for each in wanted),
         layer_norm=theory.layer_norm_growth(activation),
         batch_norm=theory.batch_norm_growth(activation, allow_unstable=True),
         batch_norm_stability=theory.batch_norm_stability(activation),
@@ -115,40 +136,6 @@ def _or_refusal(ask: Callable[..., Any], *args: Any, **options: Any) -> tuple[An
     except theory.NoCriticalPointError as error:
         text = str(error)
         return None, text[:1].upper() + text[1:]
-
-
-def _start(
-    activation: str | Activation,
-    name: str,
-    weight_var: float,
-    bias_var: float,
-    depth: int | None,
-    width: int,
-    recommended: theory.Recommendation | None,
-) -> Start:
-    if name == "advised" and recommended is not None:
-        # Known to be critical; where lengths are only just stable, rounding would say otherwise.
-        phase, q, chi, layers = "critical", recommended.q, 1.0, float(recommended.depth)
-    else:
-        scales = theory.depth_scales(activation, weight_var=weight_var, bias_var=bias_var)
-        phase = theory.phase(activation, weight_var=weight_var, bias_var=bias_var)
-        q, chi, layers = scales.q, scales.chi, scales.trainable_depth
-        if phase == "critical" and math.isinf(q):
-            phase = "critical at ∞"
-        elif phase == "critical":
-            layers = theory.scatter_depth(
-                activation, weight_var=weight_var, bias_var=bias_var, width=width
-            )
-    log_grad = None
-    if depth is not None:
-        try:
-            found = theory.trajectory(
-                activation, depth=depth, weight_var=weight_var, bias_var=bias_var
-            )
-            log_grad = float(found.log_grad[0])
-        except theory.MomentError:  # lengths leave float64 on the way
-            log_grad = math.inf
-    return Start(name, weight_var, bias_var, phase, q, chi, layers, log_grad)
 
 
 # --- drawing ---------------------------------------------------------------------------------

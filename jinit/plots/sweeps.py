@@ -60,7 +60,6 @@ def grid(dataset: Any, variable: str | None = None, *, title: str = "") -> Figur
     rows = -(-count // columns)
     finite = values.values[np.isfinite(values.values)]
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
-    crosses = low < 0 < high
     with style():
         fig, axes = figure(
             columns, rows=rows, width=1.5 + 4.0 * columns, height=0.8 + 3.4 * rows,
@@ -71,7 +70,7 @@ def grid(dataset: Any, variable: str | None = None, *, title: str = "") -> Figur
                 ax.set_visible(False)
                 continue
             panel = panels.isel(panel=i)
-            mesh = _panel(ax, panel, across, upwards, low, high, crosses)
+            mesh = _panel(ax, panel, across, upwards, low, high)
             if form and upwards is None:
                 ax.yaxis.set_major_formatter(form)
             here = [f"{d} = {panel.coords[d].item()}" for d in rest if values.sizes[d] > 1]
@@ -88,9 +87,7 @@ def grid(dataset: Any, variable: str | None = None, *, title: str = "") -> Figur
     return fig
 
 
-def _panel(
-    ax: Axes, panel: Any, across: str, upwards: str | None, low: float, high: float, crosses: bool
-) -> Any:
+def _panel(ax: Axes, panel: Any, across: str, upwards: str | None, low: float, high: float) -> Any:
     x = panel[across].values
     if _is_geometric(x):
         ax.set_xscale("log")
@@ -102,14 +99,15 @@ def _panel(
     ax.set_yticks(y[:: -(-len(y) // 8)])
     ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
     ax.yaxis.set_minor_locator(NullLocator())
-    if crosses:
+    colors = "viridis"
+    if low < 0 < high:
+        colors = "RdBu_r"
         high = max(abs(low), abs(high))
         low = -high
     cells = panel.transpose(upwards, across).values
     mesh = ax.pcolormesh(
-        x, y, np.ma.masked_invalid(cells), shading="nearest", vmin=low, vmax=high,
-        cmap="RdBu_r" if crosses else "viridis",
-    )  # fmt: skip
+        x, y, np.ma.masked_invalid(cells), shading="nearest", vmin=low, vmax=high, cmap=colors
+    )
     ax.set_facecolor("0.8")  # what diverged
     ax.grid(visible=False)
     return mesh

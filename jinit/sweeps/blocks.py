@@ -102,8 +102,7 @@ class Runner:
 
         Bytes are a line in the group's width: two compilations tell it.
         """
-        stats = self.devices[0].memory_stats() or {}
-        limit = stats.get("bytes_limit")
+        limit = (self.devices[0].memory_stats() or {}).get("bytes_limit")
         if limit is None or self.devices[0].platform == "cpu":
             return group
         one, two = (self._bytes(g) for g in (min(8, group), min(16, group)))

@@ -18,7 +18,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jinit.sweeps.grid import Sweep, as_coordinate, traced_array
 
-AXIS = "devices"
 _WORKED_ON = 8 * 2**20  # bytes that a group's busiest loop body makes on CPU; see usual_group
 _WIDEST_CPU, _WIDEST = 64, 4096
 _ELEMENTS = 2**31
@@ -229,32 +228,17 @@ class Program:
         groups: int,
         devices: tuple[jax.Device, ...],
     ) -> None:
-        """Compile.
-
-        Args:
-            one: of a single row.
-            example: its abstract arguments.
-            group: rows vmapped together.
-            groups: the most groups a device runs in one call.
-            devices: of this process.
-        """
-        self.group, self.groups = group, groups
-        self.mesh = Mesh(np.array(devices), (AXIS,))
-        split = PartitionSpec(AXIS)
+        """Compile `one` of a row, given its abstract arguments; at most `groups` run in a call."""
+        mesh, split = Mesh(np.array(devices), ("devices",)), PartitionSpec("devices")
+        over = _over_groups(one, example, group, groups)
         mapped = jax.shard_map(
-            _over_groups(one, example, group, groups),
-            mesh=self.mesh,
-            in_specs=(split, split),
-            out_specs=split,
-            check_vma=False,
+            over, mesh=mesh, in_specs=(split, split), out_specs=split, check_vma=False
         )
-        self.sharding = NamedSharding(self.mesh, split)
+        self.sharding = NamedSharding(mesh, split)
         rows = len(devices) * groups * group
         counts = jax.ShapeDtypeStruct((len(devices),), np.int32, sharding=self.sharding)
         args = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                (rows, *leaf.shape), leaf.dtype, sharding=self.sharding
-            ),
+            lambda a: jax.ShapeDtypeStruct((rows, *a.shape), a.dtype, sharding=self.sharding),
             example,
         )
         self.compiled = jax.jit(mapped).lower(counts, args).compile()
@@ -269,14 +253,10 @@ class Program:
     @property
     def bytes(self) -> int:
         """Of arguments, outputs and temporaries on one device; 0 where the backend is silent."""
-        analysis = self.compiled.memory_analysis()
-        if analysis is None:
+        of = self.compiled.memory_analysis()
+        if of is None:
             return 0
-        return int(
-            analysis.argument_size_in_bytes
-            + analysis.output_size_in_bytes
-            + analysis.temp_size_in_bytes
-        )
+        return int(of.argument_size_in_bytes + of.output_size_in_bytes + of.temp_size_in_bytes)
 
 
 def _over_groups(

@@ -18,8 +18,8 @@ import numpy as np
 
 from jinit import checks
 
-RESERVED = ("seed", "key", "run")
-MOST_SEED = 2**32 - 1
+_RESERVED = ("seed", "key", "run")
+_MOST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,7 +247,7 @@ def _takes(what: str, function: Any, leading: int) -> _Names:
 def _axis_name(name: Any) -> None:
     if not isinstance(name, str) or not name.isidentifier():
         raise TypeError(f"an axis needs a name that can be an argument, got {name!r}.")
-    if name in RESERVED:
+    if name in _RESERVED:
         raise ValueError(
             f"an axis cannot be called {name!r}, which the sweep uses itself; choose another name."
         )
@@ -319,8 +319,8 @@ def _seeds(seeds: Any) -> tuple[int, ...]:
     found = tuple(checks.count("every seed", seed, least=0) for seed in seeds)
     if not found:
         raise ValueError("seeds must list at least one seed, got none.")
-    if max(found) > MOST_SEED:
-        raise ValueError(f"every seed must be at most {MOST_SEED}, got {max(found)}.")
+    if max(found) > _MOST_SEED:
+        raise ValueError(f"every seed must be at most {_MOST_SEED}, got {max(found)}.")
     if len(set(found)) < len(found):
         repeated = next(s for s in found if found.count(s) > 1)
         raise ValueError(f"seeds must differ, got {repeated} more than once.")

@@ -22,7 +22,7 @@ from jinit.sweeps.compile import Output
 from jinit.sweeps.store import StoreError
 
 # 1: jinit 0.1, whose programs computed other numbers under the same names.
-FORMAT = 2
+_FORMAT = 2
 _DONE = "done"
 _ABANDONED = 3600  # seconds
 
@@ -44,10 +44,10 @@ class ZarrStore:
             mode: Any = "r+" if write else "r"
             group = zarr.open_group(path, mode=mode, zarr_format=3)
             meta = json.loads(str(group.attrs["jinit_sweep"]))
-            if meta["format"] != FORMAT:
+            if meta["format"] != _FORMAT:
                 raise StoreError(
                     f"{self.name} has format {meta['format']}, which another version of jinit made "
-                    f"(1 is jinit 0.1's, {FORMAT} this one's); run the sweep again into a new "
+                    f"(1 is jinit 0.1's, {_FORMAT} this one's); run the sweep again into a new "
                     f"path, or use that version."
                 )
             self.made_for: Mapping[str, Any] = meta["made_for"]
@@ -81,7 +81,7 @@ class ZarrStore:
         """
         zarr = _zarr()
         described = {
-            "format": FORMAT,
+            "format": _FORMAT,
             "made_for": made_for,
             "outputs": [o._asdict() | {"dtype": o.dtype.str} for o in outputs],
         }
