@@ -11,8 +11,6 @@ from jinit.models.scaling.mup import mup_traced
 from jinit.models.tracing.model import TracedModel
 from jinit.models.tracing.roles import Role
 
-__all__ = ["Model"]
-
 
 class Model(TracedModel):
     """A model, traced once, and every tool on it. Frozen; it keeps nothing that it measures.

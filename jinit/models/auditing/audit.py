@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
-__all__ = ["Audit", "AuditRow", "audit", "audit_traced"]
-
 WIDTH = 100  # of what is printed
 PATH = 28  # of its first column
 

@@ -16,8 +16,6 @@ from scipy.special import ndtr
 
 from jinit.schemes import TRUNCATED_STD
 
-__all__ = ["CONVENTIONS", "FORMS", "Convention", "Form", "FormName", "Law", "Leaf"]
-
 FormName = Literal["normal", "truncated", "uniform", "orthogonal", "constant"]
 
 

@@ -9,8 +9,6 @@ import numpy as np
 from jinit.models.auditing.conventions import FORMS, Convention, FormName, Law, Leaf
 from jinit.models.tracing.roles import Role
 
-__all__ = ["Sample", "fits", "odd", "orthogonal", "sample"]
-
 STANDARD_ERRORS = 4
 FAR = 5.0
 SURE = 0.125  # a wrong fan is offered only where 4 standard errors of the std are below this

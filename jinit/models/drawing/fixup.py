@@ -18,8 +18,6 @@ from jinit.models.tracing.roles import Role
 from jinit.models.tracing.trace import Trace
 from jinit.schemes import Initializer
 
-__all__ = ["fixup", "fixup_traced", "skipinit", "skipinit_traced"]
-
 
 def fixup_traced(
     model: TracedModel, key: jax.Array, variables: Any = None, *, scheme: str | Initializer = "he"

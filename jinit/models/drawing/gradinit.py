@@ -11,8 +11,6 @@ from jinit import checks
 from jinit.models.drawing.scales import Learned, as_dtype_of, positive, scaled_model
 from jinit.models.tracing.model import TracedModel, face
 
-__all__ = ["gradinit", "gradinit_traced"]
-
 
 def gradinit_traced(
     traced: TracedModel,

@@ -20,8 +20,6 @@ from jinit.models.tracing.trace import Trace
 from jinit.models.tracing.uses import Use
 from jinit.schemes import Initializer
 
-__all__ = ["lsuv", "lsuv_traced"]
-
 
 def lsuv_traced(
     model: TracedModel,

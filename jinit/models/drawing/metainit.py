@@ -12,8 +12,6 @@ from jinit import checks
 from jinit.models.drawing.scales import Learned, as_dtype_of, positive, scaled_model
 from jinit.models.tracing.model import TracedModel, face
 
-__all__ = ["gradient_quotient", "gradient_quotient_traced", "metainit", "metainit_traced"]
-
 
 def gradient_quotient_traced(
     model: TracedModel, variables: Any = None, *, eps: ArrayLike = 1e-5, targets: Any = None

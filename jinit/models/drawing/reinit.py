@@ -22,8 +22,6 @@ from jinit.models.tracing.roles import Role
 from jinit.models.tracing.values import RoleError
 from jinit.runtime import keys_after
 
-__all__ = ["reinit", "reinit_traced"]
-
 
 def reinit_traced(
     model: TracedModel,

@@ -18,8 +18,6 @@ from jinit import checks
 from jinit.models.tracing.model import TracedModel
 from jinit.models.tracing.roles import Role
 
-__all__ = ["Learned", "ScaledModel", "as_dtype_of", "positive", "scaled_model"]
-
 
 class Learned(NamedTuple):
     """Scaled variables, and how they came about."""

@@ -18,8 +18,6 @@ from jinit.models.tracing.uses import Use
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Setup", "coordinate_check"]
-
 
 class Setup(NamedTuple):
     """A model of one width, and how it is trained."""

@@ -24,8 +24,6 @@ from jinit.models.tracing.values import RoleError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MuP", "MuPRow", "mup", "mup_traced"]
-
 Class = Literal["input", "hidden", "output", "scalar", "untrained"]
 
 

@@ -9,8 +9,6 @@ import numpy as np
 from jinit.models.tracing.graph import Graph, Held
 from jinit.models.tracing.values import Factors, Joined, Path, Signal, Value, View
 
-__all__ = ["Call", "Rule", "Step"]
-
 Step = Callable[["Call"], list[Held] | None]
 """What comes out of an equation; None if the step says nothing of it, so that the next one may."""
 

@@ -13,8 +13,6 @@ import numpy as np
 
 from jinit.activations import ACTIVATIONS
 
-__all__ = ["GRID", "again", "apply", "curve_of", "name_of", "slopes"]
-
 GRID = np.linspace(-8, 8, 641, dtype=np.float32)
 
 _NEAR = 5e-3

@@ -11,8 +11,6 @@ from jinit.models.tracing import curves
 from jinit.models.tracing.uses import ActivationUse, Kind, ResidualSum, Use
 from jinit.models.tracing.values import Factors, Joined, Loop, Path, Signal, Value, View
 
-__all__ = ["NOTHING", "Graph", "Held", "is_bent"]
-
 
 class Held(NamedTuple):
     """A value, and the number of its node in the graph of values; None if nothing led to it."""

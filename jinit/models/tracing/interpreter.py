@@ -28,8 +28,6 @@ from jinit.models.tracing.values import (
     View,
 )
 
-__all__ = ["follow"]
-
 
 def follow(jaxpr: Jaxpr, leaves: Sequence[View]) -> Graph:
     """What is found in a whole model, whose parameters come first, and then its inputs."""

@@ -5,8 +5,6 @@ from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-__all__ = ["inner_jaxprs", "opened", "split_scan"]
-
 
 def inner_jaxprs(equation: Any) -> list[Jaxpr] | None:
     """The programs of an equation that a path may lead into, in order; None if it has none.

@@ -15,8 +15,6 @@ from jinit.models.tracing.roles import Role, judge
 from jinit.models.tracing.trace import Trace, trace_model
 from jinit.models.tracing.uses import Kind
 
-__all__ = ["TracedModel", "face"]
-
 T = TypeVar("T")
 
 

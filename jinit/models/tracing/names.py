@@ -5,8 +5,6 @@ from collections.abc import Sequence
 
 from jinit.templates import render
 
-__all__ = ["page", "short_name", "table"]
-
 _PART = re.compile(r"\['([^']*)'\]|\.([A-Za-z_]\w*)|\[(\d+)\]|\[<flat index (\d+)>\]")
 _ARRAYS = {"kernel", "weight", "w", "embedding", "embeddings", "bias", "b"}
 

@@ -10,12 +10,6 @@ from jinit.models.tracing.calls import Call
 from jinit.models.tracing.graph import Held
 from jinit.models.tracing.values import Constant, Factors, Joined, RoleError, Signal, Value, View
 
-__all__ = [
-    "batched", "changed_alone", "chosen", "convolution", "cut", "factor", "factor_alone",
-    "in_parts", "lookup", "moved", "product", "product_alone", "root_alone", "shift",
-    "side_by_side", "squeezed", "with_parameters",
-]  # fmt: skip
-
 
 def with_parameters(call: Call) -> list[Held]:
     """What comes out of an operation with an operand that is made of parameters."""

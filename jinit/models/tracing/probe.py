@@ -18,10 +18,6 @@ from jinit.models.tracing.jaxprs import inner_jaxprs, split_scan
 from jinit.models.tracing.trace import Trace
 from jinit.models.tracing.values import Path
 
-__all__ = [
-    "Moments", "Spot", "interpret", "log_size", "moments", "size", "tap", "tap_zeros",
-]  # fmt: skip
-
 Visit = Callable[[int, jax.Array, Any], tuple[jax.Array, Any]]
 Records = dict[int, Any]
 

@@ -17,8 +17,6 @@ from jinit.models.tracing.trace import Trace, trace_model
 from jinit.models.tracing.uses import Kind, Use
 from jinit.models.tracing.values import RoleError
 
-__all__ = ["Role", "judge", "roles"]
-
 
 @dataclass(frozen=True)
 class Role:

@@ -8,8 +8,6 @@ from jinit.models.tracing import parameter_rules as of
 from jinit.models.tracing import signal_rules as on
 from jinit.models.tracing.calls import Rule
 
-__all__ = ["RULES", "WHOLE"]
-
 RULES: dict[str, Rule] = {
     # linear in a parameter
     "dot_general": Rule((of.product, of.product_alone), (on.read_one_by_one,)),

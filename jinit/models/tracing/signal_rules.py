@@ -11,8 +11,6 @@ from jinit.models.tracing.calls import Call
 from jinit.models.tracing.graph import Held
 from jinit.models.tracing.values import Constant, Path, Pointwise, Signal
 
-__all__ = ["added", "as_one", "late_norm", "moved", "read_one_by_one", "through_signals"]
-
 
 def through_signals(call: Call) -> list[Held]:
     """One pointwise function more, what a step of the rule says, or a new signal."""

@@ -19,8 +19,6 @@ from jinit.models.tracing.jaxprs import inner_jaxprs
 from jinit.models.tracing.uses import ActivationUse, Kind, ResidualSum, Use
 from jinit.models.tracing.values import Path, View
 
-__all__ = ["Trace", "trace_model"]
-
 
 @dataclass(frozen=True)
 class Trace:

@@ -7,8 +7,6 @@ import numpy as np
 
 from jinit.models.tracing.values import Loop, Path, View
 
-__all__ = ["ActivationUse", "Kind", "ResidualSum", "Use"]
-
 Kind = Literal["weight", "bias", "scale", "embedding", "tied", "statistic", "other", "unused"]
 
 

@@ -12,19 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-__all__ = [
-    "Constant",
-    "Factors",
-    "Joined",
-    "Loop",
-    "Path",
-    "Pointwise",
-    "RoleError",
-    "Signal",
-    "Value",
-    "View",
-]
-
 Path = tuple[int, ...]
 """Where an equation stands: its number, and within nested programs the branch and number there."""
 
