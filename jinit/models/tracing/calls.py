@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jinit.models.tracing.graph import Graph, Held
-from jinit.models.tracing.values import Factors, Joined, Path, Signal, Value, View
+from jinit.models.tracing.graph import Graph
+from jinit.models.tracing.values import Parameters, Path, Signal, Value
 
-Step = Callable[["Call"], list[Held] | None]
+Step = Callable[["Call"], list[Value] | None]
 """What comes out of an equation; None if the step says nothing of it, so that the next one may."""
 
 
@@ -40,14 +40,9 @@ class Call(NamedTuple):
 
     graph: Graph
     equation: Any
-    held: list[Held]
+    values: list[Value]
     at: Path
     rule: Rule
-
-    @property
-    def values(self) -> list[Value]:
-        """What it is given."""
-        return [h.value for h in self.held]
 
     @property
     def made(self) -> int:
@@ -67,18 +62,18 @@ class Call(NamedTuple):
     @property
     def places(self) -> list[int]:
         """Which operands are made of parameters."""
-        return [i for i, v in enumerate(self.values) if isinstance(v, View | Joined | Factors)]
+        return [i for i, v in enumerate(self.values) if isinstance(v, Parameters)]
 
-    def around(self, *places: int) -> list[Held]:
-        """The operands but for those."""
-        return [h for i, h in enumerate(self.held) if i not in places]
+    @property
+    def rest(self) -> list[Value]:
+        """The other operands."""
+        return [v for v in self.values if not isinstance(v, Parameters)]
 
     @property
     def features(self) -> int | None:
         """Axis of the units in what comes out, if operands of its shape agree on it."""
         axes = {
-            h.value.features for h, atom in zip(self.held, self.equation.invars, strict=True)
-            if isinstance(h.value, Signal) and atom.aval.shape == self.shape
-            and h.value.features is not None
+            v.features for v, atom in zip(self.values, self.equation.invars, strict=True)
+            if isinstance(v, Signal) and atom.aval.shape == self.shape and v.features is not None
         }  # fmt: skip
         return axes.pop() if len(axes) == 1 else None

@@ -11,16 +11,15 @@ from jax.extend.core import Literal as JaxprLiteral
 
 from jinit.models.tracing import curves
 from jinit.models.tracing.calls import Call, Rule
-from jinit.models.tracing.graph import NOTHING, Graph, Held, is_bent
+from jinit.models.tracing.graph import Graph, is_bent
 from jinit.models.tracing.jaxprs import inner_jaxprs, opened, split_scan
 from jinit.models.tracing.parameter_rules import with_parameters
 from jinit.models.tracing.rules import RULES, WHOLE
 from jinit.models.tracing.signal_rules import as_one, through_signals
 from jinit.models.tracing.values import (
     Constant,
-    Factors,
-    Joined,
     Loop,
+    Parameters,
     Path,
     RoleError,
     Signal,
@@ -29,15 +28,14 @@ from jinit.models.tracing.values import (
 )
 
 
-def follow(jaxpr: Jaxpr, leaves: Sequence[View]) -> Graph:
-    """What is found in a whole model, whose parameters come first, and then its inputs."""
-    graph = Graph([view.shape for view in leaves])
-    walk = _Walk(graph)
-    held = [Held(view, None) for view in leaves]
-    held += [Held(graph.fresh(), graph.node((), data=True)) for _ in jaxpr.invars[len(leaves) :]]
-    ends = walk.run(jaxpr, held, ())
+def follow(jaxpr: Jaxpr, shapes: Sequence[tuple[int, ...]]) -> Graph:
+    """What is found in a whole model: parameters of these shapes come first, then its inputs."""
+    graph = Graph(shapes)
+    values: list[Value] = [View(i, shape) for i, shape in enumerate(shapes)]
+    values += [Signal(graph.node(), data=True) for _ in jaxpr.invars[len(shapes) :]]
+    ends = _Walk(graph).run(jaxpr, values, ())
     out: list[Any] = jaxpr.outvars
-    graph.conclude(leaves, [(end, v.aval.shape) for end, v in zip(ends, out, strict=True)])
+    graph.conclude([(end, v.aval.shape) for end, v in zip(ends, out, strict=True)])
     return graph
 
 
@@ -47,88 +45,55 @@ class _Walk:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
 
-    def run(self, jaxpr: Jaxpr, values: Sequence[Held], at: Path) -> list[Held]:
+    def run(self, jaxpr: Jaxpr, values: Sequence[Value], at: Path) -> list[Value]:
         """What comes out of a program that stands at a path."""
-        env: dict[Any, Held] = dict(zip(jaxpr.invars, values, strict=True))
+        env: dict[Any, Value] = dict(zip(jaxpr.invars, values, strict=True))
 
-        def read(atom: Any) -> Held:
+        def read(atom: Any) -> Value:
             if isinstance(atom, JaxprLiteral):
-                return Held(
-                    Constant(np.asarray(atom.val)) if np.ndim(atom.val) == 0 else None, None
-                )
-            return env.get(atom, NOTHING)
+                return Constant(np.asarray(atom.val)) if np.ndim(atom.val) == 0 else None
+            return env.get(atom)
 
         for number, equation in enumerate(jaxpr.eqns):
-            held = [read(atom) for atom in equation.invars]
-            env.update(
-                zip(equation.outvars, self._equation(equation, held, (*at, number)), strict=True)
-            )
+            given = [read(atom) for atom in equation.invars]
+            out = self._equation(equation, given, (*at, number))
+            env.update(zip(equation.outvars, out, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
 
-    def _equation(self, equation: Any, held: list[Held], at: Path) -> list[Held]:
+    def _equation(self, equation: Any, values: list[Value], at: Path) -> list[Value]:
         name, count = equation.primitive.name, len(equation.outvars)
-        values = [h.value for h in held]
         out = equation.outvars[0].aval if count else None
         self.graph.size = math.prod(out.shape) if out is not None else 0
-        self.graph.floating = out is not None and jax.numpy.issubdtype(out.dtype, np.floating)
-        if not any(isinstance(v, Signal | View | Joined | Factors) for v in values):
-            return [self._constant(equation, values)] * count
+        self.graph.floating = out is not None and _is_floating(out)
+        if not any(isinstance(v, Signal | Parameters) for v in values):
+            return [_constant(equation, values)] * count
         rule = RULES.get(name, Rule())
-        call = Call(self.graph, equation, held, at, rule)
+        call = Call(self.graph, equation, values, at, rule)
         if equation.params.get("name") in WHOLE and not call.places:
-            self.graph.activated(equation.params["name"], held, at)
-            return [self.graph.new(held, at)] * count
-        if rule.random and not any(
-            jax.numpy.issubdtype(v.aval.dtype, np.floating) for v in equation.invars
-        ):
-            return [NOTHING] * count
+            self.graph.activated(equation.params["name"], values, at)
+            return [self.graph.new(values, at)] * count
+        if rule.random and not any(_is_floating(v.aval) for v in equation.invars):
+            return [None] * count
         if name in _CONTROL:
-            return _CONTROL[name](self, equation, held, at)
+            return _CONTROL[name](self, equation, values, at)
         inner = inner_jaxprs(equation)
         if inner:
-            ends = self.run(inner[0], held, (*at, 0))
-            return [as_one(end, held, at) for end in ends]
+            return [as_one(end, values, at) for end in self.run(inner[0], values, (*at, 0))]
         bent = isinstance(values[0], Signal) and values[0].pointwise is not None
         if rule.same and not bent:
-            return [held[0]] * count
+            return [values[0]] * count
         return with_parameters(call) if call.places else through_signals(call)
-
-    def _constant(self, equation: Any, values: list[Value]) -> Held:
-        name = equation.primitive.name
-        given = [v.number for v in values if isinstance(v, Constant)]
-        if len(given) == len(values) == 1 and name in ("broadcast_in_dim", "reshape"):
-            return Held(Constant(given[0]), None)
-        rule = RULES.get(name, Rule())
-        if given and len(given) == len(values) and rule.pointwise:
-            return Held(Constant(curves.apply(equation, given, cast=rule.same)), None)
-        return NOTHING
 
     # --- loops and branches ---
 
-    def _scan(self, equation: Any, held: list[Held], at: Path) -> list[Held]:
+    def _scan(self, equation: Any, values: list[Value], at: Path) -> list[Value]:
         params = equation.params
         jaxpr = opened(params["jaxpr"])
         consts, carried = split_scan(equation)
-        own = list(held)
-        for i, h in enumerate(held):
-            view = h.value
-            if i >= consts + carried:
-                if isinstance(view, View):
-                    taken = view.then(None, view.shape[1:])
-                    own[i] = h._replace(value=taken._replace(
-                        layers=(*view.layers, view.shape[0]),
-                        stacked=(*view.stacked, len(self.graph.loops)),
-                    ))  # fmt: skip
-                elif isinstance(view, Joined | Factors):
-                    own[i] = self.graph.use_as_other(h, at)
-                elif isinstance(view, Signal):
-                    own[i] = self.graph.new([h], at)
-            elif i >= consts:
-                if isinstance(view, View | Joined | Factors):
-                    unchanged = jaxpr.outvars[i - consts] is jaxpr.invars[i]
-                    own[i] = h if unchanged else self.graph.use_as_other(h, at)
-                else:
-                    own[i] = self.graph.new([h], at, data=True)
+        own = values[:consts]
+        for i, value in enumerate(values[consts : consts + carried]):
+            own.append(self._carry(value, at, jaxpr.outvars[i] is jaxpr.invars[consts + i]))
+        own += [self._one_of(value, at) for value in values[consts + carried :]]
         around = self.graph.loops
         self.graph.loops = (*around, Loop(at, params["length"], params["reverse"]))
         found = self.run(jaxpr, own, (*at, 0))
@@ -142,52 +107,63 @@ class _Walk:
         self.graph.settle_all(found)
         self.graph.loops = around
         return [
-            self._passed(f, at) if i < carried else self._collected(f, own, held, at)
+            self._passed(f, at) if i < carried else self._collected(f, own, values, at)
             for i, f in enumerate(found)
         ]
 
-    def _collected(self, out: Held, own: Sequence[Held], outside: Sequence[Held], at: Path) -> Held:
+    def _carry(self, value: Value, at: Path, unchanged: bool) -> Value:
+        """What a loop carries, in its first pass."""
+        if isinstance(value, Parameters):
+            return value if unchanged else self.graph.use_as_other(value, at)
+        return self.graph.new([value], at, data=True)
+
+    def _one_of(self, value: Value, at: Path) -> Value:
+        """What one pass of a loop takes of what is stacked."""
+        if isinstance(value, View):
+            layers = (*value.layers, value.shape[0])
+            stacked = (*value.stacked, len(self.graph.loops))
+            return value.then(None, value.shape[1:])._replace(layers=layers, stacked=stacked)
+        if isinstance(value, Signal):
+            return self.graph.new([value], at)
+        return self.graph.use_as_other(value, at)
+
+    def _collected(
+        self, out: Value, own: Sequence[Value], outside: Sequence[Value], at: Path
+    ) -> Value:
         """What the passes of a loop return, side by side."""
-        if isinstance(out.value, View):
-            for inner, stacked in zip(own, outside, strict=True):
-                if inner.value == out.value and isinstance(stacked.value, View):
-                    return stacked  # as it came
-            return self.graph.use_as_other(out, at)
-        return self.graph.new([out], at)
+        if not isinstance(out, View):
+            return self.graph.new([out], at)
+        pairs = zip(own, outside, strict=True)  # as it came, perhaps
+        stacked = (o for inner, o in pairs if inner == out and isinstance(o, View))
+        return next(stacked, None) or self.graph.use_as_other(out, at)
 
-    def _passed(self, held: Held, at: Path) -> Held:
-        return held if isinstance(held.value, View) else self.graph.new([held], at)
+    def _passed(self, value: Value, at: Path) -> Value:
+        return value if isinstance(value, View) else self.graph.new([value], at)
 
-    def _again(self, before: Held, after: Held) -> Held:
+    def _again(self, before: Value, after: Value) -> Value:
         """What a carry is from the second pass on."""
-        if not isinstance(after.value, Signal) or not isinstance(before.value, Signal | None):
+        if not isinstance(after, Signal) or not isinstance(before, Signal):
             return before
-        waiting = frozenset[int]() if is_bent(after.value) else after.value.uses
-        known = before.value.uses if isinstance(before.value, Signal) else frozenset()
-        if waiting <= known:
+        waiting = frozenset[int]() if is_bent(after) else after.uses
+        if waiting <= before.uses:
             return before
-        return Held(self.graph.fresh(uses=waiting | known), before.node)
+        uses = waiting | before.uses
+        return Signal(before.node, data=before.data, uses=uses, size=self.graph.size)
 
-    def _while(self, equation: Any, held: list[Held], at: Path) -> list[Held]:
-        params = equation.params
-        body = opened(params["body_jaxpr"])
-        own = held[params["cond_nconsts"] :]
-        consts = params["body_nconsts"]
-        for i, h in enumerate(own):
-            if i >= consts and isinstance(h.value, View | Joined | Factors):
-                unchanged = body.outvars[i - consts] is body.invars[i]
-                own[i] = h if unchanged else self.graph.use_as_other(h, at)
-            elif i >= consts:
-                own[i] = self.graph.new([h], at, data=True)
+    def _while(self, equation: Any, values: list[Value], at: Path) -> list[Value]:
+        body, consts = opened(equation.params["body_jaxpr"]), equation.params["body_nconsts"]
+        own = values[equation.params["cond_nconsts"] :]
+        for i in range(consts, len(own)):
+            own[i] = self._carry(own[i], at, body.outvars[i - consts] is body.invars[i])
         found = self.run(body, own, (*at, 0))
         self.graph.settle_all(found)
         return [self._passed(f, at) for f in found]
 
-    def _cond(self, equation: Any, held: list[Held], at: Path) -> list[Held]:
+    def _cond(self, equation: Any, values: list[Value], at: Path) -> list[Value]:
         found, counted = [], set[Any]()
         for i, branch in enumerate(inner_jaxprs(equation) or ()):
             made = len(self.graph.uses)
-            found.append(self.run(branch, held[1:], (*at, i)))
+            found.append(self.run(branch, values[1:], (*at, i)))
             # One branch runs: its uses are not added up.
             for j in range(made, len(self.graph.uses)):
                 use = self.graph.uses[j]
@@ -199,18 +175,17 @@ class _Walk:
             self.graph.settle_all(ends)
         return [self._either(values, at) for values in zip(*found, strict=True)]
 
-    def _either(self, values: Sequence[Held], at: Path) -> Held:
+    def _either(self, values: Sequence[Value], at: Path) -> Value:
         """What comes out of one of several branches."""
-        if not any(isinstance(v.value, View | Joined | Factors) for v in values):
+        if not any(isinstance(v, Parameters) for v in values):
             return self.graph.new(values, at)
-        if all(self._are_same(v.value, values[0].value) for v in values[1:]):
+        if all(self._are_same(v, values[0]) for v in values[1:]):
             return values[0]
-        found = []
+        found: list[Value] = []
         for v in values:
-            kept = isinstance(v.value, View) and any(
-                self.graph.is_made_of(other, v.value.leaf) for other in values
-            )  # its new value, or the old one, as a running mean is handed on
-            found.append(NOTHING if kept else self.graph.use_as_other(v, at))
+            kept = isinstance(v, View) and any(self.graph.is_made_of(o, v.leaf) for o in values)
+            # Its new value, or the old one, as a running mean is handed on.
+            found.append(None if kept else self.graph.use_as_other(v, at))
         return self.graph.new(found, at)
 
     def _are_same(self, a: Value, b: Value) -> bool:
@@ -228,3 +203,19 @@ class _Walk:
 
 _CONTROL = {"scan": _Walk._scan, "while": _Walk._while, "cond": _Walk._cond}
 """Primitives that run other programs several times, or one of several."""
+
+
+def _is_floating(aval: Any) -> bool:
+    return bool(jax.numpy.issubdtype(aval.dtype, np.floating))
+
+
+def _constant(equation: Any, values: list[Value]) -> Constant | None:
+    """What comes of values that are neither data nor parameters."""
+    name = equation.primitive.name
+    given = [v.number for v in values if isinstance(v, Constant)]
+    if not given or len(given) < len(values):
+        return None
+    if len(given) == 1 and name in ("broadcast_in_dim", "reshape"):
+        return Constant(given[0])
+    rule = RULES.get(name, Rule())
+    return Constant(curves.apply(equation, given, cast=rule.same)) if rule.pointwise else None

@@ -1,17 +1,17 @@
 """Steps of rules: what an operation makes of parameters, another view of them or a use."""
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
 from jinit.models.tracing.calls import Call
-from jinit.models.tracing.graph import Held
 from jinit.models.tracing.values import Constant, Factors, Joined, RoleError, Signal, Value, View
 
 
-def with_parameters(call: Call) -> list[Held]:
+def with_parameters(call: Call) -> list[Value]:
     """What comes out of an operation with an operand that is made of parameters."""
     for step in call.rule.parameters:
         found = step(call)
@@ -20,28 +20,27 @@ def with_parameters(call: Call) -> list[Held]:
     return _lost(call)
 
 
-def _lost(call: Call, *, data: bool | None = None) -> list[Held]:
+def _lost(call: Call, *, data: bool | None = None) -> list[Value]:
     """Used in a way that says nothing."""
-    lost = [call.graph.use_as_other(call.held[i], call.at) for i in call.places]
-    left = call.around(*call.places)
-    return [call.graph.new([*left, *lost], call.at, data=data)] * call.made
+    lost = [call.graph.use_as_other(call.values[i], call.at) for i in call.places]
+    return [call.graph.new([*call.rest, *lost], call.at, data=data)] * call.made
 
 
 # --- another shape ------------------------------------------------------------------------------
 
 
-def moved(call: Call) -> list[Held] | None:
+def moved(call: Call) -> list[Value] | None:
     """Entries that are moved or repeated, and not changed."""
     return _then(call, _again(call))
 
 
-def cut(call: Call) -> list[Held] | None:
+def cut(call: Call) -> list[Value] | None:
     """A part; of axes that are cut down to one entry it is noted how many there were."""
     cuts = enumerate(zip(call.equation.invars[0].aval.shape, call.shape, strict=True))
     return _then(call, _again(call), narrowed=tuple((a, n) for a, (n, m) in cuts if n > m == 1))
 
 
-def squeezed(call: Call) -> list[Held] | None:
+def squeezed(call: Call) -> list[Value] | None:
     """Axes left out; one that was cut down before picks one of so many."""
     view, rank = call.values[0], len(call.equation.invars[0].aval.shape)
     gone = {a % rank for a in call.equation.params["dimensions"]}
@@ -56,14 +55,14 @@ def _again(call: Call) -> Callable[[Any], Any]:
     return lambda indices: primitive.bind(jax.numpy.asarray(indices), **params)
 
 
-def _then(call: Call, step: Callable[[Any], Any], **known: Any) -> list[Held] | None:
+def _then(call: Call, step: Callable[[Any], Any], **known: Any) -> list[Value] | None:
     view = call.values[0]
     if isinstance(view, View):
-        return [Held(view.then(step, call.shape)._replace(**known), None)]
-    return [call.held[0]] if isinstance(view, Factors) else None
+        return [view.then(step, call.shape)._replace(**known)]
+    return [view] if isinstance(view, Factors) else None
 
 
-def chosen(call: Call) -> list[Held] | None:
+def chosen(call: Call) -> list[Value] | None:
     """A part that is chosen while the model runs."""
     return _then(call, _unknown_place)
 
@@ -75,38 +74,34 @@ def _unknown_place(indices: Any) -> Any:
     )
 
 
-def in_parts(call: Call) -> list[Held] | None:
+def in_parts(call: Call) -> list[Value] | None:
     """Split along an axis, as fused gates are."""
     view = call.values[0]
     if not isinstance(view, View):
         return None
-    axis, found, first = call.equation.params["axis"], [], 0
+    axis, found, first = call.equation.params["axis"], list[Value](), 0
     for out in call.equation.outvars:
         last = first + out.aval.shape[axis]
         part = (*(slice(None),) * axis, slice(first, last))
-        found.append(Held(view.then(_taking(part), out.aval.shape), None))
+        found.append(view.then(operator.itemgetter(part), out.aval.shape))
         first = last
     return found
 
 
-def _taking(part: Any) -> Callable[[Any], Any]:
-    return lambda indices: indices[part]
-
-
-def side_by_side(call: Call) -> list[Held] | None:
+def side_by_side(call: Call) -> list[Value] | None:
     """Several views joined; beside a signal, as a class token is, they are embeddings."""
     views = [v for v in call.values if isinstance(v, View)]
     if len(views) == len(call.values) > 1:
-        return [Held(Joined(tuple(views), call.equation.params["dimension"]), None)]
+        return [Joined(tuple(views), call.equation.params["dimension"])]
     if not views or not any(isinstance(v, Signal) for v in call.values):
         return None
-    out = [h for h in call.held if not isinstance(h.value, View)]
+    out: list[Value] = [v for v in call.values if not isinstance(v, View)]
     for view in views:
         out = [call.graph.use(view, "embedding", out, call.at, fan_out=view.shape[-1])]
     return out
 
 
-def batched(call: Call) -> list[Held] | None:
+def batched(call: Call) -> list[Value] | None:
     """Fused biases, made ready to be added to a batch."""
     first = call.values[0]
     if not isinstance(first, Joined) or any(len(view.shape) != 1 for view in first.views):
@@ -114,42 +109,42 @@ def batched(call: Call) -> list[Held] | None:
     *leading, last = call.shape
     if last != sum(view.shape[0] for view in first.views):
         return None
-    return [Held(first._replace(axis=len(leading)), None)]
+    return [first._replace(axis=len(leading))]
 
 
 # --- parameters and constants alone -------------------------------------------------------------
 
 
-def factor_alone(call: Call) -> list[Held] | None:
+def factor_alone(call: Call) -> list[Value] | None:
     """A factor on a view leaves it as it is; several parameters are multiplied into one."""
     values = call.values
     views = [v for v in values if isinstance(v, View)]
     constants = [v for v in values if isinstance(v, Constant)]
     divides = call.equation.primitive.name == "div"
     if len(views) == len(constants) == 1 and not (divides and values[0] is constants[0]):
-        return [Held(views[0], None)]  # a factor, or a cast of one
+        return [views[0]]  # a factor, or a cast of one
     parts = _parts(values)
     if parts and not constants and len(parts) > 1:
-        return [Held(Factors(tuple(parts)), None)]
+        return [Factors(tuple(parts))]
     return changed_alone(call)
 
 
-def changed_alone(call: Call) -> list[Held] | None:
+def changed_alone(call: Call) -> list[Value] | None:
     """A function of one parameter: a running variance stays one, others are of no known use."""
     return _single(call, lambda kind: "statistic" if kind == "statistic" else "other")
 
 
-def root_alone(call: Call) -> list[Held] | None:
+def root_alone(call: Call) -> list[Value] | None:
     """Roots are of running variances."""
     return _single(call, lambda _: "statistic")
 
 
-def _single(call: Call, kind_of: Callable[[str], str]) -> list[Held] | None:
+def _single(call: Call, kind_of: Callable[[str], str]) -> list[Value] | None:
     parts = _parts(call.values)
     if len(parts) != 1:
         return None
     ((view, kind),) = parts
-    return [Held(Factors(((view, kind_of(kind)),)), None)]
+    return [Factors(((view, kind_of(kind)),))]
 
 
 def _parts(values: Sequence[Value]) -> list[tuple[View, str]]:
@@ -168,15 +163,13 @@ def _parts(values: Sequence[Value]) -> list[tuple[View, str]]:
 # --- uses by signals ----------------------------------------------------------------------------
 
 
-def _only(call: Call) -> tuple[int, Value, list[Held]] | None:
+def _only(call: Call) -> tuple[int, Value, list[Value]] | None:
     """The one operand that is made of parameters, its place, and the others."""
-    if len(call.places) != 1:
-        return None
-    (i,) = call.places
-    return i, call.held[i].value, call.around(i)
+    places = call.places
+    return (places[0], call.values[places[0]], call.rest) if len(places) == 1 else None
 
 
-def product(call: Call) -> list[Held] | None:
+def product(call: Call) -> list[Value] | None:
     """A weight; of several side by side each is used as it would be alone."""
     only = _only(call)
     if only is None or isinstance(only[1], Factors):
@@ -189,17 +182,17 @@ def product(call: Call) -> list[Held] | None:
     if value.axis in (*contracting[i], *batch[i]):
         return None
     found = [_product(call, v, i, rest) for v in value.views]
-    axes = {f.value.features for f in found}  # type: ignore[union-attr]
+    axes = {signal.features for signal in found}
     features = axes.pop() if len(axes) == 1 else None
     return [call.graph.new(found, call.at, features=features)]
 
 
-def product_alone(call: Call) -> list[Held] | None:
+def product_alone(call: Call) -> list[Value] | None:
     """A product of parameters alone may be a part of a weight, as that of two low ranks is."""
-    return None if call.around(*call.places) else _lost(call, data=False)
+    return None if call.rest else _lost(call, data=False)
 
 
-def lookup(call: Call) -> list[Held] | None:
+def lookup(call: Call) -> list[Value] | None:
     """An embedding, if indices are not made of parameters themselves."""
     i, table, rest = _only(call) or (0, None, [])
     if i != 0 or not isinstance(table, View):
@@ -208,7 +201,7 @@ def lookup(call: Call) -> list[Held] | None:
     return [call.graph.use(table, "embedding", rest, call.at, fan_out=sizes)]
 
 
-def shift(call: Call) -> list[Held] | None:
+def shift(call: Call) -> list[Value] | None:
     """A bias."""
     only = _only(call)
     if only is None or isinstance(only[1], Factors):
@@ -219,15 +212,15 @@ def shift(call: Call) -> list[Held] | None:
             rest = [call.graph.use_between(view, "bias", rest, call.at)]
         return rest
     assert isinstance(value, View)
-    if not call.graph.is_data(rest[0]):  # numbers that the trace does not know, as noise is
-        return [Held(Factors(((value, "other"),)), None)]
+    if not _is_data(rest[0]):  # numbers that the trace does not know, as noise is
+        return [Factors(((value, "other"),))]
     shifted = call.graph.use_between(value, "bias", rest, call.at)
-    if call.equation.primitive.name == "sub" and i == 1 and shifted.node is not None:
+    if call.equation.primitive.name == "sub" and i == 1:
         call.graph.subtracted[shifted.node] = len(call.graph.uses) - 1
     return [shifted]
 
 
-def factor(call: Call) -> list[Held] | None:
+def factor(call: Call) -> list[Value] | None:
     """A scale."""
     only = _only(call)
     if only is None or isinstance(only[1], Joined):
@@ -235,26 +228,30 @@ def factor(call: Call) -> list[Held] | None:
     i, value, rest = only
     divided = call.equation.primitive.name == "div" and i == 0
     if isinstance(value, View):
-        if not call.graph.is_data(rest[0]):
+        if not _is_data(rest[0]):
             # Numbers that the trace does not know: a factor is one more number, but a mask or
             # noise makes another parameter.
             single = math.prod(call.equation.invars[1 - i].aval.shape) == 1
-            return [call.held[i] if single else Held(Factors(((value, "other"),)), None)]
+            return [value if single else Factors(((value, "other"),))]
         return None if divided else [call.graph.use_between(value, "scale", rest, call.at)]
     assert isinstance(value, Factors)
     if divided:
         return None
     normed = any(kind == "statistic" for _, kind in value.parts)
-    if normed and rest[0].node in call.graph.subtracted:
+    order = call.graph.subtracted.get(rest[0].node) if isinstance(rest[0], Signal) else None
+    if normed and order is not None:
         # What was subtracted before a running deviation divides is a running mean.
-        order = call.graph.subtracted[rest[0].node]
         call.graph.uses[order] = call.graph.uses[order]._replace(kind="statistic")
     for view, kind in value.parts:
         rest = [call.graph.use_between(view, kind, rest, call.at, normed=normed)]  # type: ignore[arg-type]
     return rest
 
 
-def _product(call: Call, view: View, i: int, rest: Sequence[Held]) -> Held:
+def _is_data(value: Value) -> bool:
+    return isinstance(value, Signal) and value.data
+
+
+def _product(call: Call, view: View, i: int, rest: Sequence[Value]) -> Signal:
     contracting, batch = call.equation.params["dimension_numbers"]
     summed, batched = tuple(contracting[i]), tuple(batch[i])
     free = tuple(a for a in range(len(view.shape)) if a not in summed + batched)
@@ -269,15 +266,15 @@ def _product(call: Call, view: View, i: int, rest: Sequence[Held]) -> Held:
     )  # fmt: skip
 
 
-def _weight(call: Call, view: View, rest: Sequence[Held], **more: Any) -> Held:
+def _weight(call: Call, view: View, rest: Sequence[Value], **more: Any) -> Signal:
     """A use as a weight; what it reads has met its activation."""
-    for h in rest:
-        if isinstance(h.value, Signal):
-            call.graph.settle(h.value, read=True)
+    for value in rest:
+        if isinstance(value, Signal):
+            call.graph.settle(value, read=True)
     return call.graph.use(view, "weight", rest, call.at, **more)
 
 
-def convolution(call: Call) -> list[Held] | None:
+def convolution(call: Call) -> list[Value] | None:
     """A weight, if it is the kernel."""
     i, view, rest = _only(call) or (0, None, [])
     if i != 1 or not isinstance(view, View):

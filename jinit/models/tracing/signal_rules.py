@@ -8,11 +8,10 @@ import numpy as np
 
 from jinit.models.tracing import curves
 from jinit.models.tracing.calls import Call
-from jinit.models.tracing.graph import Held
-from jinit.models.tracing.values import Constant, Path, Pointwise, Signal
+from jinit.models.tracing.values import Constant, Path, Pointwise, Signal, Value
 
 
-def through_signals(call: Call) -> list[Held]:
+def through_signals(call: Call) -> list[Value]:
     """One pointwise function more, what a step of the rule says, or a new signal."""
     rule = call.rule
     if rule.pointwise and call.made == 1 and not call.integral:
@@ -25,13 +24,13 @@ def through_signals(call: Call) -> list[Held]:
             return found
     return [
         call.graph.new(
-            call.held, call.at, features=call.features, summed=rule.summed, normed=rule.root
+            call.values, call.at, features=call.features, summed=rule.summed, normed=rule.root
         )
         for _ in range(call.made)
     ]
 
 
-def moved(call: Call) -> list[Held] | None:
+def moved(call: Call) -> list[Value] | None:
     """The same signal in another shape; where its units lie is known of few."""
     signal = call.values[0]
     if not isinstance(signal, Signal):
@@ -43,72 +42,66 @@ def moved(call: Call) -> list[Held] | None:
     features = signal.features if same else None
     if order is not None and signal.features is not None:
         features = order.index(signal.features)
-    return [Held(replace(signal, features=features), call.held[0].node)]
+    return [replace(signal, features=features)]
 
 
-def added(call: Call) -> list[Held] | None:
+def added(call: Call) -> list[Value] | None:
     """A sum of signals, where a residual branch may end."""
-    if not all(isinstance(v, Signal) for v in call.values):
+    signals = [v for v in call.values if isinstance(v, Signal)]
+    if len(signals) < len(call.values):
         return None
-    features = call.features
-    added = call.graph.residual_sum(call.held, call.at)
-    return [added._replace(value=replace(added.value, features=features))]  # type: ignore[type-var]
+    return [replace(call.graph.residual_sum(signals, call.at), features=call.features)]
 
 
 def late_norm(call: Call) -> None:
     """A product with what is normed tells of the factors before."""
-    call.graph.norm_late(call.held)
+    call.graph.norm_late(call.values)
 
 
 def read_one_by_one(call: Call) -> None:
     """A batched product tells that what it reads was no lookup."""
     if call.equation.params["dimension_numbers"][1][0]:
-        call.graph.not_looked_up(call.held)
+        call.graph.not_looked_up(call.values)
 
 
-def _together(call: Call) -> Held | None:
+def _together(call: Call) -> Signal | None:
     """One function more on single entries of one source."""
-    held, at = call.held, call.at
-    sources = {h.value.source for h in held if isinstance(h.value, Signal)}
-    if len(sources) > 1 or not all(
-        isinstance(h.value, Constant)
-        or (isinstance(h.value, Signal)
-            and (h.value.pointwise or jax.numpy.issubdtype(v.aval.dtype, np.floating)))
-        for h, v in zip(held, call.equation.invars, strict=True)
-    ):  # fmt: skip
-        return None
-    samples, entries = [], []
-    for i, h in enumerate(held):
-        value = h.value
+    source, samples, entries = set[int](), [], []
+    for i, (value, atom) in enumerate(zip(call.values, call.equation.invars, strict=True)):
         if isinstance(value, Constant):
             samples.append(value.number)
-        elif isinstance(value, Signal):
-            signal, bent = value, value.pointwise
-            samples.append(curves.GRID if bent is None else bent.curve)
-            entries.append((at, i) if bent is None else bent.entry)
+            continue
+        bent = value.pointwise if isinstance(value, Signal) else None
+        floating = jax.numpy.issubdtype(atom.aval.dtype, np.floating)
+        if not isinstance(value, Signal) or not (bent or floating):
+            return None
+        signal = value
+        source.add(signal.source)
+        samples.append(curves.GRID if bent is None else bent.curve)
+        entries.append((call.at, i) if bent is None else bent.entry)
+    if len(source) > 1:
+        return None
     with np.errstate(all="ignore"):
         curve = curves.apply(call.equation, samples, cast=call.rule.same)
     # The argument is where the first operation finds it.
-    out = replace(
-        signal, pointwise=Pointwise(curve, signal.source, min(entries)), path=at,
-        size=call.graph.size, normed=signal.normed or call.rule.root,
+    return replace(
+        signal, node=call.graph.node(call.values), path=call.at, size=call.graph.size,
+        pointwise=Pointwise(curve, signal.source, min(entries)),
+        normed=signal.normed or call.rule.root,
     )  # fmt: skip
-    return Held(out, call.graph.node(held))
 
 
-def as_one(end: Held, held: Sequence[Held], at: Path) -> Held:
+def as_one(end: Value, values: Sequence[Value], at: Path) -> Value:
     """A pointwise function written as a program of its own counts as one operation."""
-    signal = end.value
-    if not isinstance(signal, Signal) or signal.pointwise is None:
-        return end
-    if signal.path[: len(at)] != at:
-        return end  # passed through
-    entry, operand = signal.pointwise.entry
-    if entry[: len(at)] == at:
-        places = [i for i, h in enumerate(held) if isinstance(h.value, Signal)]
-        given = [i for i in places if held[i].value.source == signal.source]  # type: ignore[union-attr]
-        if not given:
+    if not isinstance(end, Signal) or end.pointwise is None or end.path[: len(at)] != at:
+        return end  # the last: passed through
+    entry = end.pointwise.entry
+    if entry[0][: len(at)] == at:
+        operands = (
+            i for i, v in enumerate(values) if isinstance(v, Signal) and v.source == end.source
+        )
+        operand = next(operands, None)
+        if operand is None:
             return end
-        entry, operand = at, given[0]
-    bent = signal.pointwise._replace(entry=(entry, operand))
-    return end._replace(value=replace(signal, pointwise=bent, path=at))
+        entry = at, operand
+    return replace(end, pointwise=end.pointwise._replace(entry=entry), path=at)

@@ -17,7 +17,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jinit.models.tracing.interpreter import follow
 from jinit.models.tracing.jaxprs import inner_jaxprs
 from jinit.models.tracing.uses import ActivationUse, Kind, ResidualSum, Use
-from jinit.models.tracing.values import Path, View
+from jinit.models.tracing.values import Path
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def trace_model(apply: Callable[..., Any], variables: Any, *inputs: Any) -> Trac
         return jax.tree.unflatten(out_structure, leaves)
 
     with jax.ensure_compile_time_eval():
-        found = follow(traced.jaxpr, [View(i, leaf.shape) for i, leaf in enumerate(floats)])
+        found = follow(traced.jaxpr, [leaf.shape for leaf in floats])
     return Trace(
         traced, tuple(jax.tree_util.keystr(flat[i][0]) for i in chosen), floats,
         tuple(found.uses), tuple(found.activations), tuple(found.residuals), outputs, chosen,

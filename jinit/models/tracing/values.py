@@ -77,6 +77,11 @@ class Factors(NamedTuple):
     parts: tuple[tuple[View, str], ...]
     """the view, and what it is if the product multiplies a signal"""
 
+    @property
+    def views(self) -> tuple[View, ...]:
+        """The parameters."""
+        return tuple(view for view, _ in self.parts)
+
 
 class Constant(NamedTuple):
     """The same number everywhere, written in the program."""
@@ -102,11 +107,14 @@ class Signal:
     `uses` are those uses of weights that no activation has met yet.
     """
 
+    node: int
+    """its number in the graph of values"""
+    data: bool
+    """whether inputs lead to it, or lookups; else it is numbers that a parameter may be made of"""
     uses: frozenset[int] = frozenset()
     pointwise: Pointwise | None = None
     path: Path = ()
     """the equation it came out of"""
-    source: int = 0
     features: int | None = None
     """axis of the units, where known"""
     size: int = 0
@@ -114,5 +122,11 @@ class Signal:
     normed: bool = False
     """divided by a root of what it holds, and not multiplied by a parameter since"""
 
+    @property
+    def source(self) -> int:
+        """The node of what it is a function of, entry by entry: its own if nothing is known."""
+        return self.node if self.pointwise is None else self.pointwise.source
 
-Value = View | Joined | Factors | Constant | Signal | None
+
+Parameters = View | Joined | Factors
+Value = Parameters | Constant | Signal | None
