@@ -30,14 +30,13 @@ from harness.figures import BLUE, ORANGE, Figure, label, named_ticks, panels, po
 import jinit
 
 MODES_WIDTH = 10  # principal components, units and classes
-EVERY = 10  # steps between two looks at the modes
 CENTRED_RANK = 9  # targets of ten classes, less their mean
+TIME, LOOK = 4.0, 0.005  # how long aligned networks are followed, how often: rate times steps
 
-WIDTH = 32
+WIDTH, MOST_STEPS = 32, 2000
 # Learning rates times depth. At 2 the strongest mode, of s = 1, is not stable. Orthogonal nets
 # do best just below: a fine grid.
 RATES = {"orthogonal": 2.0 ** np.linspace(1, 0, 9), "xavier": 2.0 ** np.linspace(1, -4, 9)}
-STEPS_PER_CALL, MOST_STEPS = 16, 2000
 LEARNED = 0.01  # of the loss that a linear map can explain
 DEEP = 16  # from here on the exponent of depth is taken
 SCHEMES = {"orthogonal": ("orthogonal", BLUE, "o"), "xavier": ("Gaussian", ORANGE, "s")}
@@ -46,14 +45,13 @@ SCHEMES = {"orthogonal": ("orthogonal", BLUE, "o"), "xavier": ("Gaussian", ORANG
 class Modes(NamedTuple):
     """A network that starts aligned, with (what, from u, to u, factor of the time, printed)."""
 
-    depth: int
+    layers: int
     u0: float
     strongest: float
-    lr: float
+    rate: float
     published: tuple[tuple[str, float, float, int, str], ...]
 
 
-TIME = 4.0
 MODES = (
     Modes(2, 1e-3, 3.0, 1e-3, (
         ("time to s/2, s = 3", 1e-3, 1.5, 1, "1.334339"),
@@ -80,95 +78,86 @@ def digits(components: int) -> tuple[np.ndarray, ...]:
 
 def measure(larger: int, seeds: int, depths: dict[str, tuple[int, ...]]) -> xr.Dataset:
     """Modes over time, at so much larger rates than MODES', and training times over depth."""
-    runs = steps([modes._replace(lr=modes.lr * larger) for modes in MODES], "aligned networks")
-    curves = xr.concat([learn(modes) for modes in runs], "run", join="outer")
+    curves = [learn(modes, larger) for modes in steps(MODES, "aligned networks")]
     times = {scheme: training_times(scheme, depths[scheme], seeds) for scheme in RATES}
-    data = xr.merge([curves, xr.Dataset(times)], join="outer")
-    return data.assign_attrs(weakest=float(digits(WIDTH)[3][CENTRED_RANK - 1]))
+    return xr.merge([xr.concat(curves, "run"), xr.Dataset(times)], join="outer")
 
 
-def learn(modes: Modes) -> xr.Dataset:
+def learn(modes: Modes, larger: int) -> xr.Dataset:
     """Train one aligned network and follow its modes."""
     x, y, left, strengths, right = digits(MODES_WIDTH)
     rng, square = np.random.default_rng(0), (MODES_WIDTH, MODES_WIDTH)
-    inner = [np.linalg.qr(rng.normal(size=square))[0] for _ in range(modes.depth - 1)]
+    inner = [np.linalg.qr(rng.normal(size=square))[0] for _ in range(modes.layers - 1)]
     layers = [
-        jinit.Layer((modes.u0 ** (1 / modes.depth) * a @ b.T).astype(np.float32))
+        jinit.Layer((modes.u0 ** (1 / modes.layers) * a @ b.T).astype(np.float32))
         for a, b in pairwise([left, *inner, right])
     ]
     data = x.astype(np.float32), (modes.strongest * y).astype(np.float32)
     left, right = (jnp.asarray(each, jnp.float32) for each in (left, right))
-    net = jinit.MLP((MODES_WIDTH,) * (modes.depth + 1), activation="identity", bias=False)
-    looks = round(TIME / (modes.lr * EVERY))
+    net = jinit.MLP((MODES_WIDTH,) * (modes.layers + 1), activation="identity", bias=False)
 
     def look(params: jinit.Params, state: Any, batch: Any) -> jax.Array:
         outputs, _ = jinit.forward(net, params, None, left.T, train=False)
         return jnp.diagonal(outputs @ right)[:CENTRED_RANK]
 
+    modes, every = modes._replace(rate=larger * modes.rate), round(LOOK / modes.rate)
+    t = np.arange(0, TIME, LOOK * larger)
     key = jax.random.key(0)  # draws nothing: every batch is all the data
-    how = {"optimizer": optax.sgd(modes.lr), "steps": looks * EVERY + 1}
-    run = jinit.train(key, net, layers, None, data, record=look, record_at=EVERY, **how)
-    u = np.asarray(run.history.record, float)
-    return curve(modes, modes.lr * EVERY * np.arange(looks + 1), u, strengths[:CENTRED_RANK])
+    how = {"optimizer": optax.sgd(modes.rate), "steps": every * (len(t) - 1) + 1}
+    run = jinit.train(key, net, layers, None, data, record=look, record_at=every, **how)
+    return curve(modes, t, np.asarray(run.history.record, float), strengths[:CENTRED_RANK])
 
 
 def curve(modes: Modes, t: np.ndarray, u: np.ndarray, strengths: np.ndarray) -> xr.Dataset:
-    """Strengths at `t`, `[looks, modes]`, beside theory's."""
-    s, both = modes.strongest * strengths, ("look", "mode")
-    theory = jinit.theory.linear_dynamics(t[:, None], s, modes.u0, depth=modes.depth)
-    values = {"t": ("look", t), "s": ("mode", s), "u": (both, u), "theory": (both, theory)}
-    return xr.Dataset(values | {"lr": modes.lr}, {"look": np.arange(len(t))})
+    """Strengths at `t`, `[t, modes]`, beside theory's."""
+    s = modes.strongest * strengths
+    theory = jinit.theory.linear_dynamics(t[:, None], s, modes.u0, depth=modes.layers)
+    values = {"u": (("t", "mode"), u), "theory": (("t", "mode"), theory), "s": ("mode", s)}
+    of_run = {name: getattr(modes, name) for name in ("layers", "u0", "strongest", "rate")}
+    return xr.Dataset(values | of_run, {"t": t})
 
 
-def runs_of(data: xr.Dataset) -> Iterator[tuple[Modes, xr.Dataset]]:
-    """Every aligned network, with the learning rate that it had."""
-    for i, modes in enumerate(MODES):
-        one = data[["t", "s", "u", "theory", "lr"]].isel(run=i).dropna("look")
-        yield modes._replace(lr=float(one.lr)), one
-
-
-def lateness(modes: Modes, s: Any, start: Any, end: Any) -> Any:
+def lateness(one: xr.Dataset, s: Any, start: Any, end: Any) -> Any:
     """By how much a step of gradient descent reaches `end` from `start` later than gradient flow.
 
-    With f = a^(D-1) (s - a^D), a = u^(1/D) the singular value of one layer: (lr / 2) ln(f_end /
+    With f = a^(D-1) (s - a^D), a = u^(1/D) the singular value of one layer: (rate / 2) ln(f_end /
     f_start), and half a step.
     """
 
     def f(u: Any) -> Any:
-        return np.maximum(u ** (1 - 1 / modes.depth) * np.abs(s - u), 1e-300)
+        return np.maximum(u ** (1 - 1 / one.layers) * np.abs(s - u), 1e-300)
 
-    return np.abs(modes.lr / 2 * np.log(f(end) / f(start))) + modes.lr / 2
+    return one.rate / 2 * (np.abs(np.log(f(end) / f(start))) + 1)
 
 
 def reached(one: xr.Dataset, s: float, u: float) -> float:
     """When the strongest mode reaches u, between looks by its log-odds."""
-    t, seen = one.t.values, one.u.values[:, 0]
-    later = max(1, int(np.argmax(seen >= u)))
-    odds = [math.log(v / (s - v)) for v in (seen[later - 1], u, seen[later])]
-    part = (odds[1] - odds[0]) / (odds[2] - odds[0])
-    return float(t[later - 1] + part * (t[later] - t[later - 1]))
+
+    def log_odds(u: Any) -> Any:
+        return np.log(u / np.maximum(s - u, 1e-9))
+
+    return float(np.interp(log_odds(u), log_odds(one.u.values[:, 0]), one.t.values))
 
 
 def compare_modes(data: xr.Dataset) -> list[Check]:
     """Published times against gradient descent and theory, and whole curves against theory."""
-    theory, trained, distances = [], [], []
-    for modes, one in runs_of(data):
-        depth, s = modes.depth, modes.strongest
+    theory, trained = [], []
+    for i, modes in enumerate(MODES):
+        one, depth, s = data.isel(run=i), modes.layers, modes.strongest
         for what, start, end, factor, text in modes.published:
             time = jinit.theory.linear_dynamics_time(end, s, start, depth=depth)
             seen, what = reached(one, s, end) - reached(one, s, start), f"D = {depth}: {what}"
-            allowed = half_unit(text) + factor * float(lateness(modes, s, start, end))
+            allowed = half_unit(text) + factor * lateness(one, s, start, end)
             theory.append(printed("Times, in theory", what, text, factor * time))
-            trained.append(
-                Check("Times, trained", what, float(text), factor * seen, allowed, "formula")
+            trained += compare(
+                "Times, trained", what, float(text), factor * seen, "formula", allowed
             )
-        speed = depth * one.theory ** (2 - 2 / depth) * abs(one.s - one.theory)
-        allowed = (lateness(modes, one.s, modes.u0, one.theory) * speed / one.s).max()
-        distances += compare(
-            "Largest distance from the curve of theory, u / s", f"D = {depth}, s = {s:g} and less",
-            0.0, (abs(one.u - one.theory) / one.s).max(skipna=False), "theory", allowed,
-        )  # fmt: skip
-    return trained + theory + distances
+    late = lateness(data, data.s, data.u0, data.theory)
+    speed = data.layers * data.theory ** (2 - 2 / data.layers) * abs(data.s - data.theory)
+    group, what = "Largest distance from the curve of theory, u / s", "s = {strongest:g} and less"
+    off, allowed = abs(data.u - data.theory) / data.s, (late * speed / data.s).max(["t", "mode"])
+    off = off.max(["t", "mode"], skipna=False).assign_coords(data[["layers", "strongest"]])
+    return trained + theory + compare(group, f"D = {{layers}}, {what}", 0.0, off, "theory", allowed)
 
 
 def training_times(scheme: str, depths: tuple[int, ...], seeds: int) -> xr.DataArray:
@@ -188,41 +177,31 @@ def training_times(scheme: str, depths: tuple[int, ...], seeds: int) -> xr.DataA
         net = jinit.MLP((WIDTH,) * depth + (10,), activation="identity", bias=False)
 
         @jax.vmap
-        def train(params: jinit.Params, rate: jax.Array) -> tuple[jinit.Params, jax.Array]:
-            run = jinit.train(jax.random.key(0), net, params, None, data,
-                              optimizer=optax.sgd(rate / depth), steps=STEPS_PER_CALL)  # fmt: skip
-            return run.params, run.history.loss
+        def step(params: jinit.Params, rate: jax.Array) -> tuple[jinit.Params, jax.Array]:
+            how = {"optimizer": optax.sgd(rate / depth), "steps": 1}
+            run = jinit.train(jax.random.key(0), net, params, None, data, **how)
+            return run.params, run.history.loss[0]
 
         def go_on(at: tuple[Any, ...]) -> jax.Array:
-            _, taken, _, crossed = at
-            return (taken < MOST_STEPS) & ~jnp.isfinite(crossed).any()
+            _, taken, _, loss = at
+            return (taken < MOST_STEPS) & ~(loss < goal).any()  # a diverged one is not
 
         def more(at: tuple[Any, ...]) -> tuple[Any, ...]:
-            params, taken, last, _ = at
-            params, losses = train(params, rates)
-            losses = jnp.concatenate([last[:, None], losses], 1)
-            return params, taken + STEPS_PER_CALL, losses[:, -1], taken + crossing(losses, goal)
+            params, taken, _, before = at
+            params, loss = step(params, rates)
+            return params, taken + 1, before, loss
 
-        never = jnp.full(len(rates), jnp.inf)
         params, _ = jinit.init(key, net, scheme)
         params = jax.tree.map(lambda w: jnp.broadcast_to(w, (len(rates), *w.shape)), params)
-        start = (params, jnp.float32(0), never, never)
-        return {"steps": jax.lax.while_loop(go_on, more, start)[-1]}
+        high = jnp.full(len(rates), jnp.inf)
+        at = jax.lax.while_loop(go_on, more, (params, jnp.float32(0), high, high))
+        _, taken, before, loss = at
+        # The loss is that before the step. Between two steps by its logarithm.
+        share = jnp.log(before / goal) / jnp.log(before / loss)
+        return {"steps": jnp.where(loss < goal, taken - 2 + share, jnp.inf)}
 
     found = jinit.sweep(run, static={"depth": depths}, seeds=seeds, dims={"steps": ("rate",)})
     return best(found.steps.astype(float))
-
-
-def crossing(losses: jax.Array, goal: float) -> jax.Array:
-    """Steps from the second of the losses `[rates, steps]` to the goal; infinity for never.
-
-    Between two steps by the logarithm of the loss.
-    """
-    below = losses < goal  # a diverged run is not
-    after = jnp.maximum(jnp.argmax(below, 1), 1)[:, None]
-    old, new = (jnp.log(jnp.take_along_axis(losses, i, 1))[:, 0] for i in (after - 1, after))
-    found = after[:, 0].astype(losses.dtype) - 2 + (old - math.log(goal)) / (old - new)
-    return jnp.where(below.any(1), found, jnp.inf)
 
 
 def best(steps: xr.DataArray) -> xr.DataArray:
@@ -237,9 +216,9 @@ def best(steps: xr.DataArray) -> xr.DataArray:
     return fewest
 
 
-def weakest_mode(data: xr.Dataset, depths: Any) -> np.ndarray:
+def weakest_mode(depths: Any) -> np.ndarray:
     """t * D until the weakest mode, started at 1 as in an orthogonal net, is within 10 % of s."""
-    s, time = data.attrs["weakest"], jinit.theory.linear_dynamics_time
+    s, time = digits(WIDTH)[3][CENTRED_RANK - 1], jinit.theory.linear_dynamics_time
     return np.array([depth * time(1.1 * s, s, 1.0, depth=depth) for depth in map(int, depths)])
 
 
@@ -258,7 +237,7 @@ def compare_depths(data: xr.Dataset) -> list[Check]:
     # At worst all the deeper nets, and none of the others, miss the best rate by one spacing.
     spacing = math.log(RATES["orthogonal"][0] / RATES["orthogonal"][1])
     allowed = slope.tolerance + spacing * float(np.maximum(weights, 0).sum())
-    theory = float(np.log(weakest_mode(data, depths)) @ weights.values)
+    theory = float(np.log(weakest_mode(depths)) @ weights.values)
     last = gaussian.depth.values[-1]
     slower = (gaussian[-1] > orthogonal.sel(depth=last)).mean()
     longer = (np.diff(gaussian, axis=0) > 0).mean()
@@ -288,13 +267,13 @@ def figure(data: xr.Dataset) -> Figure:
     note = "Points: gradient descent on digits, and medians and ranges over nets. Lines: theory"
     fig, axes = panels(title, note, (17, 6.4), columns=3)
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, CENTRED_RANK))
-    for panel, (modes, one) in zip(axes[:2], runs_of(data), strict=False):
-        every = max(1, one.sizes["look"] // 40)
+    for i, panel in enumerate(axes[:2]):
+        one, every = data.isel(run=i), data.sizes["t"] // 40
         for j, colour in enumerate(colours):
             panel.plot(one.t, one.theory[:, j], color="black", linewidth=1.2, zorder=3)
             marks = {"color": colour, "markersize": 6, "label": f"s = {one.s.values[j]:.2f}"}
             panel.plot(one.t[::every], one.u[::every, j], "o", **marks)
-        title = f"{modes.depth} matrices, aligned, from {modes.u0:g}"
+        title = f"{MODES[i].layers} matrices, aligned, from {MODES[i].u0:g}"
         label(panel, title, "t = learning rate × steps", "strength u of the mode", ylim=(0, 4.2))
         panel.legend(ncols=3, loc="upper left")
     last, x = axes[2], "depth D (weight matrices)"
@@ -306,7 +285,7 @@ def figure(data: xr.Dataset) -> Figure:
         points(last, taken.depth, middle, ends, errors=1, **marks)
     median = times_of(data, "orthogonal").median("seed")
     fine = np.geomspace(2, int(median.depth[-1]), 60).round()
-    line = float(median[-1]) / weakest_mode(data, fine)[-1] * weakest_mode(data, fine)
+    line = float(median[-1]) / weakest_mode(fine)[-1] * weakest_mode(fine)
     name = "t × D of the weakest mode if aligned,\nscaled to the deepest"
     last.plot(fine, line, color="0.35", zorder=1, label=name)
     y, log = f"steps to {LEARNED:.0%} of the loss", {"xscale": "log", "yscale": "log"}
