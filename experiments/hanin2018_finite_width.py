@@ -1,13 +1,11 @@
 """Networks of one shape scatter by the sum of their reciprocal widths (Hanin 2018).
 
 The squared gradient of a ReLU network with He weights changes, from layer to layer down, by
-independent factors (2/n) chi^2_K with K ~ Bin(n, 1/2): of mean 1, second moment 1 + 5/n, and a
-logarithm of variance 5/n to leading order. Over draws of the network, the variance of the log
-squared gradient is therefore about 5 sum 1/n_l whatever the shape: a few narrow layers cost as
-much as many wide ones. Signals on their way up follow the same law, which holds at any width.
-Networks of constant width, with a bottleneck, and growing are drawn thousands of times and compared
-with it: layer by layer, in second moments where sum 1/n is small, in whole networks, in the slope
-of all shapes, and in the distribution of one.
+independent factors (2/n) chi^2_K with K ~ Bin(n, 1/2), whose logarithm has a variance of about 5/n:
+over draws of the network, that of the log squared gradient is about 5 sum 1/n_l whatever the shape.
+Signals on their way up follow the same law. Networks of constant width, with a bottleneck, and
+growing are compared with it: layer by layer, in second moments where sum 1/n is small, in whole
+networks, in the slope of all shapes, and in the distribution of one.
 
 Sources: Hanin, "Which neural net architectures give rise to exploding and vanishing gradients?",
 2018; Hanin & Rolnick, "How to start training: the effect of initialization and architecture", 2018.
@@ -21,8 +19,8 @@ import numpy as np
 import scipy.special
 import scipy.stats
 import xarray as xr
-from harness.checks import Check, printed
-from harness.estimates import STANDARD_ERRORS
+from harness.checks import Check, compare, printed
+from harness.estimates import STANDARD_ERRORS, Estimate
 from harness.experiment import Experiment
 from harness.figures import BLUE, GREEN, ORANGE, PURPLE, Figure, label, panels, points
 
@@ -77,15 +75,11 @@ def passed(data: xr.Dataset, shape: str, what: str = "gradient") -> np.ndarray:
     return both[what].transpose("seed", "layer").values[alive]
 
 
-def mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    """Mean over nets, and its standard error."""
-    return float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
-
-
-def var_and_error(values: np.ndarray) -> tuple[float, float]:
-    """Variance over nets, and its standard error from the fourth moment."""
-    var, fourth = float(values.var(ddof=1)), float(np.mean((values - values.mean()) ** 4))
-    return var, math.sqrt((fourth - var**2) / len(values))
+def moments(values: np.ndarray) -> tuple[Estimate, Estimate]:
+    """Mean and variance over nets, whose standard error is from the fourth moment."""
+    nets, mean, var = len(values), values.mean(0), values.var(0, ddof=1)
+    fourth = ((values - mean) ** 4).mean(0)
+    return Estimate(mean, np.sqrt(var / nets)), Estimate(var, np.sqrt((fourth - var**2) / nets))
 
 
 def through(widths: tuple[int, ...]) -> tuple[float, float, float]:
@@ -111,34 +105,26 @@ def density(widths: tuple[int, ...], y: np.ndarray) -> np.ndarray:
     return waves.real.sum(1) * (s[1] - s[0]) / (2 * math.pi)
 
 
-def beside(group: str, source: str, *rows: tuple[str, float, tuple[float, float]]) -> list[Check]:
-    """Of what, expected and (measured, error), within standard errors."""
-    return [
-        Check(group, what, expected, value, STANDARD_ERRORS * error, source)
-        for what, expected, (value, error) in rows
-    ]
-
-
 def compare_layers(data: xr.Dataset) -> list[Check]:
     """One layer by theory and by networks; second moments after few or wide layers."""
-    found = []
+    found, names = [], {30: "constant 30", 1000: WIDE}
     for n, texts in PUBLISHED.items():
         group = f"log of one layer's factor, n = {n}: jinit.theory.finite_width"
         for what, text, value in zip(("mean", "variance"), texts, through((n,))[1:], strict=True):
             found.append(printed(group, what, text, value))
-    names = {30: "constant 30", 1000: WIDE}
     for n in (n for n, name in names.items() if name in data.shape):
         logs, layers = passed(data, names[n])[:, 0], len(SHAPES[names[n]])
         group = f"log of one layer's factor, n = {n}: {len(logs)} nets of {layers} layer(s)"
-        mean, var = map(float, PUBLISHED[n])
-        of_mean, of_var = (np.divide(m(logs), layers) for m in (mean_and_error, var_and_error))
-        found += beside(group, "formula", ("mean", mean, of_mean), ("variance", var, of_var))
+        for what, text, seen in zip(("mean", "variance"), PUBLISHED[n], moments(logs), strict=True):
+            of_one = Estimate(seen.mean / layers, seen.error / layers)
+            found += compare(group, what, float(text), of_one, "formula")
     for name, layers in (("constant 30", 1), ("constant 100", 4), (WIDE, 1)):
         if name in data.shape:
             squared, n = np.exp(passed(data, name)[:, -layers]), SHAPES[name][-1]
             group = f"squared gradient after {layers} layer(s) of {n}, {len(squared)} nets"
-            second = ("second moment", (1 + 5 / n) ** layers, mean_and_error(squared**2))
-            found += beside(group, "formula", ("mean", 1.0, mean_and_error(squared)), second)
+            found += compare(group, "mean", 1.0, moments(squared)[0], "formula")
+            second, seen = (1 + 5 / n) ** layers, moments(squared**2)[0]
+            found += compare(group, "second moment", second, seen, "formula")
     return found
 
 
@@ -146,19 +132,18 @@ def compare_networks(data: xr.Dataset) -> list[Check]:
     """Whole networks: the law of chi^2 over all layers, and the slopes against sum 1/n."""
     names, found = deep_shapes(data), []
     for name in names:
-        _, mean, var = through(SHAPES[name])
-        for what, last in (("gradient", 0), ("signal", -1)):
-            logs = passed(data, name, what)[:, last]
-            rows = (("mean", mean, mean_and_error(logs)), ("variance", var, var_and_error(logs)))
-            found += beside(f"log squared {what}, {name}, {len(logs)} nets", "theory", *rows)
+        for square, last in (("gradient", 0), ("signal", -1)):
+            logs, law = passed(data, name, square)[:, last], through(SHAPES[name])[1:]
+            group = f"log squared {square}, {name}, {len(logs)} nets"
+            for what, *both in zip(("mean", "variance"), law, moments(logs), strict=True):
+                found += compare(group, what, *both, "theory")
     x, _, theory = np.transpose([through(SHAPES[name]) for name in names])
-    var, error = np.transpose([var_and_error(passed(data, name)[:, 0]) for name in names])
+    seen = [moments(passed(data, name)[:, 0])[1] for name in names]
     weight = x / np.sum(x**2)  # of a slope through the origin
-    slope = float(weight @ var), float(np.linalg.norm(weight * error))
+    error = np.linalg.norm(weight * [of.error for of in seen])
+    slope = Estimate(weight @ [of.mean for of in seen], error)
     group = "variance of the log squared gradient against sum 1/n"
-    found += beside(
-        group, "theory", (f"slope of {len(names)} shapes", float(weight @ theory), slope)
-    )
+    found += compare(group, f"slope of {len(names)} shapes", weight @ theory, slope, "theory")
     narrow, wide = (n * through((n,))[2] for n in (VERY_WIDE, 2 * VERY_WIDE))
     what, allowed = "slope of wide layers, by theory", NEXT_ORDERS / VERY_WIDE**2
     return [*found, Check(group, what, 5.0, 2 * wide - narrow, allowed, "formula")]
@@ -177,11 +162,8 @@ def compare_distribution(data: xr.Dataset) -> Check:
     distance = scipy.stats.kstest(logs, lambda at: np.interp(at, y, cumulative)).statistic
     # As unlikely as five standard errors.
     c = math.sqrt(-math.log(scipy.stats.norm.sf(STANDARD_ERRORS)) / 2)
-    group, allowed = (
-        f"distribution of the log squared gradient, {HISTOGRAM}",
-        c / math.sqrt(len(logs)),
-    )
-    return Check(group, "distance from the law", 0.0, float(distance), allowed, "formula")
+    group, what = f"distribution of the log squared gradient, {HISTOGRAM}", "distance from the law"
+    return Check(group, what, 0.0, float(distance), c / math.sqrt(len(logs)), "formula")
 
 
 def notes(data: xr.Dataset) -> Iterator[str]:
@@ -204,9 +186,9 @@ def figure(data: xr.Dataset) -> Figure:
         x, _, law = np.transpose([through(SHAPES[name][layer:]) for layer in tails])
         left.plot([*x, 0], [*law, 0], color="black", linewidth=1)
         shown = np.unique(np.linspace(0, len(x) - 1, 7).astype(int))
-        var, error = np.transpose([var_and_error(passed(data, name)[:, k]) for k in shown])
-        colour, marker = STYLES[name]
-        points(left, x[shown], var, error, errors=2, label=name, color=colour, marker=marker)
+        (_, var), (colour, marker) = moments(passed(data, name)[:, shown]), STYLES[name]
+        marks = {"color": colour, "marker": marker, "label": name}
+        points(left, x[shown], var.mean, var.error, errors=2, **marks)
     left.plot([], [], color="black", linewidth=1, label="exact law of each shape")
     x, y = "Σ 1/n over the layers passed on the way down", "variance of ln |gradient|² over draws"
     title = "Nearly one line, a little above 5 Σ 1/n"

@@ -85,6 +85,11 @@ def printed(group: str, what: str, text: str, measured: Any, *, source: str = "f
     return Check(group, what, float(text), float(measured), tolerance, source)
 
 
+def claim(group: str, what: str, holds: Any) -> Check:
+    """What the source says in words: 1 if it holds, or the share of cases in which it does."""
+    return Check(group, what, 1.0, float(holds), 0.0, "claim")
+
+
 def half_unit(printed: str) -> float:
     """Half a unit of the last printed digit: all that rounding can have taken away.
 

@@ -15,7 +15,8 @@ class Estimate(NamedTuple):
 
     mean: Any
     error: Any
-    seeds: int
+    seeds: float = math.inf
+    """from whose scatter the error is taken; infinitely many where it is known"""
 
     @property
     def tolerance(self) -> Any:
@@ -30,7 +31,7 @@ def average(values: xr.DataArray, over: str = "seed") -> Estimate:
     return Estimate(values.mean(over, skipna=False), error, seeds)
 
 
-def errors_allowed(seeds: int) -> float:
+def errors_allowed(seeds: float) -> float:
     """How many standard errors, where the error is taken from the scatter of so many seeds.
 
     Student's t, exceeded as rarely as STANDARD_ERRORS by a normal variable.

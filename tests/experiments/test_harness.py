@@ -90,6 +90,13 @@ def test_arrays_are_compared_entry_by_entry():
     assert one == lab.Check("g", "w", 1.0, 6.0, 0.0, "claim")
 
 
+def test_a_claim_holds_or_misses():
+    assert lab.claim("g", "w", np.bool_(True)) == lab.Check("g", "w", 1.0, 1.0, 0.0, "claim")
+    assert lab.claim("g", "w", xr.DataArray(1.0)).ok
+    for share in (0.99, False, math.nan):
+        assert not lab.claim("g", "w", share).ok
+
+
 def test_what_is_no_number_is_not_left_out():
     found = xr.DataArray([1.0, math.nan], dims="layer")
     checks = lab.compare("g", "w", 1.0, found, "theory", 0.5)
@@ -109,6 +116,7 @@ def test_arrays_of_other_places_are_refused():
 def test_few_seeds_are_allowed_more_standard_errors():
     assert errors_allowed(10) == pytest.approx(12.42, abs=0.01)
     assert errors_allowed(10**6) == pytest.approx(5, abs=1e-3)
+    assert Estimate(1.0, 0.1).tolerance == pytest.approx(0.5)
     found = average(xr.DataArray([1.0, 2.0, 3.0], dims="seed"))
     assert found.mean == 2
     assert found.error == pytest.approx(1 / math.sqrt(3))
