@@ -13,6 +13,7 @@ Sources: the frameworks' code; He et al. 2015 for the halving; Hanin 2018 for th
 import math
 import warnings
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -20,13 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import xarray as xr
-from harness.checks import EXACT, Check, compare, table
-from harness.estimates import STANDARD_ERRORS, Estimate, average
+from harness.checks import EXACT, Check, claim, compare, table
+from harness.estimates import Estimate, average
 from harness.experiment import Experiment, steps
 from harness.figures import BLUE, GREEN, ORANGE, PURPLE, Figure, label, panels, points
 
 import jinit
-from tests.zoo.defaults import DEEP, DEPTH, DIMS, FEATURES, MODELS, WIDTH, Layers
+from tests.zoo.defaults import DEEP, DEPTH, DIMS, FEATURES, MODELS, WIDTH
 
 COMPARED = ("torch", "keras", "flax", "haiku")
 TRUNCATED_STD = 0.8796256610342398  # of N(0, 1) cut at two standard deviations
@@ -44,6 +45,9 @@ LAYERS = {
     },
 }
 ATTENTION = ("query", "key", "value", "attention out")
+COLUMNS = ["model", "of", "path", "role", "name", "size", "fan_in", "mean", "std", "gain",
+           "distribution", "matches"]  # fmt: skip
+ENDS = {"signal": -1, "gradient": 0}  # the layers at which either has passed all others
 
 
 class Rule(NamedTuple):
@@ -74,162 +78,132 @@ def measure(seeds: int) -> xr.Dataset:
     """Every parameter of every model, and signals through thirty layers of each framework."""
     # The frameworks' own deprecations are not this script's.
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    rows = [row for name in steps(tuple(MODELS), "audits") for row in audited(name)]
-    parameters = pd.DataFrame(rows).rename_axis("parameter").to_xarray()
-    deep = [signals(name, seeds) for name in steps(tuple(DEEP), f"frameworks, {seeds} nets each")]
-    return xr.merge([parameters, xr.concat(deep, "framework")])
+    models = [rows for name in steps(tuple(MODELS), "audits") for rows in audited(name)]
+    parameters = pd.concat(models, ignore_index=True).rename_axis("parameter").to_xarray()
+    dims = {"signal": ("layer",), "gradient": ("layer",)}
+    deep = jinit.sweep(
+        follow, prepare=draw, static={"framework": tuple(DEEP)}, seeds=seeds, dims=dims
+    )
+    return xr.merge([parameters, deep.astype(float).assign_coords(layer=range(1, DEPTH + 1))])
 
 
-def audited(framework: str) -> Iterator[dict[str, Any]]:
-    """A row for every parameter of the framework's models, by the names of layers."""
+def audited(framework: str) -> Iterator[pd.DataFrame]:
+    """A row for every parameter of each of the framework's models, by the names of layers."""
     for model, built in MODELS[framework](jax.random.key(0)).items():
         audit = jinit.audit(built.apply, built.variables, *built.inputs, conventions=COMPARED)
-        names = {role: list(layers) for role, layers in LAYERS[model].items()}
-        for row in sorted(audit.rows, key=lambda row: row.order):
-            yield {
-                "model": model, "of": framework, "path": row.path, "role": row.role,
-                "name": names[row.role].pop(0) if row.role in names else "biases",
-                "size": math.prod(row.shape), "fan_in": row.fan_in or math.nan, "mean": row.mean,
-                "std": row.std, "gain": row.gain, "distribution": row.distribution,
-                "matches": " ".join(row.matches),
-            }  # fmt: skip
-        assert not any(names.values()), names
+        rows = audit.to_dataframe().iloc[np.argsort([row.order for row in audit.rows])]
+        rows = rows.assign(model=model, of=framework, name="biases")
+        rows["size"] = rows["shape"].map(math.prod)
+        for role, layers in LAYERS[model].items():
+            rows.loc[rows.role == role, "name"] = layers
+        yield rows[COLUMNS].astype({"fan_in": float})
 
 
-def signals(framework: str, seeds: int) -> xr.Dataset:
-    """Natural logarithms of second moments in one network per seed, given an input from N(0, I).
+def draw(key: jax.Array, *, framework: str) -> tuple[Any, ...]:
+    """Layers of a network, what the framework's own model says of an input from N(0, I), and it."""
+    init_key, input_key = jax.random.split(key)
+    x = jax.random.normal(input_key, (1, WIDTH))
+    return *DEEP[framework](init_key, x), x
+
+
+def follow(key: jax.Array, start: tuple[Any, ...]) -> dict[str, jax.Array]:
+    """Natural logarithms of second moments, compiled once for all frameworks.
 
     Of the pre-activations over that of the input, and of the gradient by them over the last one's.
     """
-
-    def drawn(key: jax.Array) -> tuple[Any, ...]:
-        init_key, input_key, probe_key = jax.random.split(key, 3)
-        x = jax.random.normal(input_key, (1, WIDTH))
-        return *DEEP[framework](init_key, x), x, probe_key
-
-    keys = jax.vmap(jax.random.key)(np.arange(seeds)).reshape(-1, 8)
-    # Drawing is not jitted: layers of one shape are then compiled once.
-    parts = [jax.device_get(follow(*jax.vmap(drawn)(some))) for some in keys]
-    signal, gradient, error = (
-        np.concatenate(part).astype(float) for part in zip(*parts, strict=True)
-    )
-    return xr.Dataset({
-        "signal": (("seed", "layer"), signal), "gradient": (("seed", "layer"), gradient),
-        "output_error": ("seed", error),
-    }, {"layer": range(1, DEPTH + 1), "framework": framework})  # fmt: skip
-
-
-@jax.jit
-@jax.vmap
-def follow(layers: Layers, output: jax.Array, x: jax.Array, key: jax.Array) -> tuple[Any, ...]:
-    """Of one network; compiled once for all frameworks."""
+    layers, output, x = start
     net, own = jinit.MLP(DIMS, activation="relu"), [jinit.Layer(w, b) for w, b in layers]
     seen = jinit.layer_signals(net, own, None, x, key=key)
     again, _ = jinit.forward(net, own, None, x, train=True)
-    signal = 2 * seen.log_pre[:DEPTH] - jnp.log(jnp.mean(x**2))
-    gradient = 2 * (seen.log_grad[:DEPTH] - seen.log_grad[DEPTH - 1])
-    return signal, gradient, jnp.linalg.norm(again - output) / jnp.linalg.norm(output)
+    return {
+        "signal": 2 * seen.log_pre[:DEPTH] - jnp.log(jnp.mean(x**2)),
+        "gradient": 2 * (seen.log_grad[:DEPTH] - seen.log_grad[DEPTH - 1]),
+        "output_error": jnp.linalg.norm(again - output) / jnp.linalg.norm(output),
+    }
 
 
-class Expected(NamedTuple):
-    """Of each layer, as measured; and what finite width adds to means of logs, without biases."""
-
-    signal: np.ndarray
-    gradient: np.ndarray
-    signal_width: np.ndarray
-    gradient_width: np.ndarray
-
-
-def predict(rule: Rule) -> Expected:
-    """Each layer's second moment is gain²/2 of the last one's, plus the biases' variance."""
+def predict(rule: Rule) -> dict[str, np.ndarray]:
+    """Each layer's second moment is gain²/2 of the last one's, plus the biases' variance; logs."""
     halved, bias_var = rule.gain**2 / 2, rule.bias_var / WIDTH
     q = [rule.gain**2 + bias_var]
     for _ in range(DEPTH - 1):
         q.append(halved * q[-1] + bias_var)
-    gradient = np.arange(DEPTH - 1, -1, -1) * math.log(halved)
+    return {"signal": np.log(q), "gradient": np.arange(DEPTH - 1, -1, -1) * math.log(halved)}
+
+
+@cache
+def of_width() -> dict[str, np.ndarray]:
+    """What finite width adds to means of logs, without biases."""
     relu = jinit.theory.finite_width("relu", [WIDTH] * DEPTH, weight_var=2.0)
     linear = jinit.theory.finite_width("identity", [WIDTH], weight_var=1.0)
     # ReLU layers before it, and the product of its own weights.
-    signal_width = np.concatenate([[0.0], relu.signal_mean[:-1]]) + linear.signal_mean[0]
-    return Expected(np.log(q), gradient, signal_width, relu.gradient_mean)
-
-
-def parameters_of(data: xr.Dataset) -> pd.DataFrame:
-    """A row for each."""
-    return data[[name for name, v in data.items() if v.dims == ("parameter",)]].to_dataframe()
+    signal = np.concatenate([[0.0], relu.signal_mean[:-1]]) + linear.signal_mean[0]
+    return {"signal": signal, "gradient": relu.gradient_mean}
 
 
 def compare_audits(data: xr.Dataset) -> list[Check]:
     """Gains and embeddings beside the frameworks' formulas, and whose every weight is."""
-    rows, found = parameters_of(data), []
+    rows, found = data[COLUMNS].to_dataframe(), []
 
-    def beside(
-        group: str, name: str, expected: float, seen: float, kurtosis: float, n: int
-    ) -> None:
+    def beside(group: str, name: str, expected: float, seen: float, kurtosis: float, n: int) -> Any:
         error = expected * math.sqrt((kurtosis - 1) / (4 * n))  # of the std of n weights
-        found.append(Check(group, name, expected, seen, STANDARD_ERRORS * error, "formula"))
+        return compare(group, name, expected, Estimate(seen, error), "formula")
 
-    for model in LAYERS:
-        for name, rule in RULES.items():
-            own = rows[(rows.model == model) & (rows.of == name) & (rows.role == "weight")]
+    for name, rule in RULES.items():
+        for model, own in rows[(rows.of == name) & (rows.role == "weight")].groupby("model"):
             if name == "Haiku":  # whose attention has no default, but asks for an initialiser
                 own = own[~own.name.isin(ATTENTION)]
             rms = math.sqrt(np.average(own["std"] ** 2 * own.fan_in, weights=own["size"]))
             group, n = f"gain of the weights, {model}", own["size"].sum()
-            beside(group, name, rule.gain, rms, rule.kurtosis, n)
-            share = float(np.mean([rule.convention in matches.split() for matches in own.matches]))
+            found += beside(group, name, rule.gain, rms, rule.kurtosis, n)
             group = f"share of weights that are their convention's, {model}"
-            found.append(Check(group, name, 1.0, share, 0.0, "claim"))
-    for name, rule in RULES.items():
+            theirs = [rule.convention in matches.split(", ") for matches in own.matches]
+            found.append(claim(group, name, np.mean(theirs)))
         (row,) = rows[(rows.of == name) & (rows.role == "embedding")].to_dict("records")
-        beside("std of the embedding", name, rule.embedding_std, row["std"],
-               rule.embedding_kurtosis, row["size"])  # fmt: skip
+        drawn = row["std"], rule.embedding_kurtosis, row["size"]
+        found += beside("std of the embedding", name, rule.embedding_std, *drawn)
     return sorted(found, key=lambda check: check.group)
 
 
 def compare_signals(data: xr.Dataset) -> list[Check]:
     """After 30 layers, up and down."""
-    found = []
+    found, same = [], []
     for name in data.framework.values.tolist():
         rule, deep = RULES[name], data.sel(framework=name)
-        expected, variances = (
-            predict(rule),
-            {"weight_var": rule.gain**2, "bias_var": rule.bias_var / WIDTH},
-        )
-        group = (
-            f"{name}: ln of second moments through {DEPTH} ReLU layers, {data.sizes['seed']} nets"
-        )
-        wanted, last = expected.signal[-1], average(deep.signal[:, -1])
+        group = f"{name}: ln of second moments through {DEPTH} ReLU layers, "
+        group += f"{data.sizes['seed']} nets"
+        up, down = (predict(rule)[what][end] for what, end in ENDS.items())
+        wider, below = (of_width()[what][end] for what, end in ENDS.items())
+        last, first = (average(deep[what][:, end]) for what, end in ENDS.items())
         if rule.bias_var:
             # The biases' share does not scatter from layer to layer: the mean itself is compared.
-            mean = average(np.exp(deep.signal[:, -1]))
-            last = Estimate(np.log(mean.mean), mean.error / mean.mean, mean.seeds)
-        else:
-            wanted = wanted + expected.signal_width[-1]
-        first = expected.gradient[0] + expected.gradient_width[0]
-        theory = jinit.theory.trajectory("relu", depth=DEPTH, input_second_moment=1.0, **variances)
-        found += [
-            *compare(group, "signal", wanted, last, "formula"),
-            *compare(group, "gradient", first, average(deep.gradient[:, 0]), "formula"),
-            Check(group, "signal, jinit.theory", expected.signal[-1], math.log(theory.q[-1]), EXACT,
-                  "formula"),
-            Check(group, "gradient, jinit.theory", expected.gradient[0],
-                  2 * (theory.log_grad[0] - theory.log_grad[-1]), EXACT, "formula"),
-            *compare("output of the framework's model beside jinit.forward's", name, 0.0,
-                     deep.output_error.max(skipna=False), "simulation", ROUNDING),
-        ]  # fmt: skip
-    return sorted(found, key=lambda check: check.group.startswith("output"))
+            mean, error, seeds = average(np.exp(deep.signal[:, -1]))
+            last, wider = Estimate(np.log(mean), error / mean, seeds), 0.0
+        theory = jinit.theory.trajectory(
+            "relu", depth=DEPTH, input_second_moment=1.0, weight_var=rule.gain**2,
+            bias_var=rule.bias_var / WIDTH,
+        )  # fmt: skip
+        fall = 2 * (theory.log_grad[0] - theory.log_grad[-1])
+        found += compare(group, "signal", up + wider, last, "formula")
+        found += compare(group, "gradient", down + below, first, "formula")
+        found += compare(group, "signal, jinit.theory", up, np.log(theory.q[-1]), "formula", EXACT)
+        found += compare(group, "gradient, jinit.theory", down, fall, "formula", EXACT)
+        group = "output of the framework's model beside jinit.forward's"
+        error = deep.output_error.max(skipna=False)
+        same += compare(group, name, 0.0, error, "simulation", ROUNDING)
+    return found + same
 
 
 def notes(data: xr.Dataset) -> Iterator[Any]:
     """Layer by layer, what each framework draws; and what is left of a signal."""
 
     def cell(row: Any) -> str:
-        whose = "all" if tuple(row.matches.split()) == COMPARED else row.matches.replace(" ", ", ")
+        whose = "all" if row.matches == ", ".join(COMPARED) else row.matches
         std = f"= {row['mean']:g}" if row.distribution == "constant" else f"{row['std']:.4f}"
         return f"{whose}\n{std}" + ("" if math.isnan(row.gain) else f", {row.gain:.3f}")
 
-    rows = parameters_of(data).assign(text=lambda rows: rows.apply(cell, axis=1))
+    rows = data[COLUMNS].to_dataframe()
+    rows["text"] = rows.apply(cell, axis=1)
     for model, own in rows.groupby("model", sort=False):
         cells = own.drop_duplicates(["name", "of"]).pivot(index="name", columns="of", values="text")
         cells = cells.loc[own.name.drop_duplicates(), list(RULES)]
@@ -248,9 +222,7 @@ def notes(data: xr.Dataset) -> Iterator[Any]:
 
 def figure(data: xr.Dataset) -> Figure:
     """Root mean squares against depth, up and down."""
-    note = (
-        f"MLPs of {DEPTH} hidden layers of {WIDTH} units from each framework's own dense layers, "
-    )
+    note = f"MLPs of {DEPTH} ReLU layers of {WIDTH} units from each framework's own dense layers, "
     note += f"{data.sizes['seed']} draws of each, ± tolerance; dashed: infinite width"
     title = "By default, 30 ReLU layers lose the gradient in every framework"
     fig, axes = panels(title, note, (14, 6.8), columns=2)
@@ -258,7 +230,7 @@ def figure(data: xr.Dataset) -> Figure:
         for name, rule in RULES.items():
             seen = average(data[what].sel(framework=name)[:, rule.shown])
             root, allowed = np.exp(seen.mean / 2), seen.tolerance / 2
-            law = np.exp(getattr(predict(rule), what) / 2)
+            law = np.exp(predict(rule)[what] / 2)
             panel.plot(data.layer, law, "--", color=rule.colour, linewidth=1.6)
             ends = np.stack([root * (1 - np.exp(-allowed)), root * (np.exp(allowed) - 1)])
             marks = {"color": rule.colour, "marker": rule.marker, "label": name}

@@ -10,7 +10,6 @@ fully connected, of width 64, on digits. VLReLU is its leaky ReLU of slope 0.333
 Source: Mishkin & Matas 2016, "All you need is a good init", arXiv 1511.06422.
 """
 
-import itertools
 import math
 from collections.abc import Iterator
 from functools import cache
@@ -21,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import xarray as xr
-from harness.checks import Check, compare, printed
+from harness.checks import Check, claim, compare, printed
 from harness.estimates import STANDARD_ERRORS, Estimate, average, extrapolate
 from harness.experiment import Experiment
 from harness.figures import BLUE, LABELS, STYLES, Figure, label, panels, points
@@ -46,13 +45,20 @@ LEARNED = ("relu", "vlrelu", "tanh")  # with LSUV, by the paper
 CLAIMED = ("relu", "vlrelu")  # and as accurate as under the best other scheme
 
 
-def activation(name: str) -> Any:
-    """What jinit takes: a name, or the paper's very leaky ReLU."""
-    return _vlrelu if name == "vlrelu" else name
-
-
-def _vlrelu(x: jax.Array) -> jax.Array:
+def vlrelu(x: jax.Array) -> jax.Array:
+    """The paper's very leaky ReLU."""
     return jax.nn.leaky_relu(x, 0.333)
+
+
+def activation(name: str) -> Any:
+    """What jinit takes: a name, or that function."""
+    return vlrelu if name == "vlrelu" else name
+
+
+def network(name: str, width: int, depth: int, residual: Any = None) -> jinit.MLP:
+    """On digits."""
+    dims = (64, *(width,) * depth, CLASSES)
+    return jinit.MLP(dims, activation=activation(name), residual=residual)
 
 
 def draw(key: jax.Array, net: jinit.MLP, scheme: str, batch: jax.Array) -> jinit.Params:
@@ -74,9 +80,7 @@ def measure(
     batch, others = jnp.asarray(digits.x_train[:BATCH]), jnp.asarray(digits.x_test[:BATCH])
 
     def variances(key: jax.Array, *, scaled: str, kind: str) -> dict[str, jax.Array]:
-        residual = "plain" if kind == "residual" else None
-        dims = (64,) + (WIDE,) * DEEP + (CLASSES,)
-        net = jinit.MLP(dims, activation=activation(scaled), residual=residual)
+        net = network(scaled, WIDE, DEEP, "plain" if kind == "residual" else None)
         before, after = (draw(key, net, scheme, batch) for scheme in ("orthogonal", "lsuv"))
         cases = {"before": (before, batch), "after": (after, batch), "unseen": (after, others)}
         return {name: layer_variances(net, *case) for name, case in cases.items()}
@@ -90,16 +94,12 @@ def measure(
         layers = list(draw(init_key, net, "lsuv", x))[1:]
         return {"gain": jnp.sqrt(width * jnp.stack([(w.w**2).mean() for w in layers])).mean()}
 
-    def network(trained: str, depth: int) -> jinit.MLP:
-        dims = (64,) + (TRAINED,) * depth + (CLASSES,)
-        return jinit.MLP(dims, activation=activation(trained))
-
     def start(key: jax.Array, *, trained: str, depth: int, scheme: str) -> jinit.Params:
-        return draw(key, network(trained, depth), scheme, batch)
+        return draw(key, network(trained, TRAINED, depth), scheme, batch)
 
     def train(key: jax.Array, params: jinit.Params, *, trained: str, depth: int) -> Any:
         how = {"optimizer": optax.sgd(LEARNING_RATE, momentum=MOMENTUM), "steps": STEPS}
-        net = network(trained, depth)
+        net = network(trained, TRAINED, depth)
         run = jinit.train(key, net, params, None, digits, batch_size=MINIBATCH, **how)
         return {"accuracy": run.accuracy}
 
@@ -185,17 +185,16 @@ def shortfall(accuracy: xr.DataArray) -> tuple[str, float, float]:
 def compare_training(data: xr.Dataset) -> list[Check]:
     """The paper's claims, at its depth."""
     here, found = data.accuracy.sel(depth=FITNET), []
-    names = here.trained.values.tolist()
     learns = f"{FITNET} layers, LSUV: the median accuracy is above {LEARNS} (1: yes)"
     short = f"{FITNET} layers: how far LSUV's median accuracy is below the best other scheme's"
     chance = f"{FITNET} layers of sigmoid units: chance, under every scheme"
-    for name in (name for name in LEARNED if name in names):
-        high = here.sel(trained=name, scheme="lsuv").median() > LEARNS
-        found += compare(learns, LABELS[name], 1.0, high.astype(float), "claim", 0.0)
-    for name in (name for name in CLAIMED if name in names):
+    for name in (name for name in LEARNED if name in here.trained):
+        middle = here.sel(trained=name, scheme="lsuv").median()
+        found.append(claim(learns, LABELS[name], middle > LEARNS))
+    for name in (name for name in CLAIMED if name in here.trained):
         best, below, allowed = shortfall(here.sel(trained=name))
         found.append(Check(short, f"{LABELS[name]} ({best})", 0.0, below, allowed, "claim"))
-    if "sigmoid" in names:
+    if "sigmoid" in here.trained:
         most, share = here.sel(trained="sigmoid").max("seed"), 1 / CLASSES
         allowed = STANDARD_ERRORS * math.sqrt(share * (1 - share) / 360)
         found += compare(chance, "{scheme}", share, most, "claim", allowed)
@@ -217,11 +216,11 @@ def notes(data: xr.Dataset) -> Iterator[str]:
         if short > allowed:
             yield f"Not confirmed: tanh, {FITNET} layers, LSUV better or equal: its median is "
             yield f"{short:.3f} below that of {best}, five standard errors are {allowed:.3f}."
-    learned = (data.accuracy > LEARNS).sum("seed").sel(depth=data.depth == DEEPER)
-    for name, depth in itertools.product(learned.trained.values, learned.depth.values):
-        row = learned.sel(trained=name, depth=depth).to_series()
-        counts = ", ".join(f"{scheme} {count}" for scheme, count in row.items())
-        yield f"{LABELS[name]}, {depth} layers, nets above {LEARNS}: {counts} (not a check)."
+    for depth in data.depth.values[data.depth > FITNET]:
+        learned = (data.accuracy.sel(depth=depth) > LEARNS).sum("seed")
+        for name, row in learned.transpose("trained", "scheme").to_pandas().iterrows():
+            counts = ", ".join(f"{scheme} {count}" for scheme, count in row.items())
+            yield f"{LABELS[name]}, {depth} layers, nets above {LEARNS}: {counts} (not a check)."
 
 
 def figure(data: xr.Dataset) -> Figure:
@@ -230,32 +229,30 @@ def figure(data: xr.Dataset) -> Figure:
     title = "LSUV: orthogonal weights, scaled layer by layer to unit variance"
     widths = [1.1, 1, 1.25]
     fig, (left, middle, right) = panels(title, note, (19, 6.8), columns=3, width_ratios=widths)
+    before, after = np.exp(np.log(data.before).mean("net")), data.after.mean("net")
     for name in data.scaled.values.tolist():
+        colour = STYLES[name]["color"]
+        # Leaky ReLU of slope 0.01 lies on ReLU.
+        style: dict[str, Any] = {"color": colour, "linewidth": 4.5 if name == "relu" else 1.6}
         for kind, line in (("plain", "-"), ("residual", "--")):
-            one = data.sel(scaled=name, kind=kind)
-            # Leaky ReLU of slope 0.01 lies on ReLU.
-            style: dict[str, Any] = {"color": STYLES[name]["color"], "linestyle": line}
-            style["linewidth"] = 4.5 if name == "relu" else 1.6
-            left.plot(one.layer, np.exp(np.log(one.before).mean("net")), **style)
-            left.plot(one.layer, one.after.mean("net"), **style, marker=".", markersize=6)
-        left.plot([], [], color=STYLES[name]["color"], label=LABELS[name])
-    left.plot([], [], color="black", linestyle="--", label="with residual connections")
-    left.plot([], [], color="black", marker=".", label="after LSUV: all on 1")
+            at = {"scaled": name, "kind": kind}
+            left.plot(data.layer, before.sel(at), line, **style)
+            left.plot(data.layer, after.sel(at), f"{line}.", **style, markersize=6)
+        left.plot([], [], color=colour, label=LABELS[name])
+    left.plot([], [], "k--", label="with residual connections")
+    left.plot([], [], "k.-", label="after LSUV: all on 1")
     y = "variance of what comes out"
     label(left, "Variance by layer", "layer", y, "lower left", yscale="log")
 
     found = gains_of(data)
-    theory = [gain(name) for name in found.mean.gained.values.tolist()]
-    ends = [min(theory) - 0.08, max(theory) + 0.12]
+    theory = {name: gain(name) for name in found.mean.gained.values.tolist()}
+    ends = [min(theory.values()) - 0.08, max(theory.values()) + 0.12]
     middle.plot(ends, ends, color="0.25", linewidth=1.6, label="equal")
-    for name, at in zip(found.mean.gained.values.tolist(), theory, strict=True):
+    for name, at in theory.items():
         middle.annotate(LABELS[name], (at, at), xytext=(10, -14), textcoords="offset points")
     marks = {"color": BLUE, "marker": "o", "label": "LSUV, infinite width, ± what is allowed"}
-    points(middle, theory, found.mean, found.tolerance, errors=1, **marks)
-    x, y = (
-        "theory, $1/\\sqrt{E\\,\\phi(z)^2}$",
-        "found, $\\sqrt{\\mathrm{fan\\ in}}\\times$ weight std",
-    )
+    points(middle, [*theory.values()], found.mean, found.tolerance, errors=1, **marks)
+    x, y = "theory, $1/\\sqrt{E\\,\\phi(z)^2}$", "found, √(fan in) × weight std"
     label(middle, "LSUV finds theory's gain", x, y, "upper left", xlim=ends, ylim=ends)
 
     median = data.accuracy.median("seed").stack(net=("depth", "trained"), create_index=False)

@@ -8,6 +8,7 @@ planted in what was measured or in what theory says. Nothing is simulated but fo
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from harness.checks import verdict
@@ -51,9 +52,9 @@ def followed(script, *, output_error=1e-7):
     parts = []
     for name, rule in script.RULES.items():
         expected = script.predict(rule)
-        width = 0 if rule.bias_var else expected.signal_width
-        signal = expected.signal + width + noise
-        gradient = expected.gradient + expected.gradient_width + noise
+        width = 0 if rule.bias_var else script.of_width()["signal"]
+        signal = expected["signal"] + width + noise
+        gradient = expected["gradient"] + script.of_width()["gradient"] + noise
         parts.append(xr.Dataset({
             "signal": (("seed", "layer"), signal), "gradient": (("seed", "layer"), gradient),
             "output_error": ("seed", np.full(16, output_error)),
@@ -69,15 +70,12 @@ def audits(script, *, weight=1.0, embedding=1.0, convention=None):
                 std = {"embedding": embedding * rule.embedding_std, "scale": 0.0}.get(
                     role, weight * rule.gain / 8
                 )
-                rows += [
-                    (model, name, layer, role, 6400, 64.0, std, convention or rule.convention)
-                    for layer in layers
-                ]
-    names = ("model", "of", "name", "role", "size", "fan_in", "std", "matches")
-    columns = zip(*rows, strict=True)
-    return xr.Dataset({
-        name: ("parameter", list(column)) for name, column in zip(names, columns, strict=True)
-    })  # fmt: skip
+                row = dict.fromkeys(script.COLUMNS, 0.0) | {
+                    "model": model, "of": name, "role": role, "size": 6400, "fan_in": 64.0,
+                    "std": std, "matches": convention or rule.convention,
+                }  # fmt: skip
+                rows += [row | {"name": layer} for layer in layers]
+    return pd.DataFrame(rows).rename_axis("parameter").to_xarray()
 
 
 def test_audit_frameworks_says_which_extra_it_needs(audit, monkeypatch, capsys):
@@ -787,8 +785,6 @@ def test_yang_a_wrong_expectation_misses_the_closed_form(yang, monkeypatch):
 
 def networks(yang, *, factor=1.0):
     """As grow by what theory says, but for a factor; beside unstable points, as published."""
-    import pandas as pd
-
     rows = []
     for name, batches in yang.EXPERIMENT.full["batches"].items():
         for batch in batches:
