@@ -9,9 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from jinit import checks
-from jinit.schemes import Initializer
-
-__all__ = ["Apply", "Bound", "Init", "Initializer", "Loss", "Network", "Record", "bind_network"]
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 """(outputs, targets) -> scalar"""

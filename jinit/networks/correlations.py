@@ -21,8 +21,6 @@ from jinit.networks.params import NormState, Params
 from jinit.networks.scaled import Scaled, to_array
 from jinit.networks.signals import Slopes, ascend, at_least_float32, scaled_steps
 
-__all__ = ["Correlations", "correlations"]
-
 
 class Correlations(NamedTuple):
     """Of pairs of inputs, in every layer's pre-activations (those of `LayerSignals`), uncentred."""

@@ -14,8 +14,6 @@ from jinit.networks.norms import NORMS
 from jinit.networks.params import Layer, NormState, Params
 from jinit.networks.signals import at_least_float32
 
-__all__ = ["measure_jacobian_spectrum"]
-
 
 def measure_jacobian_spectrum(
     net: MLP,

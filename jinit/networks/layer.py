@@ -18,8 +18,6 @@ from jinit.networks.linear import linear
 from jinit.networks.norms import BatchStats, Norm
 from jinit.networks.params import Layer
 
-__all__ = ["LAYERS", "RESIDUALS", "Parts", "Run", "Steps", "climb", "descend", "plain_steps"]
-
 Kind = Literal["plain", "block", "readout"]
 StepName = Literal["linear", "norm", "activate", "branch"]
 X = TypeVar("X")

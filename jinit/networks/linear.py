@@ -12,8 +12,6 @@ too, which batch norm likes.
 import jax
 from jaxtyping import Array, Float
 
-__all__ = ["linear"]
-
 
 @jax.custom_jvp
 def linear(

@@ -14,8 +14,6 @@ from jaxtyping import Array, Float
 from jinit import checks
 from jinit.networks.base import Loss
 
-__all__ = ["LOSSES", "Loss", "accuracy", "as_targets", "loss_function"]
-
 
 def _cross_entropy(outputs: jax.Array, y: jax.Array) -> jax.Array:
     """Mean softmax cross-entropy; outputs [batch, ..., classes], y [batch, ...] integers."""

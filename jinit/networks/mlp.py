@@ -18,8 +18,6 @@ from jinit.networks.norms import NORMS, BatchStats, init_stats
 from jinit.networks.params import Layer, NormState, Params, over_layers, stack
 from jinit.runtime import keys_after
 
-__all__ = ["MLP", "Run", "as_stacked", "forward", "init", "init_params"]
-
 _UNROLLED = 16
 """Layers of a run up to which the scan is unrolled: no stacking of what each layer keeps, for a
 little more compile time."""

@@ -16,8 +16,6 @@ from jaxtyping import Array, Float
 
 from jinit import checks
 
-__all__ = ["NORMS", "BatchStats", "Norm", "batch_norm", "check_batch", "init_stats", "layer_norm"]
-
 
 class BatchStats(NamedTuple):
     """Running statistics for evaluation: `mean` [features], unbiased variance `var` [features]."""

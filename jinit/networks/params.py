@@ -14,8 +14,6 @@ import jax.numpy as jnp
 
 from jinit.networks.norms import BatchStats
 
-__all__ = ["Layer", "NormState", "Params", "Stacked", "over_layers", "stack"]
-
 
 class Layer(NamedTuple):
     """One layer's parameters; what a layer lacks is None.

@@ -12,8 +12,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-__all__ = ["Scaled", "add", "log_rms", "normalise", "pow2", "to_array"]
-
 
 class Scaled(NamedTuple):
     """`array * 2**exponent`."""

@@ -17,14 +17,13 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from jinit import checks
 from jinit.activations import SATURATION, Activation, facts
+from jinit.networks.base import Loss
 from jinit.networks.layer import Parts, Run, Steps, climb, descend
-from jinit.networks.losses import LOSSES, Loss, as_targets, loss_function
+from jinit.networks.losses import LOSSES, as_targets, loss_function
 from jinit.networks.mlp import MLP, as_input, as_stacked
 from jinit.networks.norms import check_batch
 from jinit.networks.params import Layer, NormState, Params, over_layers
 from jinit.networks.scaled import Scaled, add, log_rms, normalise, pow2, to_array
-
-__all__ = ["SATURATION", "LayerSignals", "layer_signals"]
 
 
 class LayerSignals(NamedTuple):
@@ -259,6 +258,7 @@ class Slopes:
     low, high = -33, 60
 
     def __init__(self, phi: str | Activation, dtype: Any) -> None:
+        """What does not depend on the layer is looked at once."""
         row = facts(phi)
         self.phi, self.exact_slope, self.dtype = row.function, row.slope, dtype
         self.proportional_low = self._proportional(self.low)

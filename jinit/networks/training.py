@@ -23,17 +23,6 @@ from jinit.networks.losses import accuracy, as_targets, loss_function
 from jinit.networks.mlp import MLP, as_input, as_stacked, forward
 from jinit.networks.signals import LayerSignals, layer_signals
 
-__all__ = [
-    "History",
-    "Metrics",
-    "TrainResult",
-    "TrainState",
-    "evaluate",
-    "train",
-    "train_state",
-    "train_step",
-]
-
 
 class Metrics(NamedTuple):
     """Mean loss and fraction classified rightly (NaN for regression)."""
