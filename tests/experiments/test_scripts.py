@@ -65,7 +65,13 @@ def test_small_setting(script, tmp_path):
     out = tmp_path / "results" / script.stem
     written = sorted(path.name for path in out.iterdir())
     assert {f"{script.stem}.png", "published_measured.csv", "data.nc"} < set(written)
-    assert all((out / name).stat().st_size > 100 for name in written)
+    for name in written:  # a table has a header and a row
+        file = out / name
+        assert (
+            len(file.read_text().splitlines()) > 1
+            if name.endswith(".csv")
+            else (file.stat().st_size > 1000)
+        )
     table = (out / "published_measured.csv").read_text().splitlines()
     assert len(table) > 1
     assert all(line.endswith(",yes") for line in table[1:])
