@@ -1,11 +1,10 @@
 """What Flax, Equinox and Haiku draw by default, and what becomes of a signal through 30 layers.
 
-The same MLP, CNN (with a grouped convolution) and small transformer are built in each framework as
-its documentation would, and audited by `jinit.audit`: gains and embeddings are compared with the
-frameworks' own formulas. Then an MLP of 30 hidden ReLU layers of 256 units is built from each
-framework's own dense layers: ReLU halves a second moment, so that each layer multiplies it by
-gain²/2, up and down, and what a width of 256 takes from the mean of a logarithm is the law of
-`jinit.theory.finite_width`. Equinox's biases hold the signal where the gradient shows it is lost.
+The same MLP, CNN (with a grouped convolution) and small transformer of each framework are audited
+by `jinit.audit`: gains and embeddings are compared with the frameworks' own formulas. Then MLPs of
+30 hidden ReLU layers of 256 units are built from each framework's own dense layers: a layer
+multiplies a second moment by gain²/2, up and down, but for what `jinit.theory.finite_width` says;
+Equinox's biases hold the signal where the gradient shows it is lost.
 
 Sources: the frameworks' code; He et al. 2015 for the halving; Hanin 2018 for the width.
 """
@@ -21,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import xarray as xr
-from harness.checks import EXACT, Check, claim, compare, table
-from harness.estimates import Estimate, average
-from harness.experiment import Experiment, steps
+from harness.checks import EXACT, Check, Estimate, average, claim, compare, table
+from harness.experiment import Experiment
 from harness.figures import BLUE, GREEN, ORANGE, PURPLE, Figure, label, panels, points
+from rich.progress import track
 
 import jinit
 from tests.zoo.defaults import DEEP, DEPTH, DIMS, FEATURES, MODELS, WIDTH
@@ -78,7 +77,7 @@ def measure(seeds: int) -> xr.Dataset:
     """Every parameter of every model, and signals through thirty layers of each framework."""
     # The frameworks' own deprecations are not this script's.
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    models = [rows for name in steps(tuple(MODELS), "audits") for rows in audited(name)]
+    models = [rows for name in track(tuple(MODELS), "audits") for rows in audited(name)]
     parameters = pd.concat(models, ignore_index=True).rename_axis("parameter").to_xarray()
     dims = {"signal": ("layer",), "gradient": ("layer",)}
     deep = jinit.sweep(
@@ -145,33 +144,35 @@ def compare_audits(data: xr.Dataset) -> list[Check]:
     """Gains and embeddings beside the frameworks' formulas, and whose every weight is."""
     rows, found = data[COLUMNS].to_dataframe(), []
 
-    def beside(group: str, name: str, expected: float, seen: float, kurtosis: float, n: int) -> Any:
-        error = expected * math.sqrt((kurtosis - 1) / (4 * n))  # of the std of n weights
-        return compare(group, name, expected, Estimate(seen, error), "formula")
+    def beside(group: str, name: str, expected: float, std: float, kurtosis: float, n: int) -> Any:
+        error = expected * math.sqrt((kurtosis - 1) / (4 * n))  # of the std of n draws
+        return compare(group, name, expected, Estimate(std, error), "formula")
 
     for name, rule in RULES.items():
-        for model, own in rows[(rows.of == name) & (rows.role == "weight")].groupby("model"):
+        weights, embeddings = (
+            rows[(rows.of == name) & (rows.role == role)] for role in ("weight", "embedding")
+        )
+        for model, own in weights.groupby("model"):
             if name == "Haiku":  # whose attention has no default, but asks for an initialiser
                 own = own[~own.name.isin(ATTENTION)]
             rms = math.sqrt(np.average(own["std"] ** 2 * own.fan_in, weights=own["size"]))
-            group, n = f"gain of the weights, {model}", own["size"].sum()
-            found += beside(group, name, rule.gain, rms, rule.kurtosis, n)
+            drawn = rms, rule.kurtosis, own["size"].sum()
+            found += beside(f"gain of the weights, {model}", name, rule.gain, *drawn)
             group = f"share of weights that are their convention's, {model}"
             theirs = [rule.convention in matches.split(", ") for matches in own.matches]
             found.append(claim(group, name, np.mean(theirs)))
-        (row,) = rows[(rows.of == name) & (rows.role == "embedding")].to_dict("records")
-        drawn = row["std"], rule.embedding_kurtosis, row["size"]
-        found += beside("std of the embedding", name, rule.embedding_std, *drawn)
+        for _, row in embeddings.iterrows():
+            drawn = row["std"], rule.embedding_kurtosis, row["size"]
+            found += beside("std of the embedding", name, rule.embedding_std, *drawn)
     return sorted(found, key=lambda check: check.group)
 
 
 def compare_signals(data: xr.Dataset) -> list[Check]:
     """After 30 layers, up and down."""
     found, same = [], []
+    title = f"ln of second moments through {DEPTH} ReLU layers, {data.sizes['seed']} nets"
     for name in data.framework.values.tolist():
-        rule, deep = RULES[name], data.sel(framework=name)
-        group = f"{name}: ln of second moments through {DEPTH} ReLU layers, "
-        group += f"{data.sizes['seed']} nets"
+        rule, deep, group = RULES[name], data.sel(framework=name), f"{name}: {title}"
         up, down = (predict(rule)[what][end] for what, end in ENDS.items())
         wider, below = (of_width()[what][end] for what, end in ENDS.items())
         last, first = (average(deep[what][:, end]) for what, end in ENDS.items())
@@ -179,18 +180,15 @@ def compare_signals(data: xr.Dataset) -> list[Check]:
             # The biases' share does not scatter from layer to layer: the mean itself is compared.
             mean, error, seeds = average(np.exp(deep.signal[:, -1]))
             last, wider = Estimate(np.log(mean), error / mean, seeds), 0.0
-        theory = jinit.theory.trajectory(
-            "relu", depth=DEPTH, input_second_moment=1.0, weight_var=rule.gain**2,
-            bias_var=rule.bias_var / WIDTH,
-        )  # fmt: skip
+        variances = {"weight_var": rule.gain**2, "bias_var": rule.bias_var / WIDTH}
+        theory = jinit.theory.trajectory("relu", depth=DEPTH, input_second_moment=1.0, **variances)
         fall = 2 * (theory.log_grad[0] - theory.log_grad[-1])
         found += compare(group, "signal", up + wider, last, "formula")
         found += compare(group, "gradient", down + below, first, "formula")
         found += compare(group, "signal, jinit.theory", up, np.log(theory.q[-1]), "formula", EXACT)
         found += compare(group, "gradient, jinit.theory", down, fall, "formula", EXACT)
-        group = "output of the framework's model beside jinit.forward's"
-        error = deep.output_error.max(skipna=False)
-        same += compare(group, name, 0.0, error, "simulation", ROUNDING)
+        group, off = "output of the framework's model beside jinit.forward's", deep.output_error
+        same += compare(group, name, 0.0, off.max(skipna=False), "simulation", ROUNDING)
     return found + same
 
 
@@ -207,17 +205,9 @@ def notes(data: xr.Dataset) -> Iterator[Any]:
     for model, own in rows.groupby("model", sort=False):
         cells = own.drop_duplicates(["name", "of"]).pivot(index="name", columns="of", values="text")
         cells = cells.loc[own.name.drop_duplicates(), list(RULES)]
-        cells["differ"] = [
-            "yes" if len({t.split()[0] for t in r}) > 1 else "" for r in cells.values
-        ]
         yield table(f"{model}: default initialisations", ("", *cells), cells.itertuples())
     yield "In each cell the conventions it matches, then the std and gain = std sqrt(fan_in)."
-    yield "Haiku's attention has no default: VarianceScaling() was given.\n"
-    for name, deep in data.mean("seed").groupby("framework"):
-        signal, gradient = float(deep.signal.squeeze()[-1]), float(deep.gradient.squeeze()[0])
-        yield f"{name}: the squared gradient falls by {math.exp(gradient / (DEPTH - 1)):.4f} per "
-        yield f"layer (gain²/2 is {RULES[str(name)].gain ** 2 / 2:.4f}), its rms by "
-        yield f"{math.exp(gradient / 2):.2e}; the last signal's rms is {math.exp(signal / 2):.2e}."
+    yield "Haiku's attention has no default: VarianceScaling() was given."
 
 
 def figure(data: xr.Dataset) -> Figure:

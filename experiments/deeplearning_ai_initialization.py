@@ -1,13 +1,9 @@
 """The "Initialization" assignment of deeplearning.ai: zeros, times 10 and He on two circles.
 
 A ReLU net of widths 2-10-5-1 with a sigmoid output learns 300 points on two noisy circles by 15000
-steps of full-batch gradient descent. Its weights are `randn(n_l, n_{l-1})`, drawn layer after
-layer from NumPy's legacy generator under seed 3, times 0, 10 or sqrt(2 / n_{l-1}). These are the
-assignment's own draws, so its own digits must come out: the accuracies to the sample, and the
-costs that the notebook prints for He to ten decimals.
-
-Arithmetic is float64, as NumPy's was. On a processor float32 ends in the same accuracies, but an
-accelerator may round its float32 products to fewer bits.
+steps of full-batch gradient descent, in float64 as NumPy's was. Its weights are the assignment's
+own draws, NumPy's `randn(n_l, n_{l-1})` under seed 3, times 0, 10 or sqrt(2 / n_{l-1}), so that its
+own digits must come out: the accuracies to the sample, the costs printed for He to ten decimals.
 
 Source: Ng, Katanforoosh & Mourri, "Improving Deep Neural Networks", week 1 (deeplearning.ai 2017).
 The costs are those in the notebook's published output.
@@ -22,8 +18,9 @@ import numpy as np
 import optax
 import xarray as xr
 from harness.checks import Check, compare
-from harness.experiment import Experiment, steps
+from harness.experiment import Experiment
 from harness.figures import BLUE, GREEN, ORANGE, PURPLE, Figure, label, panels
+from rich.progress import track
 from sklearn.datasets import make_circles
 
 import jinit
@@ -85,7 +82,7 @@ def measure(steps_taken: int) -> xr.Dataset:
 
     found = []
     with jax.enable_x64(True):
-        for name in steps(tuple(FACTORS), "initialisations"):
+        for name in track(tuple(FACTORS), "initialisations"):
             result = run(parameters(name))
             train = jinit.evaluate(NET, result.params, None, *data[:2], loss=loss)
             logits, _ = jinit.forward(NET, result.params, None, jnp.asarray(square), train=False)
@@ -104,11 +101,9 @@ def checks(data: xr.Dataset) -> list[Check]:
     found = []
     for name, published in ACCURACY.items():
         if name == "zeros" or data.sizes["step"] == STEPS:
-            measured = data.accuracy.sel(weights=name)
-            half_a_sample = measured.copy(data=[0.5 / TRAIN, 0.5 / TEST])
-            found += compare(
-                f"Accuracy of {name}", "{half}", published, measured, "paper", half_a_sample
-            )
+            seen, group = data.accuracy.sel(weights=name), f"Accuracy of {name}"
+            half_a_sample = seen.copy(data=[0.5 / TRAIN, 0.5 / TEST])
+            found += compare(group, "{half}", published, seen, "paper", half_a_sample)
     cost = data.cost.sel(weights="zeros")
     farthest = cost[int(np.argmax(np.abs(cost.values - math.log(2))))]
     group = f"Cost of zeros in {len(cost)} steps"
@@ -124,16 +119,12 @@ def figure(data: xr.Dataset) -> Figure:
     title = "Zeros never learn, large weights learn badly, He learns the circles"
     if taken < STEPS:
         title = f"Zeros, large weights and He after {taken} steps of {STEPS}"
-    note = (
-        f"{TRAIN} points on two circles, full-batch gradient descent at a rate of {LEARNING_RATE}"
-    )
+    note = f"{TRAIN} points on two circles, full-batch gradient descent, rate {LEARNING_RATE}"
     fig, axes = panels(title, note, (17, 5.5), columns=4, width_ratios=[1.45, 1, 1, 1])
     x, y, *_ = circles()
-    for (name, colour), line, panel in zip(
-        COLOURS.items(), ("--", "-", "-"), axes[1:], strict=True
-    ):
-        chosen = data.sel(weights=name)
-        axes[0].plot(chosen.cost, line, color=colour, label=name)
+    for name, panel in zip(COLOURS, axes[1:], strict=True):
+        chosen, colour = data.sel(weights=name), COLOURS[name]
+        axes[0].plot(chosen.cost, "--" if name == "zeros" else "-", color=colour, label=name)
         two = {"levels": [-0.5, 0.5, 1.5], "colors": ["#FFE3CC", "#CFE8F7"]}
         panel.contourf(LINE, LINE, chosen.logit > 0, **two)
         for which, of_class, marker in ((0, ORANGE, "o"), (1, BLUE, "^")):

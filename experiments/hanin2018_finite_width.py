@@ -19,8 +19,7 @@ import numpy as np
 import scipy.special
 import scipy.stats
 import xarray as xr
-from harness.checks import Check, compare, printed
-from harness.estimates import STANDARD_ERRORS, Estimate
+from harness.checks import STANDARD_ERRORS, Check, Estimate, compare, printed
 from harness.experiment import Experiment
 from harness.figures import BLUE, GREEN, ORANGE, PURPLE, Figure, label, panels, points
 
@@ -39,7 +38,8 @@ SHAPES = {
     HISTOGRAM: (30,) * 8 + (100,) * 12,
     WIDE: (1000,),
 }
-STYLES = dict(zip(SHAPES, ((BLUE, "o"), (GREEN, "^"), (ORANGE, "D"), (PURPLE, "s")), strict=False))
+DEEP = [name for name in SHAPES if name != WIDE]
+STYLES = dict(zip(DEEP, ((BLUE, "o"), (GREEN, "^"), (ORANGE, "D"), (PURPLE, "s")), strict=True))
 
 
 def measure(seeds: int, shapes: tuple[str, ...]) -> xr.Dataset:
@@ -112,8 +112,8 @@ def compare_layers(data: xr.Dataset) -> list[Check]:
         group = f"log of one layer's factor, n = {n}: jinit.theory.finite_width"
         for what, text, value in zip(("mean", "variance"), texts, through((n,))[1:], strict=True):
             found.append(printed(group, what, text, value))
-    for n in (n for n, name in names.items() if name in data.shape):
-        logs, layers = passed(data, names[n])[:, 0], len(SHAPES[names[n]])
+    for n, name in ((n, name) for n, name in names.items() if name in data.shape):
+        logs, layers = passed(data, name)[:, 0], len(SHAPES[name])
         group = f"log of one layer's factor, n = {n}: {len(logs)} nets of {layers} layer(s)"
         for what, text, seen in zip(("mean", "variance"), PUBLISHED[n], moments(logs), strict=True):
             of_one = Estimate(seen.mean / layers, seen.error / layers)
@@ -129,8 +129,8 @@ def compare_layers(data: xr.Dataset) -> list[Check]:
 
 
 def compare_networks(data: xr.Dataset) -> list[Check]:
-    """Whole networks: the law of chi^2 over all layers, and the slopes against sum 1/n."""
-    names, found = deep_shapes(data), []
+    """The law of chi^2 over all layers, the slopes against sum 1/n, and a whole distribution."""
+    names, found = [name for name in DEEP if name in data.shape], []
     for name in names:
         for square, last in (("gradient", 0), ("signal", -1)):
             logs, law = passed(data, name, square)[:, last], through(SHAPES[name])[1:]
@@ -146,24 +146,16 @@ def compare_networks(data: xr.Dataset) -> list[Check]:
     found += compare(group, f"slope of {len(names)} shapes", weight @ theory, slope, "theory")
     narrow, wide = (n * through((n,))[2] for n in (VERY_WIDE, 2 * VERY_WIDE))
     what, allowed = "slope of wide layers, by theory", NEXT_ORDERS / VERY_WIDE**2
-    return [*found, Check(group, what, 5.0, 2 * wide - narrow, allowed, "formula")]
+    found += compare(group, what, 5.0, 2 * wide - narrow, "formula", allowed)
 
-
-def deep_shapes(data: xr.Dataset) -> list[str]:
-    """All but the single layer."""
-    return [name for name in data.shape.values.tolist() if name != WIDE]
-
-
-def compare_distribution(data: xr.Dataset) -> Check:
-    """Kolmogorov's distance; it exceeds c / sqrt(nets) with a chance of 2 exp(-2 c^2)."""
-    logs = passed(data, HISTOGRAM)[:, 0]
-    y = np.linspace(-25.0, 15.0, 4001)
+    logs, y = passed(data, HISTOGRAM)[:, 0], np.linspace(-25.0, 15.0, 4001)
     cumulative = np.cumsum(density(SHAPES[HISTOGRAM], y)) * (y[1] - y[0])
     distance = scipy.stats.kstest(logs, lambda at: np.interp(at, y, cumulative)).statistic
-    # As unlikely as five standard errors.
+    # Kolmogorov's distance exceeds c / sqrt(nets) with a chance of 2 exp(-2 c^2): as unlikely as
+    # five standard errors.
     c = math.sqrt(-math.log(scipy.stats.norm.sf(STANDARD_ERRORS)) / 2)
     group, what = f"distribution of the log squared gradient, {HISTOGRAM}", "distance from the law"
-    return Check(group, what, 0.0, float(distance), c / math.sqrt(len(logs)), "formula")
+    return found + compare(group, what, 0.0, distance, "formula", c / math.sqrt(len(logs)))
 
 
 def notes(data: xr.Dataset) -> Iterator[str]:
@@ -179,9 +171,10 @@ def figure(data: xr.Dataset) -> Figure:
     note = f"ReLU networks with He weights, {data.sizes['seed']} draws of each shape, one input; "
     note += "squares relative to infinite width; ± 2 standard errors"
     fig, (left, right) = panels(title, note, (14, 6.5), columns=2, width_ratios=[1.25, 1])
-    most = 1.08 * max(through(SHAPES[name])[0] for name in deep_shapes(data))
+    names = [name for name in DEEP if name in data.shape]
+    most = 1.08 * max(through(SHAPES[name])[0] for name in names)
     left.plot([0, most], [0, 5 * most], color="0.6", linewidth=2.5, label="5 Σ 1/n, wide layers")
-    for name in deep_shapes(data):
+    for name in names:
         tails = range(len(SHAPES[name]))
         x, _, law = np.transpose([through(SHAPES[name][layer:]) for layer in tails])
         left.plot([*x, 0], [*law, 0], color="black", linewidth=1)
@@ -208,7 +201,7 @@ def figure(data: xr.Dataset) -> Figure:
 
 EXPERIMENT = Experiment(
     __file__, __doc__, measure, figure=figure, notes=notes,
-    checks=lambda d: [*compare_layers(d), *compare_networks(d), compare_distribution(d)],
+    checks=lambda data: compare_layers(data) + compare_networks(data),
     full={"seeds": 3000, "shapes": tuple(SHAPES)},
     quick={"seeds": 300, "shapes": ("constant 30", HISTOGRAM)},
     lacks="2700 of 3000 networks, constant 100, the bottleneck and the single layer",

@@ -20,8 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import xarray as xr
-from harness.checks import Check, claim, compare, printed
-from harness.estimates import STANDARD_ERRORS, Estimate, average, extrapolate
+from harness.checks import Check, Estimate, average, claim, compare, extrapolate, printed
 from harness.experiment import Experiment
 from harness.figures import BLUE, LABELS, STYLES, Figure, label, panels, points
 from threadpoolctl import threadpool_limits
@@ -170,16 +169,16 @@ def compare_gains(data: xr.Dataset) -> list[Check]:
     ]
 
 
-def shortfall(accuracy: xr.DataArray) -> tuple[str, float, float]:
-    """The best other scheme, by how much LSUV's median is below it (0 if it is not), and allowed.
+def shortfall(accuracy: xr.DataArray) -> tuple[str, Estimate]:
+    """The best other scheme, and by how much LSUV's median is below it, 0 if it is not.
 
-    Allowed are five standard errors of a difference of medians: sqrt(pi/2) those of means.
+    The standard error of a difference of medians is sqrt(pi/2) that of means.
     """
     middle = accuracy.median("seed").to_series()
     best = str(middle.drop("lsuv").idxmax())
     scatter = accuracy.sel(scheme=["lsuv", best]).var("seed", ddof=1).sum()
     error = math.sqrt(math.pi / 2 * float(scatter) / accuracy.sizes["seed"])
-    return best, max(0.0, middle[best] - middle["lsuv"]), STANDARD_ERRORS * error
+    return best, Estimate(max(0.0, middle[best] - middle["lsuv"]), error)
 
 
 def compare_training(data: xr.Dataset) -> list[Check]:
@@ -192,12 +191,12 @@ def compare_training(data: xr.Dataset) -> list[Check]:
         middle = here.sel(trained=name, scheme="lsuv").median()
         found.append(claim(learns, LABELS[name], middle > LEARNS))
     for name in (name for name in CLAIMED if name in here.trained):
-        best, below, allowed = shortfall(here.sel(trained=name))
-        found.append(Check(short, f"{LABELS[name]} ({best})", 0.0, below, allowed, "claim"))
+        best, below = shortfall(here.sel(trained=name))
+        found += compare(short, f"{LABELS[name]} ({best})", 0.0, below, "claim")
     if "sigmoid" in here.trained:
         most, share = here.sel(trained="sigmoid").max("seed"), 1 / CLASSES
-        allowed = STANDARD_ERRORS * math.sqrt(share * (1 - share) / 360)
-        found += compare(chance, "{scheme}", share, most, "claim", allowed)
+        found_share = Estimate(most, math.sqrt(share * (1 - share) / 360))  # of the test samples
+        found += compare(chance, "{scheme}", share, found_share, "claim")
     return found
 
 
@@ -212,10 +211,10 @@ def notes(data: xr.Dataset) -> Iterator[str]:
         yield f"{LABELS[name]}, by theory: after LSUV the squared gradient grows by "
         yield f"{chi.perpendicular:.3f} per layer, a departure in length by {chi.parallel:.3f}."
     if "tanh" in data.trained:
-        best, short, allowed = shortfall(data.accuracy.sel(depth=FITNET, trained="tanh"))
-        if short > allowed:
+        best, short = shortfall(data.accuracy.sel(depth=FITNET, trained="tanh"))
+        if short.mean > short.tolerance:
             yield f"Not confirmed: tanh, {FITNET} layers, LSUV better or equal: its median is "
-            yield f"{short:.3f} below that of {best}, five standard errors are {allowed:.3f}."
+            yield f"{short.mean:.3f} below that of {best}, allowed are {short.tolerance:.3f}."
     for depth in data.depth.values[data.depth > FITNET]:
         learned = (data.accuracy.sel(depth=depth) > LEARNS).sum("seed")
         for name, row in learned.transpose("trained", "scheme").to_pandas().iterrows():

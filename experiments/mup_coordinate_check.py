@@ -19,8 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import xarray as xr
-from harness.checks import Check, compare
-from harness.estimates import average
+from harness.checks import Check, average, compare
 from harness.experiment import Experiment, console
 from harness.figures import BLUE, GREEN, ORANGE, PURPLE, Figure, label, panels
 

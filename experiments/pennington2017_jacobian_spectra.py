@@ -18,8 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from harness.checks import Check, compare, printed
-from harness.estimates import Estimate, average, extrapolate
+from harness.checks import Check, Estimate, average, compare, extrapolate, printed
 from harness.experiment import Experiment
 from harness.figures import BLUE, GREEN, ORANGE, PURPLE, Figure, label, panels
 

@@ -6,10 +6,9 @@ correlation c, layer by layer: lengths settle at q*, correlations at c*. With si
 inputs become alike (c* = 1, ordered); with 2.5 and 4 even neighbours part (c* < 1, chaotic).
 
 Compared are theory with the paper's numbers; its maps with single layers; deep networks with the
-law of their width; and that law, extrapolated from two widths, with theory. The law: given the
-covariance of two inputs in one layer, the 1000 pairs of pre-activations of the next are independent
-draws from it, so that a chain of 2 x 2 matrices has exactly the law of two inputs in such a
-network, at a thousandth of the cost. All starts of a network or chain share its draws.
+law of their width; and that law, extrapolated from two widths, with theory. The law: the 1000 pairs
+of pre-activations of a layer are independent draws, given the covariance of two inputs in the one
+before. All starts of a network share its draws.
 
 Source: Poole, Lahiri, Raghu, Sohl-Dickstein & Ganguli 2016, "Exponential expressivity in deep
 neural networks through transient chaos", figures 1 and 2.
@@ -22,8 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from harness.checks import Check, compare, printed
-from harness.estimates import STANDARD_ERRORS, Estimate, average, errors_allowed, extrapolate
+from harness.checks import Check, Estimate, average, compare, errors_allowed, extrapolate, printed
 from harness.experiment import Experiment
 from harness.figures import BLUE, GREEN, ORANGE, Figure, label, panels, points
 
@@ -45,8 +43,9 @@ PUBLISHED = {
     1.3: {"q*": "0.6070468", "c*": "1", "chi_1": "0.9398074"},
     4.0: {"q*": "12.60415", "c*": "0.02969592", "chi_1": "2.367261"},
 }
-STYLES = {1.3: (BLUE, "o"), 2.5: (GREEN, "s"), 4.0: (ORANGE, "^")}
-PHASES = {1.3: "ordered", 2.5: "chaotic", 4.0: "deep in chaos"}
+STYLES = {
+    1.3: ("ordered", BLUE, "o"), 2.5: ("chaotic", GREEN, "s"), 4.0: ("deep in chaos", ORANGE, "^"),
+}  # fmt: skip
 
 BATCH = 16  # pairs of inputs of a single layer; in the next they are all but independent
 LAYERS_BEFORE = 100
@@ -59,29 +58,19 @@ def fixed(sigma_w: float) -> Any:
     return jinit.theory.depth_scales("tanh", weight_var=sigma_w**2, bias_var=BIAS_VAR)
 
 
-def length_map(sigma_w: float, lengths: np.ndarray) -> np.ndarray:
-    """Lengths after one more layer."""
-    variances = {"weight_var": sigma_w**2, "bias_var": BIAS_VAR}
-    return np.array([jinit.theory.length_map("tanh", float(q), **variances) for q in lengths])
-
-
-@cache
-def correlation_map(sigma_w: float) -> Any:
-    """The map on [0, 1] by a polynomial of degree 24, to 2e-7 at sigma_w = 4, its worst."""
-    variances = {"weight_var": sigma_w**2, "bias_var": BIAS_VAR, "q": fixed(sigma_w).q}
-
-    def exact(cs: np.ndarray) -> np.ndarray:
-        return np.array([jinit.theory.correlation_map("tanh", float(c), **variances) for c in cs])
-
-    return np.polynomial.Chebyshev.interpolate(exact, 24, domain=[0, 1])
+def after(sigma_w: float, q: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lengths, and correlations of inputs of length q*, after one more layer."""
+    wide = jinit.theory.Ensemble("tanh", weight_var=sigma_w**2, bias_var=BIAS_VAR)
+    closer = np.vectorize(lambda c: wide.correlation_map(c, q=fixed(sigma_w).q))
+    return np.vectorize(wide.length_map)(q), closer(c)
 
 
 def predict(sigma_w: float, depth: int) -> list[np.ndarray]:
     """Lengths from the first starts and correlations from the others, layer by layer."""
-    layers, q, c = [], LENGTHS, CORRELATIONS
+    layers, both = [], (LENGTHS, CORRELATIONS)
     for _ in range(depth):
-        q, c = length_map(sigma_w, q), correlation_map(sigma_w)(c)
-        layers.append(np.concatenate([q, c]))
+        both = after(sigma_w, *both)
+        layers.append(np.concatenate(both))
     return layers
 
 
@@ -92,31 +81,22 @@ def begin() -> tuple[np.ndarray, np.ndarray]:
     return np.array(q, np.float32), np.array(c, np.float32)
 
 
-def network(key: jax.Array, gain: Any, q: jax.Array, c: jax.Array, *, depth: int) -> Any:
-    """Pairs of inputs `[pairs]` through one network of jinit.init: q and c, `[layers, pairs]`."""
+def networks(key: jax.Array, *, depth: int, pairs: int) -> dict[str, jax.Array]:
+    """From every start, means over so many pairs of inputs through one network of jinit.init."""
     input_key, init_key = jax.random.split(key)
     net = jinit.MLP((WIDTH,) * (depth + 1) + (1,), activation="tanh")
-    params, state = jinit.init(init_key, net, "xavier", gain=gain, bias_var=BIAS_VAR)
-    one, other = jax.random.normal(input_key, (2, len(q), WIDTH))
-    pair = one, c[:, None] * one + jnp.sqrt(1 - c[:, None] ** 2) * other
-    seen = jinit.correlations(
-        net, params, state, *(jnp.tanh(jnp.sqrt(q)[:, None] * z) for z in pair)
-    )
-    return seen.length[:, :depth].T, seen.correlation[:, :depth].T
+    one, other = jax.random.normal(input_key, (2, STARTS * pairs, WIDTH))
 
+    @jax.vmap
+    def of_gain(gain: jax.Array, q: jax.Array, c: jax.Array) -> jax.Array:
+        params, state = jinit.init(init_key, net, "xavier", gain=gain, bias_var=BIAS_VAR)
+        q, c = (jnp.repeat(x, pairs)[:, None] for x in (q, c))
+        sides = (jnp.sqrt(q) * z for z in (one, c * one + jnp.sqrt(1 - c**2) * other))
+        seen = jinit.correlations(net, params, state, *map(jnp.tanh, sides))
+        both = (x.reshape(STARTS, pairs, -1).mean(1) for x in (seen.length, seen.correlation))
+        return jnp.where(QUANTITIES == "q", *(x[:, :depth].T for x in both))
 
-def single(key: jax.Array, *, sigma_w: jax.Array, start: jax.Array) -> dict[str, jax.Array]:
-    """What one layer makes of a start; every point of the maps has networks of its own."""
-    key = jax.random.fold_in(key, sigma_w * STARTS + start)
-    q, c = (jnp.full(BATCH, jnp.asarray(x)[sigma_w, start]) for x in begin())
-    q, c = network(key, jnp.asarray(GAINS)[sigma_w], q, c, depth=1)
-    return {"value": jnp.where(start < len(LENGTHS), q.mean(), c.mean())}
-
-
-def networks(key: jax.Array, *, depth: int) -> dict[str, jax.Array]:
-    """Deep networks, `[sigmas, layers, starts]`; one draw serves every gain."""
-    each = jax.vmap(lambda gain, q, c: network(key, gain, q, c, depth=depth))
-    return {"value": jnp.where(QUANTITIES == "q", *each(GAINS, *begin()))}
+    return {"value": of_gain(GAINS, *begin())}
 
 
 def chain(key: jax.Array, q: jax.Array, c: jax.Array, width: int, depth: int) -> Any:
@@ -140,19 +120,19 @@ def chain(key: jax.Array, q: jax.Array, c: jax.Array, width: int, depth: int) ->
 
 
 def chains(key: jax.Array, *, width: int, depth: int) -> dict[str, jax.Array]:
-    """From every start, `[sigmas, layers, starts]`."""
+    """From every start, as networks."""
     found = jnp.where(QUANTITIES == "q", *chain(key, *begin(), width, depth))
     return {"value": found.swapaxes(0, 1)}
 
 
-def long_chains(key: jax.Array, *, width: int, end: int, layers: int) -> dict[str, jax.Array]:
-    """That have settled, averaged over the last layers: q and c `[sigmas, 2]`.
+def long_chains(key: jax.Array, *, width: int, layers: int) -> dict[str, jax.Array]:
+    """q and c `[sigmas, 2]` of chains that have settled, averaged over the last layers.
 
-    They start short and uncorrelated (end 0), or long and nearly alike (1).
+    Of those that start short and uncorrelated, and those that start long and nearly alike.
     """
-    start = (jnp.full((len(GAINS), 1), x[-end], jnp.float32) for x in (LENGTHS, CORRELATIONS))
-    found = chain(jax.random.fold_in(key, end), *start, width, LAYERS_BEFORE + layers - 1)
-    return {"value": jnp.concatenate([x[LAYERS_BEFORE - 1 :].mean(0) for x in found], -1)}
+    ends = (np.tile(np.float32(x[[0, -1]]), (len(GAINS), 1)) for x in (LENGTHS, CORRELATIONS))
+    found = chain(key, *ends, width, LAYERS_BEFORE + layers - 1)
+    return {"value": jnp.stack([x[LAYERS_BEFORE - 1 :].mean((0, 2)) for x in found], -1)}
 
 
 def measure(
@@ -160,38 +140,40 @@ def measure(
 ) -> xr.Dataset:
     """Means and standard errors of lengths and correlations, beside theory's.
 
-    Of single layers, for every point of the maps; of networks of `depth` layers; of chains as deep;
-    and of settled chains from either of two starts, averaged over so many layers.
+    Of single layers; of networks of `depth` layers; of chains as deep; and of settled chains,
+    averaged over so many layers.
     """
+    deep, of_fixed, widths = (
+        ("sigma_w", "layer", "start"),
+        ("sigma_w", "fixed_point"),
+        [WIDTH, 2 * WIDTH],
+    )
 
-    def run(fn: Any, seeds: int, dims: tuple[str, ...], **axes: Any) -> xr.DataArray:
-        found = jinit.sweep(fn, **axes, seeds=seeds, dims={"value": dims}).value.astype(float)
-        return found.squeeze([d for d in ("depth", "layers") if d in found.dims], drop=True)
+    def run(fn: Any, seeds: int, dims: tuple[str, ...] = deep, **axes: Any) -> xr.DataArray:
+        one = {name: [value] for name, value in axes.items() if name != "width"}
+        found = jinit.sweep(fn, static=axes | one, seeds=seeds, dims={"value": dims}).value
+        return found.squeeze(list(one), drop=True).astype(float)
 
-    deep, widths = ("sigma_w", "layer", "start"), [WIDTH, 2 * WIDTH]
-    every = {"sigma_w": range(len(GAINS)), "start": range(STARTS)}
-    axes = {"width": widths, "end": [0, 1], "layers": [layers]}
-    long = run(long_chains, settled, ("sigma_w", "fixed_point"), static=axes)
     found = {
-        "maps": run(single, singles, (), traced=every).drop_vars(list(every)),
-        "nets": run(networks, nets, deep, static={"depth": [depth]}),
-        "law": run(chains, narrow, deep, static={"width": widths, "depth": [depth]}),
-        "settled": long.stack(run=("end", "seed"), create_index=False).drop_vars("seed"),
+        "maps": run(networks, singles, depth=1, pairs=BATCH).squeeze("layer"),
+        "nets": run(networks, nets, depth=depth, pairs=1),
+        "law": run(chains, narrow, width=widths, depth=depth),
+        "settled": run(long_chains, settled, of_fixed, width=widths, layers=layers),
     }
     late = slice((depth + 1) // 2 - 1, None)
     found |= {
-        f"late_{n}": found[n].isel(layer=late).mean("layer", skipna=False) for n in ("nets", "law")
+        f"late_{n}": found[n][..., late, :].mean("layer", skipna=False) for n in ("nets", "law")
     }
-    data = xr.Dataset({"theory": (deep, [predict(sigma_w, depth) for sigma_w in SIGMA_WS])})
+    data = xr.Dataset({
+        "theory": (deep, [predict(sigma_w, depth) for sigma_w in SIGMA_WS]),
+        "fixed": (of_fixed, [fixed(sigma_w)[:2] for sigma_w in SIGMA_WS]),
+    })  # fmt: skip
     for name, values in found.items():
-        of = average(values, "run" if name == "settled" else "seed")
-        data[name], data[f"{name}_error"], data.attrs[f"{name}_seeds"] = of
-    data["fixed"] = ("sigma_w", "fixed_point"), [fixed(sigma_w)[:2] for sigma_w in SIGMA_WS]
-    starts = {"quantity": QUANTITIES, "begun": [*LENGTHS, *CORRELATIONS]}
-    data = data.assign_coords({name: ("start", values) for name, values in starts.items()})
+        data[name], data[f"{name}_error"], data.attrs[f"{name}_seeds"] = average(values)
     return data.assign_coords(
-        sigma_w=list(SIGMA_WS), layer=range(1, depth + 1), fixed_point=["q*", "c*"]
-    )
+        sigma_w=list(SIGMA_WS), layer=range(1, depth + 1), fixed_point=["q*", "c*"],
+        quantity=("start", QUANTITIES), begun=("start", [*LENGTHS, *CORRELATIONS]),
+    )  # fmt: skip
 
 
 def estimate(data: xr.Dataset, name: str, **at: Any) -> Estimate:
@@ -207,17 +189,15 @@ def apart(nets: Estimate, law: Estimate) -> xr.DataArray:
     return errors_allowed(law.seeds) * law.error * np.sqrt(1 + law.seeds / nets.seeds)
 
 
-def farthest(group: str, *compared: xr.DataArray, source: str) -> list[Check]:
+def farthest(group: str, source: str, *compared: xr.DataArray) -> list[Check]:
     """For either quantity and every sigma_w the layer and start at which they are farthest off."""
     expected, measured, allowed = compared
     off = (abs(measured - expected) / allowed).fillna(np.inf)  # what is no number is the worst
-    what = "sigma_w = {sigma_w:g}: {quantity} from {begun:.3g}, layer {layer}"
-    found = []
+    what, found = "sigma_w = {sigma_w:g}: {quantity} from {begun:.3g}, layer {layer}", []
     for quantity in "qc":
-        for sigma_w in SIGMA_WS:
-            at = off.sel(sigma_w=sigma_w).where(off.quantity == quantity).argmax(["layer", "start"])
-            here = (x.sel(sigma_w=sigma_w)[at] for x in compared)
-            found += compare(group, what, next(here), next(here), source, next(here))
+        at = off.where(off.quantity == quantity).argmax(["layer", "start"])
+        expected, measured, allowed = (x.isel(at) for x in compared)
+        found += compare(group, what, expected, measured, source, allowed)
     return found
 
 
@@ -231,7 +211,6 @@ def checks(data: xr.Dataset) -> list[Check]:
     )
     both = f"{nets.seeds} networks and the law of their width"
     widths = f"widths {WIDTH} and {2 * WIDTH}, extrapolated, and theory"
-    apart_late = apart(late_nets, late_law)[:, ENDS]
     found = [
         printed("jinit.theory", f"{what}, sigma_w = {sigma_w:g}", text, value)
         for sigma_w, texts in PUBLISHED.items()
@@ -241,12 +220,13 @@ def checks(data: xr.Dataset) -> list[Check]:
     what = "{quantity} = {begun:.3g} becomes"
     found += compare(group, what, data.theory[:, 0], maps, "theory")
     group = f"{both}, farthest off of all layers"
-    found += farthest(group, law.mean, nets.mean, apart(nets, law), source="simulation")
+    found += farthest(group, "simulation", law.mean, nets.mean, apart(nets, law))
     group = f"{both}, layers {(data.sizes['layer'] + 1) // 2} up"
-    what, seen = "sigma_w = {sigma_w:g}: {quantity} from {begun:.3g}", late_nets.mean[:, ENDS]
-    found += compare(group, what, late_law.mean[:, ENDS], seen, "simulation", apart_late)
+    what, allowed = "sigma_w = {sigma_w:g}: {quantity} from {begun:.3g}", apart(late_nets, late_law)
+    late = (x[:, ENDS] for x in (late_law.mean, late_nets.mean, allowed))
+    found += compare(group, what, next(late), next(late), "simulation", next(late))
     group = f"{widths}: farthest off of all layers"
-    found += farthest(group, data.theory, limit.mean, limit.tolerance, source="theory")
+    found += farthest(group, "theory", data.theory, limit.mean, limit.tolerance)
     group, what = f"fixed points: {widths}", "{fixed_point}, sigma_w = {sigma_w:g}"
     allowed = settled.tolerance + LEFT * abs(settled.mean)
     return found + compare(group, what, data.fixed.T, settled, "theory", allowed)
@@ -259,11 +239,32 @@ def figure(data: xr.Dataset) -> Figure:
     note = (
         f"tanh, $\\sigma_b$ = 0.3. Lines: theory at infinite width. Points: nets of width {WIDTH}, "
     )
-    note += f"± {STANDARD_ERRORS} standard errors. Stars: the fixed points."
+    note += "± 5 standard errors. Stars: the fixed points."
     fig, axes = panels(title, note, (13.5, 11.5), rows=2, columns=2)
-    draw(axes[::2], data.isel(start=QUANTITIES == "q"), np.geomspace(0.02, 45, 60), length_map)
-    after, grid = lambda sigma_w, c: correlation_map(sigma_w)(c), np.linspace(0, 1, 41)
-    draw(axes[1::2], data.isel(start=QUANTITIES == "c"), grid, after)
+    grids = np.geomspace(0.02, 45, 60), np.linspace(0, 1, 41)
+    for k, quantity in enumerate("qc"):
+        above, below = axes[k::2]
+        above.plot(grids[k], grids[k], color="0.7", linewidth=1, linestyle="--")
+        for sigma_w, (phase, colour, marker) in STYLES.items():
+            here = data.sel(sigma_w=sigma_w).isel(start=data.quantity == quantity)
+            above.plot(grids[k], after(sigma_w, *grids)[k], color="0.25", linewidth=1.6, zorder=2)
+            # From the diagonal to the curve and back, as the signals go that start farthest off.
+            for start in (0, -1):
+                one = here.isel(start=start)
+                x = np.repeat([one.begun, *one.theory], 2)
+                above.plot(x[:-1], x[1:], color=colour, linewidth=1, alpha=0.5, zorder=1)
+            style = {"color": colour, "marker": marker}
+            points(above, here.begun, here.maps, here.maps_error, **style, markersize=6.5)
+            at = float(here.fixed[k])
+            name = f"$\\sigma_w$ = {sigma_w:g}, {phase}: ${quantity}^*$ = {at:.3g}"
+            star = {"color": colour, "markersize": 17, "markeredgecolor": "white", "zorder": 4}
+            above.plot(at, at, "*", **star, clip_on=False, label=name)
+            for start in range(0, here.sizes["start"], 3):
+                one, name = here.isel(start=start), None if start else f"$\\sigma_w$ = {sigma_w:g}"
+                below.plot([0, *one.layer], [one.begun, *one.theory], color="0.4", linewidth=1)
+                points(
+                    below, one.layer, one.nets, one.nets_error, **style, markersize=5, label=name
+                )
     x = "length $q$ in one layer"
     label(axes[0], "Every length is drawn to one $q^*$", x, "length in the next", "upper left")
     axes[0].set(xscale="log", yscale="log", ylim=(0.08, 45))
@@ -276,34 +277,10 @@ def figure(data: xr.Dataset) -> Figure:
     return fig
 
 
-def draw(panels: Any, data: xr.Dataset, grid: np.ndarray, after: Any) -> None:
-    """The map with its cobwebs, and trajectories, of one quantity."""
-    above, below = panels
-    above.plot(grid, grid, color="0.7", linewidth=1, linestyle="--")
-    kind = f"{data.quantity.values[0]}*"
-    for sigma_w, (colour, marker) in STYLES.items():
-        here, style = data.sel(sigma_w=sigma_w), {"color": colour, "marker": marker}
-        above.plot(grid, after(sigma_w, grid), color="0.25", linewidth=1.6, zorder=2)
-        # From the diagonal to the curve and back, as the signals go that start farthest off.
-        for start in (0, -1):
-            one = here.isel(start=start)
-            x = np.repeat([one.begun, *one.theory], 2)
-            above.plot(x[:-1], x[1:], color=colour, linewidth=1, alpha=0.5, zorder=1)
-        points(above, here.begun, here.maps, here.maps_error, **style | {"markersize": 6.5})
-        at = float(here.fixed.sel(fixed_point=kind))
-        star = {"color": colour, "markersize": 17, "markeredgecolor": "white", "zorder": 4}
-        name = f"$\\sigma_w$ = {sigma_w:g}, {PHASES[sigma_w]}: ${kind}$ = {at:.3g}"
-        above.plot(at, at, "*", **star, clip_on=False, label=name)
-        for start in range(0, data.sizes["start"], 3):
-            one, name = here.isel(start=start), None if start else f"$\\sigma_w$ = {sigma_w:g}"
-            below.plot([0, *one.layer], [one.begun, *one.theory], color="0.4", linewidth=1)
-            points(below, one.layer, one.nets, one.nets_error, markersize=5, label=name, **style)
-
-
 EXPERIMENT = Experiment(
     __file__, __doc__, measure, checks, figure,
-    full={"singles": 40, "nets": 64, "depth": 30, "narrow": 400, "settled": 64, "layers": 400},
-    quick={"singles": 12, "nets": 16, "depth": 15, "narrow": 100, "settled": 24, "layers": 150},
+    full={"singles": 40, "nets": 64, "depth": 30, "narrow": 400, "settled": 128, "layers": 400},
+    quick={"singles": 12, "nets": 16, "depth": 15, "narrow": 100, "settled": 48, "layers": 150},
     lacks="28 of 40 single layers, 48 of 64 networks, layers beyond 15, three of four chains",
 )  # fmt: skip
 

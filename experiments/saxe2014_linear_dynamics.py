@@ -22,10 +22,10 @@ import matplotlib
 import numpy as np
 import optax
 import xarray as xr
-from harness.checks import Check, compare, half_unit, printed
-from harness.estimates import average
-from harness.experiment import Experiment, steps
+from harness.checks import Check, average, compare, half_unit, printed
+from harness.experiment import Experiment
 from harness.figures import BLUE, ORANGE, Figure, label, named_ticks, panels, points
+from rich.progress import track
 
 import jinit
 
@@ -78,7 +78,7 @@ def digits(components: int) -> tuple[np.ndarray, ...]:
 
 def measure(larger: int, seeds: int, depths: dict[str, tuple[int, ...]]) -> xr.Dataset:
     """Modes over time, at so much larger rates than MODES', and training times over depth."""
-    curves = [learn(modes, larger) for modes in steps(MODES, "aligned networks")]
+    curves = [learn(modes, larger) for modes in track(MODES, "aligned networks")]
     times = {scheme: training_times(scheme, depths[scheme], seeds) for scheme in RATES}
     return xr.merge([xr.concat(curves, "run"), xr.Dataset(times)], join="outer")
 

@@ -11,7 +11,7 @@ Source: Schoenholz, Gilmer, Ganguli & Sohl-Dickstein 2017, "Deep information pro
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -20,8 +20,7 @@ import numpy as np
 import optax
 import pandas as pd
 import xarray as xr
-from harness.checks import Check, compare, printed
-from harness.estimates import Estimate, extrapolate
+from harness.checks import Check, Estimate, compare, extrapolate, printed
 from harness.experiment import Experiment
 from harness.figures import BLUE, GREEN, ORANGE, Figure, label, named_ticks, panels, points
 from matplotlib.patheffects import withStroke
@@ -29,7 +28,7 @@ from matplotlib.patheffects import withStroke
 import jinit
 
 BIAS_VAR = 0.05
-COLUMNS = ("q*", "chi_1", "c*", "xi_q", "xi_c")
+COLUMNS = {"q*": "q", "chi_1": "chi", "c*": "c", "xi_q": "xi_q", "xi_c": "xi_c"}
 PUBLISHED = {
     1.3: ("0.3153165", "0.8801635", "1", "1.785237", "7.834069"),
     1.5: ("0.4180372", "0.9386363", "1", "1.682828", "15.79099"),
@@ -80,22 +79,22 @@ def measure_scales(weight_vars: Sequence[float], layers: int, nets: dict[int, in
             maps = (fit(predicted_decay(weight_var, last, offsets)[k]) for offsets in (SMALL, 1.0))
             fits = (fit_with_error(run[:, i, k, : last + 1]) for run in runs)
             rows.append([weight_var, name, xi, *maps, *(x for both in fits for x in both)])
-    names = ("xi", "linear", "fitted", "narrow", "narrow_error", "wide", "wide_error")
+    names = ["xi", "linear", "fitted", "narrow", "narrow_error", "wide", "wide_error"]
     table = pd.DataFrame(rows, columns=["decay_var", "scale", *names])
     table = table.set_index(["decay_var", "scale"]).to_xarray().sel(scale=["xi_q", "xi_c"])
     return table.assign_attrs(narrow_nets=nets[NARROW], wide_nets=nets[WIDE])
 
 
-def fit(differences: np.ndarray) -> float:
-    """The number of layers over which the differences, `[layers]`, fall by a factor of e."""
-    return -1 / float(np.polyfit(np.arange(len(differences)), np.log(differences), 1)[0])
+def fit(differences: np.ndarray) -> np.ndarray:
+    """The number of layers over which the differences, `[..., layers]`, fall by a factor of e."""
+    at = np.arange(differences.shape[-1])
+    return -np.sum((at - at.mean()) ** 2) / (np.log(differences) @ (at - at.mean()))
 
 
 def fit_with_error(runs: np.ndarray) -> tuple[float, float]:
     """Fit to the mean of `[seeds, layers]`, and its standard error by the jackknife."""
-    seeds = len(runs)
-    left_out = [fit((runs.sum(axis=0) - run) / (seeds - 1)) for run in runs]
-    return fit(runs.mean(axis=0)), math.sqrt(seeds - 1) * float(np.std(left_out))
+    left_out = fit((runs.sum(axis=0) - runs) / (len(runs) - 1))
+    return float(fit(runs.mean(axis=0))), math.sqrt(len(runs) - 1) * float(np.std(left_out))
 
 
 def starts(weight_var: float, offsets: float = 1.0) -> tuple[float, float, float]:
@@ -107,16 +106,16 @@ def starts(weight_var: float, offsets: float = 1.0) -> tuple[float, float, float
 
 def predicted_decay(weight_var: float, layers: int, offsets: float = 1.0) -> np.ndarray:
     """Differences of lengths (in units of q*) and of correlations, `[2, layers + 1]`."""
-    variances = {"weight_var": weight_var, "bias_var": BIAS_VAR}
-    q, *aparts = starts(weight_var, offsets)
-    lengths = [[q * (1 + sign * LENGTH_OFF * offsets)] for sign in (-1, 1)]
-    correlations = [[1 - apart] for apart in aparts]
-    for _ in range(layers):
-        for row in lengths:
-            row.append(jinit.theory.length_map("tanh", row[-1], **variances))
-        for row in correlations:
-            row.append(jinit.theory.correlation_map("tanh", row[-1], q=q, **variances))
-    return np.stack([np.diff(lengths, axis=0)[0] / q, -np.diff(correlations, axis=0)[0]])
+    wide = jinit.theory.Ensemble("tanh", weight_var=weight_var, bias_var=BIAS_VAR)
+    q, near, far = starts(weight_var, offsets)
+    off, rows = LENGTH_OFF * offsets, []
+    now = [q * (1 - off), q * (1 + off), 1 - far, 1 - near]
+    for _ in range(layers + 1):
+        short, long, less, more = now
+        rows.append([(long - short) / q, more - less])
+        now = [wide.length_map(short), wide.length_map(long)]
+        now += [wide.correlation_map(c, q=q) for c in (less, more)]
+    return np.transpose(rows)
 
 
 def decay(width: int, layers: int, seeds: int, weight_vars: Sequence[float]) -> np.ndarray:
@@ -177,10 +176,9 @@ def train(weight_vars: Sequence[float], depths: Sequence[int], seeds: int) -> xr
 
 def factors(data: xr.Dataset, name: str) -> xr.DataArray:
     """Depths that train in units of xi_c, early or at the end: `[weight_vars]`."""
-    mean = data[name].mean("seed").transpose("weight_var", "depth")
-    xi_c = [theory(weight_var).xi_c for weight_var in mean.weight_var.values]
-    depths = [half_way(mean.depth.values, row.values) for row in mean]
-    return mean.isel(depth=0, drop=True).copy(data=np.divide(depths, xi_c))
+    depths, xi_c = data.depth.values, [theory(w).xi_c for w in data.weight_var.values]
+    mean, how = data[name].mean("seed"), {"input_core_dims": [["depth"]], "vectorize": True}
+    return xr.apply_ufunc(partial(half_way, depths), mean, **how) / np.array(xi_c)
 
 
 def half_way(depths: Sequence[int], accuracy: np.ndarray) -> float:
@@ -190,13 +188,11 @@ def half_way(depths: Sequence[int], accuracy: np.ndarray) -> float:
     """
     best = int(np.argmax(accuracy))
     half = (accuracy[best] + 1 / CLASSES) / 2
-    below = np.flatnonzero(accuracy[best:] < half)
+    below = best + np.flatnonzero(accuracy[best:] < half)
     if not len(below):
         return math.nan
-    after = best + int(below[0])
-    logs = np.log(depths)
-    share = (accuracy[after - 1] - half) / (accuracy[after - 1] - accuracy[after])
-    return float(np.exp(logs[after - 1] + share * (logs[after] - logs[after - 1])))
+    around = [below[0], below[0] - 1]
+    return float(np.exp(np.interp(half, accuracy[around], np.log(depths)[around])))
 
 
 def ordered(found: xr.DataArray) -> xr.DataArray:
@@ -214,26 +210,19 @@ def measured_scales(data: xr.Dataset) -> Estimate:
     return extrapolate(narrow, wide, ratio=WIDE / NARROW)
 
 
-def compare_theory() -> list[Check]:
-    """The numbers of the paper's formulas beside `jinit.theory`."""
-    found = []
-    for weight_var, texts in PUBLISHED.items():
-        exact = theory(weight_var)
-        values = (exact.q, exact.chi, exact.c, exact.xi_q, exact.xi_c)
-        group = f"jinit.theory, weight variance {weight_var:g}"
-        found += [printed(group, *row) for row in zip(COLUMNS, texts, values, strict=True)]
-    return found
-
-
 def checks(data: xr.Dataset) -> list[Check]:
     """Theory, the decay in networks, and the depth that trains."""
-    what = "{scale}, variance {decay_var:g}"
+    found, what = [], "{scale}, variance {decay_var:g}"
+    for weight_var, texts in PUBLISHED.items():
+        group, exact = f"jinit.theory, weight variance {weight_var:g}", theory(weight_var)
+        for name, text in zip(COLUMNS, texts, strict=True):
+            found.append(printed(group, name, text, getattr(exact, COLUMNS[name])))
     nets = f"decay in networks of widths {NARROW} and {WIDE}, extrapolated, and in theory's maps"
     maps = "slope of theory's maps and depth scales of theory"
     trains = "ordered phase: depth of half accuracy / xi_c, about 6 by the paper"
     end, each = ordered(factors(data, "end")), "variance {weight_var:g}"
     return [
-        *compare_theory(),
+        *found,
         *compare(nets, what, data.fitted, measured_scales(data), "theory"),
         *compare(maps, what, data.xi, data.linear, "theory", LINEAR * data.linear),
         *compare(trains, each, TRAINABLE, end, "paper", ABOUT),
@@ -261,17 +250,16 @@ def figure(data: xr.Dataset) -> Figure:
     note += f"rate of {LEARNING_RATE:g}; biases of variance {BIAS_VAR}"
     title = "Networks train as deep as signals reach"
     fig, (heat, side) = panels(title, note, (15, 7.5), columns=2, width_ratios=[1.45, 1])
-    edges, x = cell_edges(data.weight_var.values), "weight variance $\\sigma_w^2$"
+    accuracy = data.end.mean("seed").transpose("depth", "weight_var")
+    mesh = heat.pcolormesh(data.weight_var, data.depth, accuracy, cmap="magma", vmin=0, vmax=1)
+    fig.colorbar(mesh, ax=heat, pad=0.015, fraction=0.04, label="training accuracy")
+    ends, limits = np.array(heat.get_xlim()), heat.get_ylim()
+
     critical = jinit.theory.critical("tanh", bias_var=BIAS_VAR).weight_var
     # Denser towards criticality, where xi_c diverges.
-    off = np.linspace(0.1, 1, 40) ** 2 * np.array([[edges[0] - critical], [edges[-1] - critical]])
+    off = np.linspace(0.1, 1, 40) ** 2 * (ends - critical)[:, None]
     weight_vars = np.sort(critical + off.ravel())
     curve = {n: np.array([getattr(theory(w), n) for w in weight_vars]) for n in ("xi_c", "xi_q")}
-
-    depths, accuracy = data.depth.values, data.end.mean("seed").transpose("depth", "weight_var")
-    of_depths = np.exp(cell_edges(np.log(depths)))
-    mesh = heat.pcolormesh(edges, of_depths, accuracy, cmap="magma", vmin=0, vmax=1)
-    fig.colorbar(mesh, ax=heat, pad=0.015, fraction=0.04, label="training accuracy")
     halo = [withStroke(linewidth=5.5, foreground="white", alpha=0.65)]
     line = {"color": "black", "path_effects": halo, "label": "6 $\\xi_c$, theory"}
     heat.plot(weight_vars, TRAINABLE * curve["xi_c"], **line)
@@ -279,9 +267,12 @@ def figure(data: xr.Dataset) -> Figure:
     for name, taken, colour, marker in (("end", STEPS, BLUE, "o"), ("early", EARLY, GREEN, "v")):
         half, name = xi_c * factors(data, name), f"half way to chance, {taken} steps"
         points(heat, half.weight_var, half, 0 * half, color=colour, marker=marker, label=name)
-    title, limits = "Training accuracy is lost near 6 $\\xi_c$, in chaos sooner", of_depths[[0, -1]]
+    title, x = (
+        "Training accuracy is lost near 6 $\\xi_c$, in chaos sooner",
+        "weight variance $\\sigma_w^2$",
+    )
     label(heat, title, x, "hidden layers", "lower right", yscale="log", ylim=limits)
-    named_ticks(heat.yaxis, depths)
+    named_ticks(heat.yaxis, data.depth.values)
     heat.grid(False)
 
     nets = measured_scales(data)
@@ -295,14 +286,8 @@ def figure(data: xr.Dataset) -> Figure:
     label(side, title, x, "layers", "upper right", yscale="log", ylim=(0.5, 500))
     for axes in (heat, side):
         axes.axvline(critical, color="0.5", linestyle="--", linewidth=1.4)
-        axes.set_xlim(edges[[0, -1]])
+        axes.set_xlim(ends)
     return fig
-
-
-def cell_edges(values: np.ndarray) -> np.ndarray:
-    """Of cells around the values."""
-    middle = (values[1:] + values[:-1]) / 2
-    return np.concatenate([[2 * values[0] - middle[0]], middle, [2 * values[-1] - middle[-1]]])
 
 
 EXPERIMENT = Experiment(

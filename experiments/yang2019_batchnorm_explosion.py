@@ -20,8 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import xarray as xr
-from harness.checks import Check, half_unit, printed
-from harness.estimates import STANDARD_ERRORS
+from harness.checks import STANDARD_ERRORS, Check, half_unit, printed
 from harness.experiment import Experiment
 from harness.figures import LABELS, STYLES, Figure, label, named_ticks, panels, points
 

@@ -1,22 +1,21 @@
-"""Numbers that are expected beside those measured, and the verdict on all of them."""
+"""Means over seeds, numbers that are expected beside those measured, and the verdict on them."""
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.stats
 import xarray as xr
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from harness.estimates import Estimate
-
 console = Console(highlight=False)
 
+STANDARD_ERRORS = 5
 EXACT = 1e-8  # of what is computed in float64 and known without rounding
 
 SOURCES = {
@@ -26,6 +25,48 @@ SOURCES = {
     "simulation": "simulated otherwise",
     "claim": "claimed in words",
 }
+
+
+class Estimate(NamedTuple):
+    """A mean over seeds with its standard error: numbers, or arrays of one shape."""
+
+    mean: Any
+    error: Any
+    seeds: float = math.inf
+    """from whose scatter the error is taken; infinitely many where it is known"""
+
+    @property
+    def tolerance(self) -> Any:
+        """What is allowed between the mean and what is expected."""
+        return errors_allowed(self.seeds) * self.error
+
+
+def average(values: xr.DataArray, over: str = "seed") -> Estimate:
+    """Over one dimension, the seeds; one that is no number makes the mean none."""
+    seeds = values.sizes[over]
+    error = values.std(over, ddof=1, skipna=False) / math.sqrt(seeds)
+    return Estimate(values.mean(over, skipna=False), error, seeds)
+
+
+def errors_allowed(seeds: float) -> float:
+    """How many standard errors, where the error is taken from the scatter of so many seeds.
+
+    Student's t, exceeded as rarely as STANDARD_ERRORS by a normal variable.
+
+    >>> round(errors_allowed(10), 2), round(errors_allowed(1000), 2)
+    (12.42, 5.03)
+    """
+    return float(scipy.stats.t.isf(scipy.stats.norm.sf(STANDARD_ERRORS), seeds - 1))
+
+
+def extrapolate(narrow: Estimate, wide: Estimate, *, ratio: float = 2.0) -> Estimate:
+    """To infinite width, from a width and one larger by a ratio: what goes as 1/width drops out.
+
+    (ratio wide - narrow) / (ratio - 1); with it goes no assumption on where the limit lies.
+    """
+    error = np.hypot(ratio * wide.error, narrow.error) / (ratio - 1)
+    mean = (ratio * wide.mean - narrow.mean) / (ratio - 1)
+    return Estimate(mean, error, min(narrow.seeds, wide.seeds))
 
 
 class Check(NamedTuple):
@@ -109,47 +150,41 @@ def verdict(checks: Sequence[Check], *, left_out: str = "") -> int:
     """
     if not checks:
         raise ValueError("verdict needs at least one check, got none.")
+    header = ("", ">expected", ">measured", ">tolerance", "source", "ok")
     for group, rows in groupby(checks, key=lambda check: check.group):
-        console.print(_table(group, list(rows)))
+        console.print(table(group, header, map(_row, rows)))
     if left_out:
         console.print(f"Not checked at this setting: {left_out}.")
-    missed = [check for check in checks if not check.ok]
-    for check in missed:
+    for check in (check for check in checks if not check.ok):
         console.print(
             f"[bold red]Missed:[/] {check.group}, {check.what}: expected {check.expected:.9g}, "
             f"measured {check.measured:.9g}, apart by "
             f"{abs(check.measured - check.expected):.2g} where {check.tolerance:.2g} is allowed."
         )
-    total, wrong = (Counter(check.source for check in some) for some in (checks, missed))
-    sources = sorted(total, key=list(SOURCES).index)
-    met = ", ".join(f"{total[s] - wrong[s]} of {total[s]} {SOURCES[s]}" for s in sources)
-    console.print(f"{len(checks) - len(missed)} of {len(checks)} numbers met: {met}.")
-    return 1 if missed else 0
+    counts = []
+    for source in sorted({check.source for check in checks}, key=list(SOURCES).index):
+        met = [check.ok for check in checks if check.source == source]
+        counts.append(f"{sum(met)} of {len(met)} {SOURCES[source]}")
+    met = [check.ok for check in checks]
+    console.print(f"{sum(met)} of {len(met)} numbers met: {', '.join(counts)}.")
+    return 0 if all(met) else 1
 
 
-def _table(group: str, checks: Sequence[Check]) -> Table:
-    rows = []
-    for check in checks:
-        digits = _digits(check)
-        numbers = (f"{each:#.{digits}g}" for each in (check.expected, check.measured))
-        ok = "yes" if check.ok else "[bold red]NO"
-        rows.append((check.what, *numbers, f"{check.tolerance:.1e}", check.source, ok))
-    return table(group, ("", ">expected", ">measured", ">tolerance", "source", "ok"), rows)
+def _row(check: Check) -> tuple[str, ...]:
+    """In digits that show what the tolerance compares, six at least."""
+    digits = 6
+    if check.expected and check.tolerance:
+        digits = max(6, math.ceil(math.log10(abs(check.expected) / (2 * check.tolerance))))
+    numbers = (f"{each:#.{digits}g}" for each in (check.expected, check.measured))
+    ok = "yes" if check.ok else "[bold red]NO"
+    return check.what, *numbers, f"{check.tolerance:.1e}", check.source, ok
 
 
 def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """Rows of text under a header; a column that is named with `>` is set to the right."""
     found = Table(title=title, title_justify="left", box=SIMPLE_HEAD, title_style="bold")
     for name in header:
-        right = name.startswith(">")
-        found.add_column(name.removeprefix(">"), justify="right" if right else "left")
+        found.add_column(name.removeprefix(">"), justify="right" if name[:1] == ">" else "left")
     for row in rows:
         found.add_row(*row)
     return found
-
-
-def _digits(check: Check) -> int:
-    """Significant digits that show what the tolerance compares, six at least."""
-    if not (check.expected and check.tolerance):
-        return 6
-    return max(6, math.ceil(math.log10(abs(check.expected) / (2 * check.tolerance))))

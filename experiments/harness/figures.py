@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 import jinit
-from harness.estimates import STANDARD_ERRORS
+from harness.checks import STANDARD_ERRORS
 
 # Told apart by colour-blind readers (Okabe & Ito 2008; the last is Tol's).
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#AA3377"

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import xarray as xr
 from harness import checks as lab
-from harness.estimates import Estimate, average, errors_allowed, extrapolate
-from harness.experiment import Experiment, steps
-from harness.files import staged, write_data
+from harness.checks import Estimate, average, errors_allowed, extrapolate
+from harness.experiment import Experiment, staged, write_data
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -230,10 +229,6 @@ def test_variables_of_other_dimensions_have_tables_of_their_own(tmp_path):
     write_data(tmp_path, data)
     assert (tmp_path / "seed.csv").read_text().splitlines()[-1] == "1,2,0.333333333,y"
     assert (tmp_path / "seed_layer.csv").exists()
-
-
-def test_steps_gives_the_items(capsys):
-    assert list(steps([3, 4], "things")) == [3, 4]
 
 
 # --- where results go -------------------------------------------------------------------------
