@@ -64,7 +64,7 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def measure(seeds: int) -> xr.Dataset:
+def measure(seeds: int = 20) -> xr.Dataset:
     """Mean and standard deviation of the activations by layer, and histograms of seed 0."""
 
     def run(key: jax.Array, *, setting: str) -> dict[str, jax.Array]:
@@ -150,9 +150,6 @@ def figure(data: xr.Dataset) -> Figure:
 
 
 EXPERIMENT = Experiment(
-    __file__, __doc__, measure, checks, figure,
-    full={"seeds": 20}, quick={"seeds": 8}, lacks="12 of 20 seeds",
-)  # fmt: skip
-
-if __name__ == "__main__":
-    EXPERIMENT.run()
+    __file__, __doc__, measure, checks, figure, quick={"seeds": 8}, lacks="12 of 20 seeds"
+)
+EXPERIMENT.run(__name__)

@@ -12,7 +12,7 @@ Sources: Hanin, "Which neural net architectures give rise to exploding and vanis
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import jax
 import numpy as np
@@ -42,7 +42,7 @@ DEEP = [name for name in SHAPES if name != WIDE]
 STYLES = dict(zip(DEEP, ((BLUE, "o"), (GREEN, "^"), (ORANGE, "D"), (PURPLE, "s")), strict=True))
 
 
-def measure(seeds: int, shapes: tuple[str, ...]) -> xr.Dataset:
+def measure(seeds: int = 3000, shapes: Iterable[str] = SHAPES) -> xr.Dataset:
     """Logarithms of squares relative to infinite width, up to and down through every layer.
 
     Those of networks with a layer that is off are not finite.
@@ -64,7 +64,7 @@ def measure(seeds: int, shapes: tuple[str, ...]) -> xr.Dataset:
         return {"signal": 2 * seen.log_act[:-2], "gradient": (norms - norms[-1])[:-1]}
 
     dims = {"signal": ("layer",), "gradient": ("layer",)}
-    found = jinit.sweep(run, static={"shape": shapes}, seeds=seeds, dims=dims)
+    found = jinit.sweep(run, static={"shape": tuple(shapes)}, seeds=seeds, dims=dims)
     return found.astype(float).assign_coords(layer=np.arange(found.sizes["layer"]) + 1)
 
 
@@ -202,10 +202,7 @@ def figure(data: xr.Dataset) -> Figure:
 EXPERIMENT = Experiment(
     __file__, __doc__, measure, figure=figure, notes=notes,
     checks=lambda data: compare_layers(data) + compare_networks(data),
-    full={"seeds": 3000, "shapes": tuple(SHAPES)},
     quick={"seeds": 300, "shapes": ("constant 30", HISTOGRAM)},
     lacks="2700 of 3000 networks, constant 100, the bottleneck and the single layer",
 )  # fmt: skip
-
-if __name__ == "__main__":
-    EXPERIMENT.run()
+EXPERIMENT.run(__name__)

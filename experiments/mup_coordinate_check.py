@@ -10,7 +10,7 @@ Source: Yang, Hu et al. 2022, "Tensor Programs V: Tuning large neural networks v
 hyperparameter transfer", table 3, figures 1, 3 and 5, sections 5 to 8 and appendix D.1.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import xarray as xr
-from harness.checks import Check, average, compare
+from harness.checks import Check, average, claim, compare
 from harness.experiment import Experiment, console
 from harness.figures import BLUE, GREEN, ORANGE, PURPLE, Figure, label, panels
 
@@ -45,11 +45,6 @@ def network(width: int) -> jinit.MLP:
     return jinit.MLP((64, width, width, 10), activation="relu")
 
 
-def start(key: jax.Array, width: int) -> Any:
-    """He's parameters."""
-    return jinit.init(key, network(width), "he")[0]
-
-
 def apply(width: int) -> Any:
     """`apply(params, x)` of one width."""
     return lambda params, x: jinit.forward(network(width), params, None, x, train=True)[0]
@@ -58,13 +53,18 @@ def apply(width: int) -> Any:
 @cache
 def multipliers(width: int) -> Any:
     """muP of one width from the base."""
-    target, base = (jax.eval_shape(lambda n=n: start(jax.random.key(0), n)) for n in (width, BASE))
-    x = jax.ShapeDtypeStruct((1, 64), jnp.float32)
-    return jinit.models.mup(apply(width), target, x, base_variables=base, base_apply=apply(BASE))
+
+    def shapes(width: int) -> Any:
+        return jax.eval_shape(lambda: jinit.init(jax.random.key(0), network(width), "he")[0])
+
+    x, base = jax.ShapeDtypeStruct((1, 64), jnp.float32), shapes(BASE)
+    of = apply(width), shapes(width), x
+    return jinit.models.mup(*of, base_variables=base, base_apply=apply(BASE))
 
 
-def parametrised(which: str, width: int, params: Any, adam: Any) -> tuple[Any, Any]:
-    """Parameters and optimizer of one parametrisation."""
+def start(key: jax.Array, which: str, width: int, adam: Any) -> tuple[Any, Any]:
+    """He's parameters and the optimizer in one parametrisation."""
+    params, _ = jinit.init(key, network(width), "he")
     if which == SP:
         return params, adam
     found = multipliers(width)
@@ -72,8 +72,10 @@ def parametrised(which: str, width: int, params: Any, adam: Any) -> tuple[Any, A
 
 
 def measure(
-    checked: tuple[int, ...], networks: int, widths: tuple[int, ...], exponents: range, seeds: int
-) -> xr.Dataset:
+    checked: Sequence[int] = (128, 256, 512, 1024), networks: int = 24,
+    widths: Sequence[int] = (BASE, 128, 256, 512, 1024), exponents: range = range(-13, -1),
+    seeds: int = 4,
+) -> xr.Dataset:  # fmt: skip
     """Sizes of coordinates against checked widths, and losses over widths and powers of 2."""
     with console.status("coordinate check"):
         found = [coordinate_check(which, checked, networks) for which in (SP, MUP)]
@@ -81,43 +83,37 @@ def measure(
     return xr.merge([sizes, training(widths, exponents, seeds)])
 
 
-def coordinate_check(which: str, widths: tuple[int, ...], seeds: int) -> xr.Dataset:
+def coordinate_check(which: str, widths: Sequence[int], seeds: int) -> xr.Dataset:
     """Sizes of what comes out of the layers, and their slopes against the width."""
-    data = jinit.data.digits()
-    x, y = jnp.asarray(data.x_train[:BATCH]), jnp.asarray(data.y_train[:BATCH])
+    x, y = (jnp.asarray(each[:BATCH]) for each in jinit.data.digits()[:2])
+    adam = optax.adam(COORDINATE_RATE)
 
     def loss(logits: jax.Array) -> jax.Array:
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, y))
 
     def make(width: int) -> tuple[Any, ...]:
-        adam = optax.adam(COORDINATE_RATE)
-
-        def draw(key: jax.Array) -> Any:
-            return parametrised(which, width, start(key, width), adam)[0]
-
-        optimizer = parametrised(which, width, draw(jax.random.key(0)), adam)[1]
-        return apply(width), jax.jit(draw), (x,), loss, optimizer
+        optimizer = start(jax.random.key(0), which, width, adam)[1]
+        draw = jax.jit(lambda key: start(key, which, width, adam)[0])
+        return apply(width), draw, (x,), loss, optimizer
 
     how = {"key": jax.random.key(0), "steps": COORDINATE_STEPS, "seeds": seeds}
     found = jinit.models.coordinate_check(make, widths, **how)
     return found.assign_coords(layer=LAYERS, which=which)
 
 
-def training(widths: tuple[int, ...], exponents: range, seeds: int) -> xr.Dataset:
+def training(widths: Sequence[int], exponents: range, seeds: int) -> xr.Dataset:
     """Training losses after all steps, in which the rate falls to 0 linearly."""
     data = jinit.data.digits()[:2]  # without test samples, the loss is that of these
 
-    def run(key: jax.Array, *, width: int, which: str, rate: jax.Array) -> dict[str, jax.Array]:
-        init_key, train_key = jax.random.split(key)
+    def run(key: jax.Array, *, width: int, which: str, exponent: jax.Array) -> dict[str, jax.Array]:
+        (init_key, train_key), rate = jax.random.split(key), jnp.ldexp(1.0, exponent)
         adam = optax.adam(optax.linear_schedule(rate, 0.0, TRAINING_STEPS))
-        params, optimizer = parametrised(which, width, start(init_key, width), adam)
+        params, optimizer = start(init_key, which, width, adam)
         how = {"optimizer": optimizer, "steps": TRAINING_STEPS, "batch_size": BATCH}
         return {"loss": jinit.train(train_key, network(width), params, None, data, **how).loss}
 
-    axes = {"which": [SP, MUP], "width": widths}
-    rates = [2.0**exponent for exponent in exponents]
-    found = jinit.sweep(run, static=axes, traced={"rate": rates}, seeds=seeds)
-    return found.rename(rate="exponent").assign_coords(exponent=list(exponents)).astype(float)
+    axes = {"static": {"which": [SP, MUP], "width": widths}, "traced": {"exponent": exponents}}
+    return jinit.sweep(run, **axes, seeds=seeds).astype(float)
 
 
 def log_loss(data: xr.Dataset) -> xr.DataArray:
@@ -148,37 +144,34 @@ def compare_coordinates(data: xr.Dataset) -> list[Check]:
             group = f"{which}: slope of log |change|, {step} step{'s'[: step > 1]} of Adam"
             allowed = slope.tolerance + (high - low) / 2
             found += compare(group, "{layer}", (low + high) / 2, slope, "formula", allowed)
-    own = data.sel(which=SP)
+    first, later = data.sel(which=SP, step=1), data.sel(which=SP, step=last)
     for what, slopes in (
-        ("change of layer 2, 1 step", own.change_slope.sel(step=1, layer="layer 2")),
-        ("change of the logits, 1 step", own.change_slope.sel(step=1, layer="logits")),
-        (f"logits, {last} steps", own.size_slope.sel(step=last, layer="logits")),
+        ("change of layer 2, 1 step", first.change_slope.sel(layer="layer 2")),
+        ("change of the logits, 1 step", first.change_slope.sel(layer="logits")),
+        (f"logits, {last} steps", later.size_slope.sel(layer="logits")),
     ):
         slope = average(slopes, "network")
-        grows = float(slope.mean > slope.tolerance)
-        found.append(Check(f"{SP}: blows up with width", what, 1.0, grows, 0.0, "claim"))
+        found.append(claim(f"{SP}: blows up with width", what, slope.mean > slope.tolerance))
     return found
 
 
 def compare_rates(data: xr.Dataset) -> list[Check]:
     """The best learning rate against the width, and what the base's is worth."""
-    best = best_exponent(data)
+    best, (narrow, wide) = best_exponent(data), data.width.values[[0, -1]]
     moves = abs(best - best.isel(width=0)).max("width")
-    narrow, wide = (int(data.width[i]) for i in (0, -1))
     rate = int(best.sel(which=MUP, width=narrow))  # the base is the same network in both
     logs = log_loss(data).sel(exponent=rate)
-    sp, mup, base = (
-        logs.sel(which=w, width=n) for w, n in ((SP, wide), (MUP, wide), (MUP, narrow))
-    )
+    sp, mup = (logs.sel(which=which, width=wide) for which in (SP, MUP))
+    base = logs.sel(which=MUP, width=narrow)
     group = f"best learning rate, widths {narrow} to {wide}"
     share = f"share of networks, at the best rate of the base, 2^{rate}"
-    rows = (
-        (group, "muP: largest move in powers of 2", 0.0, moves.sel(which=MUP), 1.0),
-        (group, "SP: moves by more than one", 1.0, moves.sel(which=SP) > 1, 0.0),
-        (share, f"muP: better at {wide} than at {narrow}", 1.0, (mup < base).mean(), 0.0),
-        (share, f"at {wide}: muP better than SP", 1.0, (mup < sp).mean(), 0.0),
-    )
-    return [Check(*row[:3], float(row[3]), row[4], "claim") for row in rows]
+    what, least = "muP: largest move in powers of 2", moves.sel(which=MUP, drop=True)
+    return [
+        *compare(group, what, 0.0, least, "claim", 1.0),
+        claim(group, "SP: moves by more than one", moves.sel(which=SP) > 1),
+        claim(share, f"muP: better at {wide} than at {narrow}", (mup < base).mean()),
+        claim(share, f"at {wide}: muP better than SP", (mup < sp).mean()),
+    ]
 
 
 def notes(data: xr.Dataset) -> Iterator[str]:
@@ -218,12 +211,8 @@ def figure(data: xr.Dataset) -> Figure:
 EXPERIMENT = Experiment(
     __file__, __doc__, measure, figure=figure, notes=notes,
     checks=lambda data: compare_coordinates(data) + compare_rates(data),
-    full={"checked": (128, 256, 512, 1024), "networks": 24,
-          "widths": (BASE, 128, 256, 512, 1024), "exponents": range(-13, -1), "seeds": 4},
     quick={"checked": (128, 256, 512), "networks": 12, "widths": (BASE, 512),
            "exponents": range(-10, -2), "seeds": 2},
     lacks="widths of 1024, and half of the networks",
 )  # fmt: skip
-
-if __name__ == "__main__":
-    EXPERIMENT.run()
+EXPERIMENT.run(__name__)

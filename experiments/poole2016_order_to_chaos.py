@@ -136,8 +136,9 @@ def long_chains(key: jax.Array, *, width: int, layers: int) -> dict[str, jax.Arr
 
 
 def measure(
-    singles: int, nets: int, depth: int, narrow: int, settled: int, layers: int
-) -> xr.Dataset:
+    singles: int = 40, nets: int = 64, depth: int = 30, narrow: int = 400, settled: int = 128,
+    layers: int = 400,
+) -> xr.Dataset:  # fmt: skip
     """Means and standard errors of lengths and correlations, beside theory's.
 
     Of single layers; of networks of `depth` layers; of chains as deep; and of settled chains,
@@ -279,10 +280,7 @@ def figure(data: xr.Dataset) -> Figure:
 
 EXPERIMENT = Experiment(
     __file__, __doc__, measure, checks, figure,
-    full={"singles": 40, "nets": 64, "depth": 30, "narrow": 400, "settled": 128, "layers": 400},
     quick={"singles": 12, "nets": 16, "depth": 15, "narrow": 100, "settled": 48, "layers": 150},
     lacks="28 of 40 single layers, 48 of 64 networks, layers beyond 15, three of four chains",
 )  # fmt: skip
-
-if __name__ == "__main__":
-    EXPERIMENT.run()
+EXPERIMENT.run(__name__)

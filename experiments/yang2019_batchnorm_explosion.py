@@ -14,6 +14,7 @@ Normalization".
 import math
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,7 @@ EXPECTATION = 1e-9  # relative, of expectations by quadrature against a closed f
 SETTLED = 20  # layers after which networks have left an unstable fixed point
 
 SYMMETRIC = ("identity", "relu", "tanh")  # the formula holds for them in any batch
+BATCHES = dict.fromkeys(SYMMETRIC, (4, 8, 16, 64)) | {"silu": (8, 16, 64, 128), "gelu": (128,)}
 
 PUBLISHED = {
     ("relu", None): "1.466942", ("tanh", None): "1.177807",
@@ -42,7 +44,7 @@ PUBLISHED_TANH_64 = 1.1918
 PUBLISHED_UNSTABLE = "1.39"  # near which deep GELU and SiLU nets settle
 
 
-def measure(seeds: int, depth: int, batches: dict[str, tuple[int, ...]]) -> xr.Dataset:
+def measure(seeds: int = 10, depth: int = 66, batches: Any = BATCHES) -> xr.Dataset:
     """Log squared gradients by layer; every activation and batch size on the same weights."""
     cells = [(activation, batch) for activation, sizes in batches.items() for batch in sizes]
     # As many outputs as units, so that random output gradients are spread as inside the net.
@@ -200,15 +202,8 @@ EXPERIMENT = Experiment(
     __file__, __doc__, measure, figure=figure, notes=notes,
     checks=lambda data: compare_theory()
     + compare_networks(growths(data), quick=data.attrs["setting"] == "quick"),
-    full={
-        "seeds": 10, "depth": 66,
-        "batches": dict.fromkeys(SYMMETRIC, (4, 8, 16, 64))
-        | {"silu": (8, 16, 64, 128), "gelu": (128,)},
-    },
     quick={"seeds": 3, "depth": 26, "batches": {"relu": (16,), "tanh": (8,)}},
     lacks="agreement within 1 % (five standard errors of so few networks come on top), "
     "linear nets, batches of other sizes, what deep networks of GELU and SiLU do",
 )  # fmt: skip
-
-if __name__ == "__main__":
-    EXPERIMENT.run()
+EXPERIMENT.run(__name__)

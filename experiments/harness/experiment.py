@@ -37,12 +37,11 @@ class Experiment:
     """the script's `__file__`, after which it is named"""
     doc: str | None
     measure: Callable[..., xr.Dataset]
-    """`measure(**setting)`"""
+    """its arguments are a setting, their defaults the full one"""
     checks: Callable[[xr.Dataset], list[Check]]
     figure: Callable[[xr.Dataset], Figure]
-    full: Mapping[str, Any]
     quick: Mapping[str, Any]
-    """the small setting, which tests run"""
+    """what else the small setting is, which tests run"""
     lacks: str
     """what the small setting leaves out"""
     notes: Callable[[xr.Dataset], Iterable[Any]] = lambda data: ()
@@ -58,9 +57,10 @@ class Experiment:
         """Of the script."""
         return Path(self.file).stem
 
-    def run(self) -> NoReturn:
-        """As a program."""
-        sys.exit(self.main())
+    def run(self, name: str) -> None:
+        """As a program, if that is the name of the module."""
+        if name == "__main__":
+            sys.exit(self.main())
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Measure, compare, write, and return the exit status: 0, or 1 if a number is missed.
@@ -81,7 +81,7 @@ class Experiment:
         kind = cores if device.platform == "cpu" else device.device_kind
         machine = f"jax {jax.__version__} on {device.platform} ({kind})"
         console.print(f"{self.name}: {machine}")
-        name, setting = ("quick", self.quick) if options.quick else ("full", self.full)
+        name, setting = ("quick", self.quick) if options.quick else ("full", {})
         data = self.measure(**setting)
         data = data.assign_attrs(experiment=self.name, setting=name, machine=machine)
         checks = self.checks(data)

@@ -5,6 +5,7 @@ theory, but for noise and what the width does; so the number of checks is seen t
 planted in what was measured or in what theory says. Nothing is simulated but for pennington2017.
 """
 
+import inspect
 import math
 
 import numpy as np
@@ -20,6 +21,12 @@ def missed(checks):
     names = [check.what for check in checks if not check.ok]
     assert verdict(checks) == (1 if names else 0)
     return names
+
+
+def full(script):
+    """The setting that is not the small one."""
+    arguments = inspect.signature(script.measure).parameters.values()
+    return {argument.name: argument.default for argument in arguments}
 
 
 def same_tolerances(checks, others):
@@ -260,18 +267,17 @@ def lsuv(load):
 
 
 def variances(lsuv, factor=1.0):
-    full = lsuv.EXPERIMENT.full
-    dims = {"scaled": full["scaled"], "kind": ["plain", "residual"], "net": range(3),
+    dims = {"scaled": full(lsuv)["scaled"], "kind": ["plain", "residual"], "net": range(3),
             "layer": range(1, lsuv.DEEP + 2)}  # fmt: skip
     ones = xr.DataArray(1.0, {name: list(values) for name, values in dims.items()}, list(dims))
     after = ones.copy()
     after.loc[{"scaled": "relu", "kind": "plain", "net": 1, "layer": 21}] = factor
-    return xr.Dataset({"before": ones, "after": after, "unseen": ones})
+    return xr.Dataset({"before": ones, "after": after})
 
 
 def found_gains(lsuv, factor=1.0):
     """Gains as theory says but for a factor, and for what finite width does."""
-    names, widths = lsuv.EXPERIMENT.full["gained"], [lsuv.NARROW, 2 * lsuv.NARROW]
+    names, widths = full(lsuv)["gained"], [lsuv.NARROW, 2 * lsuv.NARROW]
     noise = np.random.default_rng(0).normal(size=48)
     noise = 0.002 * math.sqrt(48) * (noise - noise.mean()) / noise.std(ddof=1)
     rows = [[factor * lsuv.gain(name) * (1 + 0.3 / width) + noise for width in widths]
@@ -591,7 +597,7 @@ def saxe(load):
 
 
 def training_times(saxe, exponent, size="full"):
-    depths = getattr(saxe.EXPERIMENT, size)["depths"]
+    depths = (full(saxe) if size == "full" else saxe.EXPERIMENT.quick)["depths"]
     rng, seeds = np.random.default_rng(0), 64
 
     def times(depths, steps):
@@ -709,9 +715,8 @@ def scales(schoenholz):
 
 def accuracies_of(script, factor):
     """Half way from the best to chance at so many xi_c."""
-    full = script.EXPERIMENT.full
-    depth = xr.DataArray(list(full["depths"]), dims="depth")
-    weight_vars = list(full["weight_vars"])
+    depth = xr.DataArray(list(full(script)["depths"]), dims="depth")
+    weight_vars = list(full(script)["weight_vars"])
     xi = xr.DataArray([script.theory(w).xi_c for w in weight_vars], dims="weight_var")
     end = 0.1 + 0.8 / (1 + (depth / (factor * xi)) ** 8)
     data = xr.Dataset({"end": end.expand_dims(seed=2), "early": end.expand_dims(seed=2)})
@@ -723,9 +728,8 @@ def by_group(checks, start):
 
 
 def test_schoenholz_has_its_checks(schoenholz):
-    full = schoenholz.EXPERIMENT.full
     nets = {schoenholz.NARROW: 12, schoenholz.WIDE: 12}
-    scales = schoenholz.measure_scales(full["decay_vars"], 10, nets)
+    scales = schoenholz.measure_scales(full(schoenholz)["decay_vars"], 10, nets)
     data = xr.merge([scales, accuracies_of(schoenholz, 6.0)])
     assert len(schoenholz.checks(data)) == 53
 
@@ -786,7 +790,7 @@ def test_yang_a_wrong_expectation_misses_the_closed_form(yang, monkeypatch):
 def networks(yang, *, factor=1.0):
     """As grow by what theory says, but for a factor; beside unstable points, as published."""
     rows = []
-    for name, batches in yang.EXPERIMENT.full["batches"].items():
+    for name, batches in full(yang)["batches"].items():
         for batch in batches:
             exact = 1.39 if yang.unstable(name, batch) else yang.formula(name, batch)
             rows.append((name, batch, math.log(factor * exact), factor * exact, 0.002, 0.0))
