@@ -18,7 +18,7 @@ import numpy as np
 
 from jinit import checks
 from jinit.models.auditing.conventions import CONVENTIONS, Convention, Leaf
-from jinit.models.auditing.oddities import Sample, fits, odd, sample
+from jinit.models.auditing.oddities import fits, odd, sample
 from jinit.models.tracing.model import TracedModel, face
 from jinit.models.tracing.roles import Role
 from jinit.models.tracing.uses import Kind
@@ -45,8 +45,8 @@ class AuditRow:
         fan_out: outputs that one number contributes to.
         groups: independent products side by side.
         layers: stacked layers that a loop goes through.
-        mean: of all entries, in float64.
         std: of all entries about their mean, in float64.
+        mean: of all entries, in float64.
         gain: std sqrt(fan_in), NaN if it is no weight: 1 for LeCun's, sqrt(2) for He's.
         distribution: what the entries are like: "normal", "truncated" (normal, cut at two standard
             deviations), "uniform", "orthogonal", "constant"; several joined by "/" where there are
@@ -63,11 +63,11 @@ class AuditRow:
     fan_out: int | None
     groups: int
     layers: int
-    mean: float
     std: float
+    mean: float
     gain: float
     distribution: str
-    expected: Mapping[str, float | None]
+    expected: dict[str, float | None]
     matches: tuple[str, ...]
     odd: tuple[str, ...]
     order: int | None = field(default=None, repr=False)
@@ -108,28 +108,13 @@ class Audit:
         import pandas as pd
 
         whole = all(row.fan_in is None or row.fan_in == int(row.fan_in) for row in self.rows)
-        return pd.DataFrame(
-            {
-                "path": row.path,
-                "shape": row.shape,
-                "role": row.role,
-                "fan_in": row.fan_in,
-                "fan_out": row.fan_out,
-                "groups": row.groups,
-                "layers": row.layers,
-                "std": row.std,
-                "mean": row.mean,
-                "gain": row.gain,
-                "distribution": row.distribution,
-                "matches": ", ".join(row.matches),
-                "odd": " ".join(row.odd),
-                **row.expected,
-            }
+        types: dict[str, Any] = {"fan_in": "Int64" if whole else "Float64", "fan_out": "Int64"}
+        rows = [
+            vars(row) | {"matches": ", ".join(row.matches), "odd": " ".join(row.odd)} | row.expected
             for row in self.rows
-        ).astype({
-            "fan_in": "Int64" if whole else "Float64", "fan_out": "Int64",
-            **dict.fromkeys(self.conventions, float),
-        })  # fmt: skip
+        ]
+        found = pd.DataFrame(rows).drop(columns=["expected", "order"])
+        return found.astype(types | dict.fromkeys(self.conventions, float))
 
     def to_html(self, path: str | Path | None = None) -> str:
         """A page that loads nothing from anywhere; written to `path` if one is given."""
@@ -173,21 +158,25 @@ def audit_traced(
     """
     table = _chosen(conventions)
     model = model.of(variables)
-    values = _values(model)
+    values = model.floats
+    for path, value in zip(model.trace.paths, values, strict=True):
+        if not checks.is_concrete(value):
+            raise TypeError(
+                f"audit needs real values, got a traced array at {path}; call it outside jax.jit, "
+                f"jax.vmap and jax.grad."
+            )
     found = model.judged()
     hidden = {
         role.fan_out: role.fan_in
         for role in found
         if role.kind == "weight" and role.fan_out in _cells(role.fan_in)
     }
-    rows = tuple(_row(role, values[role.path], _leaf(role, found, hidden), table) for role in found)
+    pairs = zip(found, values, strict=True)
+    rows = tuple(_row(role, value, _leaf(role, found, hidden), table) for role, value in pairs)
     return Audit(rows, tuple(table))
 
 
 audit = face(audit_traced)
-
-
-# --- input --------------------------------------------------------------------------------------
 
 
 def _chosen(conventions: Iterable[str] | None) -> dict[str, Convention]:
@@ -197,18 +186,6 @@ def _chosen(conventions: Iterable[str] | None) -> dict[str, Convention]:
     for name in names:
         checks.choice("convention", name, CONVENTIONS)
     return {name: CONVENTIONS[name] for name in names}
-
-
-def _values(model: TracedModel) -> dict[str, Any]:
-    """The numbers of every parameter; None where there is only a shape."""
-    found = dict(zip(model.trace.paths, model.floats, strict=True))
-    for name, leaf in found.items():
-        if not checks.is_concrete(leaf):
-            raise TypeError(
-                f"audit needs real values, got a traced array at {name}; call it outside jax.jit, "
-                f"jax.vmap and jax.grad."
-            )
-    return {p: None if isinstance(x, jax.ShapeDtypeStruct) else x for p, x in found.items()}
 
 
 # --- one row ------------------------------------------------------------------------------------
@@ -243,12 +220,9 @@ def _fan_in_of_bias(bias: Role, found: tuple[Role, ...]) -> int | float | None:
     if bias.order is None:
         return None
     size = math.prod(bias.shape) // bias.layers
-    before = [
-        role
-        for role in found
-        if role.order is not None and role.order < bias.order and _outputs(role) == size
-    ]
-    last = max(before, key=lambda role: role.order or 0, default=None)
+    ordered = ((r.order, r) for r in found if r.order is not None and _outputs(r) == size)
+    before = [(order, role) for order, role in ordered if order < bias.order]
+    _, last = max(before, key=lambda each: each[0], default=(0, None))
     return None if last is None or last.kind == "scale" else last.fan_in
 
 
@@ -262,10 +236,11 @@ def _outputs(role: Role) -> int | None:
 
 def _row(role: Role, value: Any, leaf: Leaf, table: Mapping[str, Convention]) -> AuditRow:
     eps = float(jax.numpy.finfo(role.dtype).eps)
-    array = np.zeros(0) if value is None else np.asarray(value)
+    has_numbers = not isinstance(value, jax.ShapeDtypeStruct)
+    array = np.asarray(value) if has_numbers else np.zeros(0)
     if array.dtype.itemsize < 4:  # NumPy adds up bfloat16 and float16 poorly
         array = array.astype(np.float32)
-    matrix = None if value is None else _matrix(role, array)
+    matrix = _matrix(role, array) if has_numbers else None
     numbers = sample(array, matrix, eps=eps)
     laws = {name: convention.laws(leaf) for name, convention in table.items()}
     matches = tuple(name for name, some in laws.items() if any(fits(law, numbers) for law in some))
@@ -277,13 +252,13 @@ def _row(role: Role, value: Any, leaf: Leaf, table: Mapping[str, Convention]) ->
         fan_out=role.fan_out,
         groups=role.groups,
         layers=role.layers,
-        mean=numbers.mean,
         std=numbers.std,
+        mean=numbers.mean,
         gain=math.nan if role.fan_in is None else numbers.std * math.sqrt(role.fan_in),
-        distribution=_distribution(numbers),
+        distribution="/".join(sorted(numbers.forms)),
         expected={name: some[0].std if some else None for name, some in laws.items()},
         matches=matches,
-        odd=odd(role, leaf, numbers, matrix, table, matches),
+        odd=tuple(odd(role, leaf, numbers, matrix, table, matches)),
         order=role.order,
     )
 
@@ -293,14 +268,9 @@ def _matrix(role: Role, array: np.ndarray) -> np.ndarray | None:
     if role.kind not in ("weight", "tied"):
         return None
     try:
-        indices = role.matrix()
+        return np.take(array, role.matrix())
     except RoleError:  # chosen while the model runs: nothing fixed to look at
         return None
-    return np.take(array, indices)
-
-
-def _distribution(numbers: Sample) -> str:
-    return "/".join(sorted(numbers.forms))
 
 
 # --- showing ------------------------------------------------------------------------------------
@@ -317,20 +287,18 @@ def _text(found: Audit) -> str:
     )  # fmt: skip
     console.print(_table(found))
     gains = _gains(found)
-    if gains:
-        console.print(Text(f"gain = std * sqrt(fan_in): {gains}"))
+    lines = [f"gain = std * sqrt(fan_in): {gains}"] if gains else []
     count = f"{len(found.rows)} parameter{'s' * (len(found.rows) != 1)}"
     marked = sum(bool(row.odd) for row in found.rows)
     if found.unread:
-        console.print(Text(f"{found.unread} of {count} have a shape and no numbers to audit."))
+        lines.append(f"{found.unread} of {count} have a shape and no numbers to audit.")
     elif not marked:
-        console.print(Text(f"Nothing odd in {count}."))
+        lines.append(f"Nothing odd in {count}.")
     if marked:
-        console.print(Text(f"Odd in {marked} of {count}:"))
-        for path, sentence in found.odd:
-            console.print(Text(f"! {path}: {sentence}"))
-    lines = (line.rstrip() for line in buffer.getvalue().splitlines())
-    return "\n".join(lines).strip("\n")
+        lines.append(f"Odd in {marked} of {count}:")
+    for line in [*lines, *(f"! {path}: {sentence}" for path, sentence in found.odd)]:
+        console.print(Text(line))
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()).strip("\n")
 
 
 def _table(found: Audit) -> "Table":
@@ -368,8 +336,7 @@ def _short(path: str) -> str:
 def _wrapped(path: str, mark: str) -> str:
     """Broken between its parts into lines of PATH characters."""
     lines = [""]
-    parts = re.findall(rf"[^/.]{{1,{PATH - 1}}}[/.]?", path)
-    for part in parts:
+    for part in re.findall(rf"[^/.]{{1,{PATH - 1}}}[/.]?", path):
         if lines[-1] and len(lines[-1]) + len(part) > PATH:
             lines.append("")
         lines[-1] += part

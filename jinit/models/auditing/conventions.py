@@ -74,6 +74,10 @@ class Leaf(NamedTuple):
     """units of the recurrent cell that it may belong to, by the fans around it"""
 
 
+def _zero(fan_in: int | float | None) -> tuple[Law, ...]:
+    return (Law("constant", 0.0, 0.0),)
+
+
 class Convention(NamedTuple):
     """One row of the table.
 
@@ -86,9 +90,9 @@ class Convention(NamedTuple):
     formula: str
     source: str
     weight: Callable[[Leaf], tuple[Law, ...]]
-    bias: Callable[[int | float | None], tuple[Law, ...]]
-    scale: tuple[Law, ...]
-    embedding: Callable[[int], tuple[Law, ...]]
+    bias: Callable[[int | float | None], tuple[Law, ...]] = _zero
+    scale: tuple[Law, ...] = (Law("constant", 0.0, 1.0),)
+    embedding: Callable[[int], tuple[Law, ...]] = lambda features: ()
     cell: Callable[[Leaf], tuple[Law, ...]] = lambda leaf: ()
 
     def laws(self, leaf: Leaf) -> tuple[Law, ...]:
@@ -114,26 +118,13 @@ def _of_fan_in(variance: float, *forms: FormName) -> Callable[[Leaf], tuple[Law,
     return laws
 
 
-def _of_both_fans(
-    *forms: FormName, all_groups: bool = False
-) -> Callable[[Leaf], tuple[Law, ...]]:  # fmt: skip
+def _of_both_fans(*forms: FormName, groups: bool = False) -> Callable[[Leaf], tuple[Law, ...]]:
     def laws(leaf: Leaf) -> tuple[Law, ...]:
-        fan_out = (leaf.fan_out or 1) * (leaf.groups if all_groups else 1)
+        fan_out = (leaf.fan_out or 1) * (leaf.groups if groups else 1)
         std = math.sqrt(2 / ((leaf.fan_in or 1) + fan_out))
         return tuple(Law(form, std) for form in forms)
 
     return laws
-
-
-def _zero(fan_in: int | float | None) -> tuple[Law, ...]:
-    return (Law("constant", 0.0, 0.0),)
-
-
-def _nothing(features: int) -> tuple[Law, ...]:
-    return ()
-
-
-_ONE = (Law("constant", 0.0, 1.0),)
 
 
 def _torch_bias(fan_in: int | float | None) -> tuple[Law, ...]:
@@ -172,7 +163,6 @@ CONVENTIONS: dict[str, Convention] = {
         source="torch.nn: kaiming_uniform(a=√5); equinox.nn likewise",
         weight=_of_fan_in(1 / 3, "uniform"),
         bias=_torch_bias,
-        scale=_ONE,
         embedding=lambda features: (Law("normal", 1.0),),
         cell=_torch_cell,
     ),
@@ -180,9 +170,7 @@ CONVENTIONS: dict[str, Convention] = {
         whose="Glorot's (keras)",
         formula="U(±√(6/(fan_in + fan_out))); embeddings U(±0.05); recurrent: orthogonal",
         source="keras.layers: glorot_uniform; it counts the outputs of all groups",
-        weight=_of_both_fans("uniform", all_groups=True),
-        bias=_zero,
-        scale=_ONE,
+        weight=_of_both_fans("uniform", groups=True),
         embedding=lambda features: (Law("uniform", 0.05 / math.sqrt(3)),),
         cell=_keras_cell,
     ),
@@ -192,8 +180,6 @@ CONVENTIONS: dict[str, Convention] = {
         "recurrent: orthogonal",
         source="flax.linen and flax.nnx: lecun_normal, variance_scaling(out_axis=0)",
         weight=_of_fan_in(1.0, "truncated"),
-        bias=_zero,
-        scale=_ONE,
         embedding=lambda features: (Law("normal", 1 / math.sqrt(features)),),
         cell=_flax_cell,
     ),
@@ -202,8 +188,6 @@ CONVENTIONS: dict[str, Convention] = {
         formula="N(0, 1/fan_in) truncated, std 0.88/√fan_in; embeddings N(0, 1) truncated",
         source="haiku: TruncatedNormal(1/√fan_in), which does not correct for the cut",
         weight=_of_fan_in(TRUNCATED_STD**2, "truncated"),
-        bias=_zero,
-        scale=_ONE,
         embedding=lambda features: (Law("truncated", TRUNCATED_STD),),
     ),
     "caffe": Convention(
@@ -211,17 +195,12 @@ CONVENTIONS: dict[str, Convention] = {
         formula="U(±√(3/fan_in))",
         source='Caffe\'s "xavier" filler, variance_norm FAN_IN',
         weight=_of_fan_in(1.0, "uniform"),
-        bias=_zero,
-        scale=_ONE,
-        embedding=_nothing,
     ),
     "cs231n": Convention(
         whose="LeCun's (cs231n)",
         formula="N(0, 1/fan_in); embeddings N(0, 0.01²)",
         source="CS231n: randn / √fan_in, which it calls Xavier; captioning: randn / 100",
         weight=_of_fan_in(1.0, "normal"),
-        bias=_zero,
-        scale=_ONE,
         embedding=lambda features: (Law("normal", 0.01),),
     ),
     "he": Convention(
@@ -229,17 +208,13 @@ CONVENTIONS: dict[str, Convention] = {
         formula="variance 2/fan_in: normal, truncated or uniform",
         source="He et al. 2015, eq. 10; torch kaiming_*, keras and jax he_*",
         weight=_of_fan_in(2.0, "normal", "truncated", "uniform"),
-        bias=_zero,
         scale=(),
-        embedding=_nothing,
     ),
     "xavier": Convention(
         whose="Glorot's",
         formula="variance 2/(fan_in + fan_out): uniform, normal or truncated",
         source="Glorot & Bengio 2010, eq. 12 and 16",
         weight=_of_both_fans("uniform", "normal", "truncated"),
-        bias=_zero,
         scale=(),
-        embedding=_nothing,
     ),
 }

@@ -37,11 +37,9 @@ class Sample(NamedTuple):
 def sample(values: np.ndarray, matrix: np.ndarray | None, *, eps: float) -> Sample:
     """Sum up a leaf; `matrix` `[layers * groups, fan_in, fan_out]` is how it is applied."""
     flat = values.ravel()
-    if flat.size == 0:
-        return Sample(0, 0, math.nan, math.nan, False, frozenset(), eps)
-    mean = float(flat.mean(dtype=np.float64))
+    mean = float(flat.mean(dtype=np.float64)) if flat.size else math.nan
     finite = flat.size if math.isfinite(mean) else int(np.isfinite(flat).sum())
-    if finite < flat.size:
+    if not flat.size or finite < flat.size:
         return Sample(flat.size, finite, math.nan, math.nan, False, frozenset(), eps)
     low, high = float(flat.min()), float(flat.max())
     if low == high:
@@ -53,10 +51,9 @@ def sample(values: np.ndarray, matrix: np.ndarray | None, *, eps: float) -> Samp
 
 def _mean_square(flat: np.ndarray, mean: float) -> float:
     """In blocks, so that a float64 copy of a large leaf is never made."""
-    blocks = (flat[i : i + 2**20] for i in range(0, flat.size, 2**20))
     total = 0.0
-    for block in blocks:
-        centred = block.astype(np.float64) - mean
+    for i in range(0, flat.size, 2**20):
+        centred = flat[i : i + 2**20].astype(np.float64) - mean
         total += float(centred @ centred)
     return total / flat.size
 
@@ -130,19 +127,8 @@ def odd(
     matrix: np.ndarray | None,
     table: Mapping[str, Convention],
     matches: Sequence[str],
-) -> tuple[str, ...]:
-    """Every oddity of a leaf."""
-    return tuple(_odd(role, leaf, found, matrix, table, matches))
-
-
-def _odd(
-    role: Role,
-    leaf: Leaf,
-    found: Sample,
-    matrix: np.ndarray | None,
-    table: Mapping[str, Convention],
-    matches: Sequence[str],
 ) -> Iterator[str]:
+    """Every oddity of a leaf."""
     if role.kind == "unused":
         yield "it is never used: nothing that the model returns is computed from it."
     if found.finite < found.size:
@@ -156,11 +142,9 @@ def _odd(
         yield from _repeated(role, matrix)
     if matches or found.std == 0 or role.kind == "embedding":
         return
-    wrong = _wrong_fans(role, leaf, found, table)
-    if wrong is not None:
-        yield wrong
-    else:
-        yield from _far(leaf, found, table)
+    sentence = _wrong_fans(role, leaf, found, table) or _far(leaf, found, table)
+    if sentence:
+        yield sentence
 
 
 def _constant(role: Role, value: float) -> str:
@@ -208,7 +192,7 @@ def _different(columns: np.ndarray) -> int:
 # --- fans that somebody counted wrong -----------------------------------------------------------
 
 
-class Misreading(NamedTuple):
+class _Misreading(NamedTuple):
     """Fans that a leaf would have, had its shape been read wrongly, and how."""
 
     fan_in: float
@@ -217,55 +201,37 @@ class Misreading(NamedTuple):
     swapped: bool = False
 
 
-def misreadings(role: Role) -> list[Misreading]:
-    """The simplest first; fans that are the true ones, or come up twice, are left out."""
-    assert role.fan_in is not None
-    assert role.fan_out is not None
-    found = {(float(role.fan_in), float(role.fan_out))}
-    kept = []
-    for wrong in _misreadings(role, role.fan_in, role.fan_out):
-        fans = (float(wrong.fan_in), float(wrong.fan_out))
-        if min(fans) >= 1 and fans not in found:
-            found.add(fans)
-            kept.append(wrong)
-    return kept
-
-
-def _misreadings(role: Role, fan_in: int | float, fan_out: int) -> Iterator[Misreading]:
+def _misreadings(role: Role, fan_in: int | float, fan_out: int) -> Iterator[_Misreading]:
+    """The simplest first."""
     shape = role.shape
     if len(shape) == 2:
-        yield Misreading(fan_out, fan_in, _layout(shape, fan_in, fan_out), swapped=True)
+        yield _Misreading(fan_out, fan_in, _layout(shape, fan_in, fan_out), swapped=True)
     # What initialisers make of a shape of more axes: the last two are in and out, or the first two
     # out and in, and all others a receptive field.
     readings = []
     if len(shape) > 2:
-        *field, into, out = shape
-        readings.append((math.prod(field) * into, math.prod(field) * out))
-        out, into, *field = shape
-        readings.append((math.prod(field) * into, math.prod(field) * out))
-    for wrong_in, wrong_out in readings:
+        whole = math.prod(shape)
+        readings.append((whole // shape[-1], whole // shape[-2], "[..., in, out]"))
+        readings.append((whole // shape[0], whole // shape[1], "[out, in, ...]"))
+    for wrong_in, wrong_out, _ in readings:
         for size, words in _counted(role):
             if wrong_in == fan_in * size:
-                yield Misreading(wrong_in, wrong_out, f"{words} counted into fan_in")
-    for (wrong_in, wrong_out), axes in zip(
-        readings, ("[..., in, out]", "[out, in, ...]"), strict=False
-    ):
-        words = f"the shape {shape} was read as {axes}"
-        yield Misreading(wrong_in, wrong_out, words)
+                yield _Misreading(wrong_in, wrong_out, f"{words} counted into fan_in")
+    for wrong_in, wrong_out, axes in readings:
+        yield _Misreading(wrong_in, wrong_out, f"the shape {shape} was read as {axes}")
     for size, words in _counted(role):
-        yield Misreading(fan_in * size, fan_out, f"{words} counted into fan_in")
-        yield Misreading(fan_in, fan_out * size, f"{words} counted into fan_out")
+        yield _Misreading(fan_in * size, fan_out, f"{words} counted into fan_in")
+        yield _Misreading(fan_in, fan_out * size, f"{words} counted into fan_out")
     if len(shape) > 2:
-        words = "the outputs were taken for the inputs"
-        yield Misreading(fan_out, fan_in, words, swapped=True)
+        yield _Misreading(fan_out, fan_in, "the outputs were taken for the inputs", swapped=True)
     for size, words in _left_out(role):
         if fan_in % size == 0:
             rest = fan_out / size if role.receptive_field == size else fan_out
-            yield Misreading(fan_in / size, rest, f"{words} left out of fan_in")
+            yield _Misreading(fan_in / size, rest, f"{words} left out of fan_in")
     for gates in (3, 4):
         if fan_out % gates == 0:
             words = f"only one of {gates} gates was counted into fan_out"
-            yield Misreading(fan_in, fan_out / gates, words)
+            yield _Misreading(fan_in, fan_out / gates, words)
 
 
 def _layout(shape: tuple[int, ...], fan_in: int | float, fan_out: int) -> str:
@@ -302,7 +268,14 @@ def _wrong_fans(
     """The simplest misreading with which some convention explains the std."""
     if not found.size or error(FORMS["normal"].kurtosis, found.size) > SURE:
         return None
-    for wrong in misreadings(role):
+    assert role.fan_in is not None
+    assert role.fan_out is not None
+    known = {(float(role.fan_in), float(role.fan_out))}
+    for wrong in _misreadings(role, role.fan_in, role.fan_out):
+        fans = (float(wrong.fan_in), float(wrong.fan_out))
+        if min(fans) < 1 or fans in known:
+            continue
+        known.add(fans)
         read = leaf._replace(fan_in=wrong.fan_in, fan_out=wrong.fan_out, hidden=None)
         near = []
         for convention in table.values():
@@ -312,13 +285,12 @@ def _wrong_fans(
                     near.append((abs(found.std / law.std - 1), convention, law, right))
         if near:
             _, convention, law, right = min(near, key=lambda each: each[0])
-            return _sentence(role, wrong, convention, law, right)
+            return _sentence(role, wrong, convention, (law.std / right.std) ** 2)
     return None
 
 
-def _sentence(
-    role: Role, wrong: Misreading, convention: Convention, law: Law, right: Law
-) -> str:  # fmt: skip
+def _sentence(role: Role, wrong: _Misreading, convention: Convention, squared: float) -> str:
+    """`squared` is the variance with the wrong fans over that with the true ones."""
     if wrong.swapped:
         return (
             f"the std is {convention.whose} for fan_out {role.fan_out}, not for fan_in "
@@ -328,7 +300,7 @@ def _sentence(
     taken = wrong.fan_out if name == "fan_out" else wrong.fan_in
     true = role.fan_out if name == "fan_out" else role.fan_in
     return (
-        f"std is {_ratio((law.std / right.std) ** 2)} {convention.whose}: {wrong.words} "
+        f"std is {_ratio(squared)} {convention.whose}: {wrong.words} "
         f"({name} {taken:g} instead of {true})."
     )
 
@@ -341,15 +313,16 @@ def _ratio(squared: float) -> str:
     return f"{math.sqrt(squared):.3g} of" if squared < 1 else f"{math.sqrt(squared):.3g} times"
 
 
-def _far(leaf: Leaf, found: Sample, table: Mapping[str, Convention]) -> Iterator[str]:
+def _far(leaf: Leaf, found: Sample, table: Mapping[str, Convention]) -> str | None:
     laws = [(c, law) for c in table.values() for law in c.laws(leaf) if law.std > 0]
     if not laws:
-        return
+        return None
     convention, law = min(laws, key=lambda each: abs(math.log(found.std / each[1].std)))
     factor = max(found.std / law.std, law.std / found.std)
-    if factor >= FAR:
-        digits = 10.0 ** (math.floor(math.log10(factor)) - 1)
-        yield (
-            f"no convention within a factor of {math.floor(factor / digits) * digits:g}: the std "
-            f"is {found.std:.3g}, and the nearest, {convention.whose}, is {law.std:.3g}."
-        )
+    if factor < FAR:
+        return None
+    digits = 10.0 ** (math.floor(math.log10(factor)) - 1)
+    return (
+        f"no convention within a factor of {math.floor(factor / digits) * digits:g}: the std "
+        f"is {found.std:.3g}, and the nearest, {convention.whose}, is {law.std:.3g}."
+    )
