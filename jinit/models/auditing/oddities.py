@@ -315,7 +315,7 @@ def _ratio(squared: float) -> str:
 
 def _far(leaf: Leaf, found: Sample, table: Mapping[str, Convention]) -> str | None:
     laws = [(c, law) for c in table.values() for law in c.laws(leaf) if law.std > 0]
-    if not laws:
+    if not laws or math.isnan(found.std):
         return None
     convention, law = min(laws, key=lambda each: abs(math.log(found.std / each[1].std)))
     factor = max(found.std / law.std, law.std / found.std)

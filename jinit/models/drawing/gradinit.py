@@ -60,9 +60,10 @@ def gradinit_traced(
     """
     steps = checks.count("steps", steps)
     checks.choice("optimizer", optimizer, ["sgd", "adam"])
-    bound = jnp.inf if gamma is None else gamma
     positive(learning_rate=learning_rate, step_size=step_size, lower=lower, clip=clip)
-    if gamma is not None:
+    if gamma is None:
+        gamma = jnp.inf
+    else:
         positive(gamma=gamma)
     traced = traced.of(variables)
     traced.check_numbers("gradinit")
@@ -75,42 +76,39 @@ def gradinit_traced(
         return _norm(jax.grad(before)(model.scaled(scales)), optimizer)
 
     def after(scales: dict[str, jax.Array], direction: dict[str, jax.Array]) -> jax.Array:
-        params = model.scaled(scales)
-        return before(
-            {p: params[p] - as_dtype_of(step_size, params[p]) * direction[p] for p in params}
-        )
-
-    def clipped(slopes: Any, factor: ArrayLike) -> Any:
-        return jax.tree.map(
-            lambda s: jnp.clip(
-                s * as_dtype_of(factor, s), -as_dtype_of(clip, s), as_dtype_of(clip, s)
-            ),
-            slopes,
-        )
+        params = model.scaled(scales).items()
+        return before({p: x - as_dtype_of(step_size, x) * direction[p] for p, x in params})
 
     adam = optax.adam(learning_rate)
 
-    def moved(scales: Any, slopes: Any, state: Any) -> Any:
+    def moved(scales: Any, slopes: Any, factor: ArrayLike, state: Any) -> Any:
+        def clipped(slope: jax.Array) -> jax.Array:
+            bound = as_dtype_of(clip, slope)
+            return jnp.clip(slope * as_dtype_of(factor, slope), -bound, bound)
+
         with jax.numpy_dtype_promotion("standard"):
-            changes, state = adam.update(slopes, state)
+            changes, state = adam.update(jax.tree.map(clipped, slopes), state)
             return {p: jnp.maximum(scales[p] + changes[p], lower) for p in scales}, state
 
     def step(carry: Any, _: None) -> Any:
         scales, lowering, bounding = carry
         gradient = jax.grad(before)(model.scaled(scales))
         norm = _norm(gradient, optimizer)
-        direction = _direction(gradient, norm, optimizer)
+        if optimizer == "adam":
+            direction = jax.tree.map(jnp.sign, gradient)
+        else:
+            direction = jax.tree.map(lambda g: g / jnp.where(norm > 0, norm, 1.0), gradient)
 
         def lower_the_loss() -> Any:
             value, slopes = jax.value_and_grad(after)(scales, direction)
-            fresh, state = moved(scales, clipped(slopes, 1 / jnp.asarray(step_size)), lowering)
+            fresh, state = moved(scales, slopes, 1 / jnp.asarray(step_size), lowering)
             return (fresh, state, bounding), value
 
         def lower_the_norm() -> Any:
-            fresh, state = moved(scales, clipped(jax.grad(norm_of)(scales), 1.0), bounding)
+            fresh, state = moved(scales, jax.grad(norm_of)(scales), 1.0, bounding)
             return (fresh, lowering, state), after(scales, direction)
 
-        return jax.lax.cond(norm > as_dtype_of(bound, norm), lower_the_norm, lower_the_loss)
+        return jax.lax.cond(norm > as_dtype_of(gamma, norm), lower_the_norm, lower_the_loss)
 
     ones = jax.tree.map(jnp.ones_like, model.norms())
     start = (ones, adam.init(ones), adam.init(ones))
@@ -124,9 +122,3 @@ gradinit = face(gradinit_traced)
 def _norm(gradient: dict[str, jax.Array], optimizer: str) -> jax.Array:
     flat = jnp.concatenate([g.ravel() for g in gradient.values()])
     return jnp.linalg.norm(flat, ord=2 if optimizer == "sgd" else 1)
-
-
-def _direction(gradient: dict[str, jax.Array], norm: jax.Array, optimizer: str) -> Any:
-    if optimizer == "adam":
-        return jax.tree.map(jnp.sign, gradient)
-    return jax.tree.map(lambda g: g / jnp.where(norm > 0, norm, 1.0), gradient)

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import jax
@@ -63,6 +64,7 @@ def lsuv_traced(
     model.check_numbers("lsuv")
     traced, inputs = model.trace, model.inputs
     sites = _sites(traced, model.judged())
+    places = [Spot(site.uses[0].path) for site in sites]
 
     def once(
         floats: list[Any], factors: list[jax.Array], step: None
@@ -79,7 +81,7 @@ def lsuv_traced(
             out = held if sites[i].shared else held * change.astype(value.dtype)
             return out, jnp.log(change)
 
-        changes = interpret(traced, floats, inputs, [s.place for s in sites], visit, given)[1]
+        changes = interpret(traced, floats, inputs, places, visit, given)[1]
         new = [
             f * jnp.exp(site.collect(changes[i])) if i in changes else f
             for i, (site, f) in enumerate(zip(sites, factors, strict=True))
@@ -105,7 +107,6 @@ class _Site(NamedTuple):
     """One application of weights, in all passes of the loops around it."""
 
     uses: tuple[Use, ...]
-    place: Spot
     shared: bool
     """whether its weights are used elsewhere, or in several passes of a loop"""
 
@@ -127,24 +128,19 @@ class _Site(NamedTuple):
 
 
 def _sites(traced: Trace, roles: Sequence[Role]) -> list[_Site]:
-    by_path = {
-        path: drawn
-        for path, uses in traced.by_equation("weight").items()
-        if (drawn := [u for u in uses if roles[u.view.leaf].kind in ("weight", "tied")])
-    }
+    applied = [
+        tuple(use for use in uses if roles[use.view.leaf].kind in ("weight", "tied"))
+        for uses in traced.by_equation("weight").values()
+    ]
     read = Counter[int]()  # entries of a leaf, each as often as it is read
-    for use in (use for uses in by_path.values() for use in uses):
+    for use in chain(*applied):
         read[use.view.leaf] += use.part * use.layers
-    found = []
-    for path, uses in by_path.items():
-        elsewhere = any(
-            read[u.view.leaf] > math.prod(traced.leaves[u.view.leaf].shape)
-            or roles[u.view.leaf].kind == "tied"
-            for u in uses
-        )
-        again = any(use.times > 1 for use in uses)
-        found.append(_Site(tuple(uses), Spot(path), elsewhere or again))
-    return found
+
+    def is_shared(use: Use) -> bool:
+        size = math.prod(traced.leaves[use.view.leaf].shape)
+        return use.times > 1 or read[use.view.leaf] > size or roles[use.view.leaf].kind == "tied"
+
+    return [_Site(uses, any(map(is_shared, uses))) for uses in applied if uses]
 
 
 def _agreed(sites: Sequence[_Site], factors: list[jax.Array]) -> list[jax.Array]:

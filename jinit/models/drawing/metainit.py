@@ -134,13 +134,9 @@ def _quotient(
     return sum(found[1:], found[0]) / sum(p.size for p in params.values())
 
 
-def _is_shape(leaf: Any) -> bool:
-    return isinstance(leaf, jax.ShapeDtypeStruct)
-
-
 def _check_drawable(inputs: tuple[Any, ...]) -> None:
     for leaf in jax.tree.leaves(inputs):
-        if _is_shape(leaf) and not jnp.issubdtype(leaf.dtype, jnp.floating):
+        if isinstance(leaf, jax.ShapeDtypeStruct) and not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(
                 f"an input given by its shape is drawn N(0, 1), which {leaf.dtype} cannot hold; "
                 f"give an array."
@@ -150,8 +146,7 @@ def _check_drawable(inputs: tuple[Any, ...]) -> None:
 def _drawn_inputs(key: jax.Array, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     leaves, structure = jax.tree.flatten(inputs)
     keys = jax.random.split(key, len(leaves))
-    drawn = [
-        jax.random.normal(own, leaf.shape, leaf.dtype) if _is_shape(leaf) else leaf
-        for own, leaf in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(structure, drawn)
+    for i, (own, leaf) in enumerate(zip(keys, leaves, strict=True)):
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            leaves[i] = jax.random.normal(own, leaf.shape, leaf.dtype)
+    return jax.tree.unflatten(structure, leaves)

@@ -83,35 +83,29 @@ def reinit_traced(
     """
     key = checks.key(key)
     model = model.of(variables)
-    variables, rules = model.variables, model.rules
-    draw = _Kernels(scheme, options, [v for v in jax.tree.leaves(variables) if _may_be_drawn(v)])
+    traced = [v for v in model.floats if isinstance(v, jax.core.Tracer) and v.size]
+    draw = _Kernels(scheme, options, traced)
     if not isinstance(gain, str):
         checks.number("gain", gain)
     elif gain != "auto":
         raise ValueError(f"gain must be a number, a scalar array or 'auto', got {gain!r}.")
-    by_path = {role.path: role for role in model.judged()}
-    flat, structure = jax.tree_util.tree_flatten_with_path(variables)
-    fresh = []
-    for keys, leaf in flat:
-        path = jax.tree_util.keystr(keys)
-        if path not in by_path:
-            fresh.append(leaf)
-            continue
-        own = jax.random.fold_in(key, np.uint32(zlib.crc32(path.encode())))
+    found, fresh = model.judged(), []
+    for role, leaf in zip(found, model.floats, strict=True):
+        own = jax.random.fold_in(key, np.uint32(zlib.crc32(role.path.encode())))
         try:
-            by_rule = path in rules
-            fresh.append(_drawn(own, by_path[path], leaf, draw, gain, by_rule=by_rule))
+            by_rule = role.path in model.rules
+            fresh.append(_drawn(own, role, leaf, draw, gain, by_rule=by_rule))
         except (ValueError, TypeError) as error:
-            error.add_note(f"This was for {path}.")
+            error.add_note(f"This was for {role.path}.")
             raise
-    unused = [role.path for role in by_path.values() if role.kind == "unused"]
+    unused = [role.path for role in found if role.kind == "unused"]
     if unused:
         warnings.warn(
             f"the output does not depend on {', '.join(unused)}: left as "
             f"{'it was' if len(unused) == 1 else 'they were'}.",
             stacklevel=3,
         )
-    return jax.tree_util.tree_unflatten(structure, fresh)
+    return model.rebuilt(fresh)
 
 
 reinit = face(reinit_traced)
@@ -160,18 +154,15 @@ class _Kernels:
         return kernels.astype(dtype)
 
 
-def _may_be_drawn(leaf: Any) -> bool:
-    traced = isinstance(leaf, jax.core.Tracer)
-    return traced and jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.size > 0
-
-
 def _drawn(
     key: jax.Array, role: Role, leaf: Any, draw: _Kernels, gain: ArrayLike | str, *, by_rule: bool
 ) -> Any:
     dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
     wide = dtype if jnp.finfo(dtype).bits >= 32 else np.dtype(np.float32)
     if role.kind == "weight":
-        factor = _following(role) if isinstance(gain, str) else gain
+        factor = gain
+        if isinstance(gain, str):
+            factor = theory.gain(role.activation) if role.activation in ACTIVATIONS else 1.0
         return _weight(key, role, leaf, draw, jnp.asarray(factor, wide)).astype(dtype)
     if role.kind in ("embedding", "tied"):
         root = math.sqrt(role.features)
@@ -186,10 +177,6 @@ def _drawn(
             f"variables with arrays."
         )
     return leaf
-
-
-def _following(role: Role) -> float:
-    return theory.gain(role.activation) if role.activation in ACTIVATIONS else 1.0
 
 
 # --- weights ------------------------------------------------------------------------------------

@@ -42,15 +42,11 @@ class ScaledModel(NamedTuple):
 
     def scaled(self, scales: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """`params` with every weight times its scale."""
-
-        def one(path: str, leaf: jax.Array) -> jax.Array:
-            if path not in scales:
-                return leaf
-            owner = self.layers[path]
-            factor = scales[path].astype(leaf.dtype)
-            return leaf * (factor if owner is None else factor[owner])
-
-        return {path: one(path, leaf) for path, leaf in self.params.items()}
+        out = dict(self.params)
+        for path, scale in scales.items():
+            owner, factor = self.layers[path], scale.astype(out[path].dtype)
+            out[path] *= factor if owner is None else factor[owner]
+        return out
 
     def norms(self) -> dict[str, jax.Array]:
         """Frobenius norm of every weight, `[layers]` where there are several."""
@@ -75,16 +71,17 @@ def scaled_model(model: TracedModel, targets: Any) -> ScaledModel:
     trained = ("weight", "tied", "bias", "scale", "embedding")
     found = model.judged()
     kept = dict(zip(model.trace.paths, model.floats, strict=True))
-    params = {r.path: _at_least_float32(kept[r.path]) for r in found if r.kind in trained}
+    moved = {r.path: kept[r.path] for r in found if r.kind in trained}
+    params = {
+        path: jnp.asarray(x, np.promote_types(x.dtype, np.float32)) for path, x in moved.items()
+    }
     layers = {r.path: _layers(r) for r in found if r.kind in ("weight", "tied")}
     if not layers:
         raise ValueError("the model has no weight to scale; say what is one with rules=.")
 
     def floats(params: dict[str, jax.Array]) -> list[Any]:
-        return [
-            params[path].astype(leaf.dtype) if path in params else leaf
-            for path, leaf in kept.items()
-        ]
+        new = {path: leaf.astype(kept[path].dtype) for path, leaf in params.items()}
+        return list((kept | new).values())
 
     def value(params: dict[str, jax.Array], inputs: tuple[Any, ...]) -> jax.Array:
         return loss(model.trace.run(floats(params), inputs))
@@ -95,10 +92,6 @@ def scaled_model(model: TracedModel, targets: Any) -> ScaledModel:
             f"loss must give one real number for the model's output, got {out}; take a mean."
         )
     return ScaledModel(params, layers, lambda params: model.rebuilt(floats(params)), value)
-
-
-def _at_least_float32(leaf: Any) -> jax.Array:
-    return jnp.asarray(leaf, jnp.float32 if jnp.finfo(leaf.dtype).bits < 32 else leaf.dtype)
 
 
 def _layers(role: Role) -> np.ndarray | None:

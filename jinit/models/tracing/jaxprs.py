@@ -18,10 +18,15 @@ def inner_jaxprs(equation: Any) -> list[Jaxpr] | None:
         return [opened(params["body_jaxpr"])]
     if name in _OPAQUE:
         return None
-    inner = next((params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in params), None)
+    inner = inner_jaxpr(params)
     if inner is None or len(opened(inner).invars) != len(equation.invars):
         return None
     return [opened(inner)]
+
+
+def inner_jaxpr(params: dict[str, Any]) -> Any:
+    """The program of an equation that calls one, with its constants if it has some; or None."""
+    return next((params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in params), None)
 
 
 _OPAQUE = {"pallas_call", "shard_map", "custom_partitioning", "reduce", "reduce_window"}

@@ -44,11 +44,10 @@ class TracedModel:
         Raises:
             TypeError: variables without a floating-point array. What `apply` raises has a note.
         """
-        known = {"apply": apply, "variables": variables, "inputs": inputs, "loss": loss}
-        known["rules"] = MappingProxyType(dict(rules or {}))
-        for name, value in known.items():
-            object.__setattr__(self, name, value)
-        object.__setattr__(self, "trace", trace_model(apply, variables, *inputs))
+        vars(self).update(
+            apply=apply, variables=variables, inputs=inputs, loss=loss,
+            rules=MappingProxyType(dict(rules or {})), trace=trace_model(apply, variables, *inputs),
+        )  # fmt: skip
 
     def of(self, variables: Any) -> "TracedModel":
         """The same model with other variables; None leaves those that it has.
@@ -81,9 +80,8 @@ class TracedModel:
             same = getattr(was, "dtype", None) == getattr(leaf, "dtype", None)
             traced_again |= not (same and (floating or _same_constant(was, leaf)))
         if traced_again:
-            return type(self)(
-                self.apply, variables, *self.inputs, loss=self.loss, rules=self.rules
-            )  # fmt: skip
+            trace = trace_model(self.apply, variables, *self.inputs)
+            return self._with(variables=variables, trace=trace)
         return self._with(variables=variables)
 
     def with_rules(self, rules: Mapping[str, Kind]) -> "TracedModel":
@@ -92,8 +90,7 @@ class TracedModel:
 
     def _with(self, **fields: Any) -> "TracedModel":
         new = copy.copy(self)
-        for name, value in fields.items():
-            object.__setattr__(new, name, value)
+        vars(new).update(fields)
         return new
 
     def judged(self, *, strict: bool = True) -> tuple[Role, ...]:

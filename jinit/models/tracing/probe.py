@@ -5,16 +5,17 @@ loops, and what is seen in them is stacked.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import ClosedJaxpr
 from jax.extend.core import Literal as JaxprLiteral
 from jaxtyping import Array, ArrayLike, Float
 
-from jinit.models.tracing.jaxprs import inner_jaxprs, split_scan
+from jinit.models.tracing.jaxprs import inner_jaxpr, split_scan
 from jinit.models.tracing.trace import Trace
 from jinit.models.tracing.values import Path
 
@@ -55,7 +56,7 @@ def interpret(
     """
     run = _Run(places, visit)
     arguments = [*floats, *jax.tree.leaves(tuple(inputs))]
-    return run.program(traced.jaxpr.jaxpr, traced.jaxpr.consts, arguments, (), given or {})
+    return run.program(traced.jaxpr, arguments, (), given or {})
 
 
 class _Run:
@@ -68,14 +69,10 @@ class _Run:
             self.inside.update(path[:n] for n in range(1, len(path), 2))
 
     def program(
-        self,
-        jaxpr: Jaxpr,
-        consts: Sequence[Any],
-        arguments: Sequence[Any],
-        at: Path,
-        given: Records,
+        self, closed: ClosedJaxpr, arguments: Sequence[Any], at: Path, given: Records
     ) -> tuple[list[Any], Records]:
-        env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
+        jaxpr, values = closed.jaxpr, [*closed.consts, *arguments]
+        env = dict(zip([*jaxpr.constvars, *jaxpr.invars], values, strict=True))
         records: Records = {}
 
         def read(atom: Any) -> Any:
@@ -109,24 +106,22 @@ class _Run:
             return self._scan(equation, values, path, given)
         if name == "cond":
             return self._cond(params["branches"], values, path, given)
-        inner = inner_jaxprs(equation)
-        assert inner is not None  # there is a place in it
-        return self.program(inner[0], _consts(params), values, (*path, 0), given)
+        inner = inner_jaxpr(params)
+        closed = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
+        return self.program(closed, values, (*path, 0), given)
 
     def _scan(
         self, equation: Any, values: list[Any], path: Path, given: Records
     ) -> tuple[list[Any], Records]:
         params = equation.params
         consts, carried = split_scan(equation)
-        inner: ClosedJaxpr = params["jaxpr"]
-        own = {i: g for i, g in given.items() if self._is_inside(i, path)}
-        fixed = values[:consts]
+        inside = {i for at, found in self.at.items() for i, _ in found if at[: len(path)] == path}
+        own = {i: g for i, g in given.items() if i in inside}
 
         def body(carry: list[Any], stacked: tuple[list[Any], Records]) -> Any:
             xs, now = stacked
-            out, records = self.program(
-                inner.jaxpr, inner.consts, [*fixed, *carry, *xs], (*path, 0), now
-            )
+            arguments = [*values[:consts], *carry, *xs]
+            out, records = self.program(params["jaxpr"], arguments, (*path, 0), now)
             return out[:carried], (out[carried:], records)
 
         carry, (ys, records) = jax.lax.scan(
@@ -139,30 +134,20 @@ class _Run:
         self, branches: Sequence[ClosedJaxpr], values: list[Any], path: Path, given: Records
     ) -> tuple[list[Any], Records]:
         index, *operands = values
-
-        def run(k: int, operands: list[Any]) -> tuple[list[Any], Records]:
-            branch = branches[k]
-            return self.program(branch.jaxpr, branch.consts, operands, (*path, k), given)
-
-        shapes = [
-            jax.eval_shape(lambda o, k=k: run(k, o)[1], operands) for k in range(len(branches))
+        programs = [
+            lambda operands, k=k, branch=branch: self.program(branch, operands, (*path, k), given)
+            for k, branch in enumerate(branches)
         ]
-        everywhere = {i: shape for found in shapes for i, shape in found.items()}
+        found = [jax.eval_shape(program, operands)[1] for program in programs]
+        everywhere = {i: shape for records in found for i, shape in records.items()}
 
-        def filled(k: int) -> Callable[[list[Any]], tuple[list[Any], Records]]:
-            def branch(operands: list[Any]) -> tuple[list[Any], Records]:
-                out, records = run(k, operands)
-                missing = {i: _zeros(s) for i, s in everywhere.items() if i not in records}
-                return out, records | missing
+        def filled(program: Any, operands: list[Any]) -> tuple[list[Any], Records]:
+            out, records = program(operands)
+            missing = {i: shape for i, shape in everywhere.items() if i not in records}
+            zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), missing)
+            return out, records | zeros
 
-            return branch
-
-        return jax.lax.switch(index, [filled(k) for k in range(len(branches))], operands)
-
-    def _is_inside(self, i: int, path: Path) -> bool:
-        return any(
-            i == j and p[: len(path)] == path for p, found in self.at.items() for j, _ in found
-        )
+        return jax.lax.switch(index, [partial(filled, program) for program in programs], operands)
 
 
 def _evaluate(equation: Any, values: Sequence[Any]) -> list[Any]:
@@ -171,15 +156,6 @@ def _evaluate(equation: Any, values: Sequence[Any]) -> list[Any]:
     with equation.ctx.manager:
         out = equation.primitive.bind(*functions, *values, **params)
     return list(out) if equation.primitive.multiple_results else [out]
-
-
-def _consts(params: dict[str, Any]) -> Sequence[Any]:
-    inner = next(params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in params)
-    return inner.consts if isinstance(inner, ClosedJaxpr) else ()
-
-
-def _zeros(tree: Any) -> Any:
-    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), tree)
 
 
 # --- what is seen -------------------------------------------------------------------------------
@@ -242,12 +218,4 @@ def tap(value: jax.Array, zeros: jax.Array) -> jax.Array:
     return value
 
 
-def _tap_forward(value: jax.Array, zeros: jax.Array) -> tuple[jax.Array, None]:
-    return value, None
-
-
-def _tap_backward(_: None, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return g, size(g)
-
-
-tap.defvjp(_tap_forward, _tap_backward)
+tap.defvjp(lambda value, zeros: (value, None), lambda _, g: (g, size(g)))

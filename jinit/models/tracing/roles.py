@@ -127,8 +127,7 @@ def judge(
         except RoleError as error:
             doubts[path] = error
             role = _likely(path, leaf, uses)
-        weights = [use for use in uses if use.kind == "weight"]
-        following = {traced.following(use.order) for use in weights} - {None}
+        following = {traced.following(use.order) for use in uses if use.kind == "weight"} - {None}
         if role.kind in ("weight", "tied") and len(following) == 1:
             role = replace(role, activation=following.pop())
         found.append(role)
@@ -138,26 +137,20 @@ def judge(
             f"{', '.join(traced.paths[:8])}{' ...' if len(traced.paths) > 8 else ''}."
         )
     if strict and doubts:
-        raise _doubt(doubts)
+        first, *others = doubts
+        if not others:
+            raise doubts[first]
+        more = f"{', '.join(others[:8])}{' ...' if others[8:] else ''}"
+        raise RoleError(f"{doubts[first]} Rules are needed for {more} as well.")
     return tuple(found)
-
-
-def _doubt(doubts: Mapping[str, RoleError]) -> RoleError:
-    (_, first), *others = doubts.items()
-    if not others:
-        return first
-    paths = ", ".join(path for path, _ in others[:8])
-    return RoleError(f"{first} Rules are needed for {paths}{' ...' if others[8:] else ''} as well.")
 
 
 def _likely(path: str, leaf: Any, uses: tuple[Use, ...]) -> Role:
     """The role of a parameter with uses that say different things: a product's, if there is one."""
-    for rule in ("weight", "other") if _weights(uses) else ("other",):
-        try:
-            return _role(path, leaf, uses, rule)  # type: ignore[arg-type]
-        except RoleError:
-            continue
-    raise AssertionError("what is called other raises nothing")
+    try:
+        return _role(path, leaf, uses, "weight" if _weights(uses) else "other")
+    except RoleError:
+        return _role(path, leaf, uses, "other")  # which raises nothing
 
 
 # --- from uses to a role ------------------------------------------------------------------------
@@ -189,9 +182,9 @@ def _role(path: str, leaf: Any, uses: tuple[Use, ...], rule: Kind | None) -> Rol
     if role.kind not in ("weight", "tied") or not weights:
         return role
     shapes = {(use.fan_in, use.fan_out, use.receptive_field, use.groups) for use in weights}
-    parts = {use.part for use in weights}
-    whole = math.prod(leaf.shape) // weights[0].layers
-    if len(shapes) > 1 and parts == {whole}:
+    first = weights[0]
+    fan_out, layers, whole = first.fan_out, first.layers, math.prod(leaf.shape) // first.layers
+    if len(shapes) > 1 and {use.part for use in weights} == {whole}:
         found = " and ".join(f"{m} -> {n}" for m, n, *_ in sorted(shapes, key=str))
         raise RoleError(
             f"{path} is shared between products of different fans ({found}), so that no scheme "
@@ -202,8 +195,6 @@ def _role(path: str, leaf: Any, uses: tuple[Use, ...], rule: Kind | None) -> Rol
             f"parts of {path} have different fan-ins, so that no scheme fits the whole; leave it "
             f"as it is with rules={{{path!r}: 'other'}}."
         )
-    first = weights[0]
-    fan_out, layers = first.fan_out, first.layers
     if _stacked(weights, leaf.shape):
         picked = first.view.picked
         layers = first.layers * picked if picked > 1 else sum(use.layers for use in weights)
@@ -222,16 +213,13 @@ def _weights(uses: Sequence[Use]) -> list[Use]:
 
 def _stacked(weights: Sequence[Use], shape: Sequence[int]) -> bool:
     """Whether the uses are of layers of a stack: picked one by one, or in several loops."""
-    alike = {(use.fan_in, use.fan_out, use.groups, use.view.picked) for use in weights}
-    if len(alike) > 1:
+    if len({(use.fan_in, use.fan_out, use.groups, use.view.picked) for use in weights}) > 1:
         return False
-    picked = weights[0].view.picked
+    picked, layers = weights[0].view.picked, [use.layers for use in weights]
     if picked > 1:
         return len(weights) == picked
-    layers = [use.layers for use in weights]
-    return bool(shape) and max(layers) < shape[0] == sum(layers) and all(
-        use.view.layers for use in weights
-    )  # fmt: skip
+    in_loops = all(use.view.layers for use in weights)
+    return in_loops and bool(shape) and max(layers) < shape[0] == sum(layers)
 
 
 def _in_parts(weights: Sequence[Use], whole: int) -> bool:
