@@ -14,7 +14,8 @@ from jinit.models.drawing.scales import Learned
 from jinit.models.model import Model
 from jinit.models.scaling.coordinate_check import Setup, coordinate_check
 from jinit.models.scaling.mup import MuP, MuPRow, mup
-from jinit.models.tracing.roles import Role, roles
+from jinit.models.tracing.model import roles
+from jinit.models.tracing.roles import Role
 from jinit.models.tracing.uses import Use
 from jinit.models.tracing.values import RoleError
 

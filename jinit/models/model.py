@@ -1,15 +1,14 @@
 """Every tool on one model, which is traced once."""
 
-from jinit.models.auditing.audit import audit_traced
-from jinit.models.diagnosis.measure import diagnose_traced
-from jinit.models.drawing.fixup import fixup_traced, skipinit_traced
-from jinit.models.drawing.gradinit import gradinit_traced
-from jinit.models.drawing.lsuv import lsuv_traced
-from jinit.models.drawing.metainit import gradient_quotient_traced, metainit_traced
-from jinit.models.drawing.reinit import reinit_traced
-from jinit.models.scaling.mup import mup_traced
-from jinit.models.tracing.model import TracedModel
-from jinit.models.tracing.roles import Role
+from jinit.models.auditing.audit import audit
+from jinit.models.diagnosis.measure import diagnose
+from jinit.models.drawing.fixup import fixup, skipinit
+from jinit.models.drawing.gradinit import gradinit
+from jinit.models.drawing.lsuv import lsuv
+from jinit.models.drawing.metainit import gradient_quotient, metainit
+from jinit.models.drawing.reinit import reinit
+from jinit.models.scaling.mup import mup
+from jinit.models.tracing.model import TracedModel, roles
 
 
 class Model(TracedModel):
@@ -42,17 +41,14 @@ class Model(TracedModel):
     (64, ('he',))
     """
 
-    def roles(self) -> tuple[Role, ...]:
-        """The role of every floating-point leaf, as `jinit.models.roles` has it."""
-        return self.judged()
-
-    audit = audit_traced
-    diagnose = diagnose_traced
-    reinit = reinit_traced
-    lsuv = lsuv_traced
-    fixup = fixup_traced
-    skipinit = skipinit_traced
-    metainit = metainit_traced
-    gradinit = gradinit_traced
-    gradient_quotient = gradient_quotient_traced
-    mup = mup_traced
+    roles = roles.traced
+    audit = audit.traced
+    diagnose = diagnose.traced
+    reinit = reinit.traced
+    lsuv = lsuv.traced
+    fixup = fixup.traced
+    skipinit = skipinit.traced
+    metainit = metainit.traced
+    gradinit = gradinit.traced
+    gradient_quotient = gradient_quotient.traced
+    mup = mup.traced

@@ -127,7 +127,8 @@ class Audit:
         return _html(self, page=False)
 
 
-def audit_traced(
+@face
+def audit(
     model: TracedModel, variables: Any = None, *, conventions: Iterable[str] | None = None
 ) -> Audit:
     """Every parameter's fans and numbers, beside what known conventions would give it.
@@ -174,9 +175,6 @@ def audit_traced(
     pairs = zip(found, values, strict=True)
     rows = tuple(_row(role, value, _leaf(role, found, hidden), table) for role, value in pairs)
     return Audit(rows, tuple(table))
-
-
-audit = face(audit_traced)
 
 
 def _chosen(conventions: Iterable[str] | None) -> dict[str, Convention]:

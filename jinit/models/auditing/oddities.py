@@ -24,7 +24,6 @@ class Sample(NamedTuple):
     finite: int
     mean: float
     std: float
-    constant: bool
     forms: frozenset[FormName]
     """distributions that its entries may have; more than one where they are too few to tell"""
     eps: float
@@ -40,13 +39,13 @@ def sample(values: np.ndarray, matrix: np.ndarray | None, *, eps: float) -> Samp
     mean = float(flat.mean(dtype=np.float64)) if flat.size else math.nan
     finite = flat.size if math.isfinite(mean) else int(np.isfinite(flat).sum())
     if not flat.size or finite < flat.size:
-        return Sample(flat.size, finite, math.nan, math.nan, False, frozenset(), eps)
+        return Sample(flat.size, finite, math.nan, math.nan, frozenset(), eps)
     low, high = float(flat.min()), float(flat.max())
     if low == high:
-        return Sample(flat.size, finite, low, 0.0, True, frozenset({"constant"}), eps)
+        return Sample(flat.size, finite, low, 0.0, frozenset({"constant"}), eps)
     std = math.sqrt(_mean_square(flat, mean))
     forms = {"orthogonal"} if orthogonal(matrix, eps) else _forms(flat, math.hypot(mean, std), eps)
-    return Sample(flat.size, finite, mean, std, False, frozenset(forms), eps)  # type: ignore[arg-type]
+    return Sample(flat.size, finite, mean, std, frozenset(forms), eps)  # type: ignore[arg-type]
 
 
 def _mean_square(flat: np.ndarray, mean: float) -> float:
@@ -135,7 +134,7 @@ def odd(
         yield f"{found.size - found.finite} of {found.size} entries are NaN or infinite."
     if found.finite < found.size or role.kind not in ("weight", "tied", "embedding"):
         return
-    if found.constant and found.size > 1:
+    if "constant" in found.forms and found.size > 1:
         yield _constant(role, found.mean)
         return
     if matrix is not None:

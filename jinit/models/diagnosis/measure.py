@@ -43,7 +43,8 @@ from jinit.models.tracing.trace import Trace
 from jinit.models.tracing.uses import ActivationUse
 
 
-def diagnose_traced(model: TracedModel, variables: Any = None, *, targets: Any = None) -> Diagnosis:
+@face
+def diagnose(model: TracedModel, variables: Any = None, *, targets: Any = None) -> Diagnosis:
     """Measure the signal at every weight and activation, forward and backward, and judge.
 
     Args:
@@ -104,9 +105,6 @@ def diagnose_traced(model: TracedModel, variables: Any = None, *, targets: Any =
         ),
     )  # fmt: skip
     return replace(found, findings=find(found))
-
-
-diagnose = face(diagnose_traced)
 
 
 def compiled(model: TracedModel, where: Sites, targets: Any = None) -> Callable[[], Any]:

@@ -15,8 +15,9 @@ from jinit.models.diagnosis.records import (
     ParameterSignal,
     decades,
 )
-from jinit.models.tracing.names import page, table
+from jinit.models.tracing.names import table
 from jinit.networks.signals import LayerSignals
+from jinit.templates import render
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,7 +129,13 @@ class Diagnosis:
     def to_html(self, path: str | File | None = None) -> str:
         """A page with the verdict and the table; written to `path` if one is given."""
         said = [finding.sentence for finding in self.findings] or [self.verdict]
-        html = page("Does the signal survive?", said, _COLUMNS, self._cells())
+        html = render(
+            "model.html.j2",
+            title="Does the signal survive?",
+            sentences=said,
+            columns=_COLUMNS,
+            rows=self._cells(),
+        )
         if path is not None:
             File(path).write_text(html, encoding="utf-8")
         return html

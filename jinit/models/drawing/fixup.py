@@ -12,14 +12,15 @@ import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
 from jinit import checks
-from jinit.models.drawing.reinit import reinit_traced
+from jinit.models.drawing.reinit import reinit
 from jinit.models.tracing.model import TracedModel, face
 from jinit.models.tracing.roles import Role
 from jinit.models.tracing.trace import Trace
 from jinit.schemes import Initializer
 
 
-def fixup_traced(
+@face
+def fixup(
     model: TracedModel, key: jax.Array, variables: Any = None, *, scheme: str | Initializer = "he"
 ) -> Any:
     """Fixup initialisation of any residual model.
@@ -56,13 +57,11 @@ def fixup_traced(
     inside = frozenset().union(*(residual.branch for residual in traced.residuals))
     if weights[-1].order not in inside and roles[weights[-1].view.leaf].kind == "weight":
         factors[weights[-1].view.leaf] = 0.0
-    return _times_factors(model.of(reinit_traced(model, key, scheme=scheme)), factors)
+    return _times_factors(model.of(reinit.traced(model, key, scheme=scheme)), factors)
 
 
-fixup = face(fixup_traced)
-
-
-def skipinit_traced(
+@face
+def skipinit(
     model: TracedModel,
     key: jax.Array,
     variables: Any = None,
@@ -102,11 +101,8 @@ def skipinit_traced(
         ends = [i for i in _weights(traced, residual.last) if roles[i].kind == "weight"]
         factors |= dict.fromkeys(numbers or ends, alpha)
         own_rules |= {traced.paths[i]: "scale" for i in numbers}  # 1, and then alpha
-    fresh = reinit_traced(model.with_rules(own_rules), key, scheme=scheme)
+    fresh = reinit.traced(model.with_rules(own_rules), key, scheme=scheme)
     return _times_factors(model.of(fresh), factors)
-
-
-skipinit = face(skipinit_traced)
 
 
 def _roles_with_branches(model: TracedModel) -> tuple[Role, ...]:

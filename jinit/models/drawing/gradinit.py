@@ -12,7 +12,8 @@ from jinit.models.drawing.scales import Learned, as_dtype_of, positive, scaled_m
 from jinit.models.tracing.model import TracedModel, face
 
 
-def gradinit_traced(
+@face
+def gradinit(
     traced: TracedModel,
     variables: Any = None,
     *,
@@ -114,9 +115,6 @@ def gradinit_traced(
     start = (ones, adam.init(ones), adam.init(ones))
     (scales, _, _), history = jax.lax.scan(step, start, None, steps)
     return model.learned(scales, history)
-
-
-gradinit = face(gradinit_traced)
 
 
 def _norm(gradient: dict[str, jax.Array], optimizer: str) -> jax.Array:

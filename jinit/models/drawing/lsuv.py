@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from jinit import checks
-from jinit.models.drawing.reinit import reinit_traced
+from jinit.models.drawing.reinit import reinit
 from jinit.models.tracing.model import TracedModel, face
 from jinit.models.tracing.probe import Spot, interpret
 from jinit.models.tracing.roles import Role
@@ -22,7 +22,8 @@ from jinit.models.tracing.uses import Use
 from jinit.schemes import Initializer
 
 
-def lsuv_traced(
+@face
+def lsuv(
     model: TracedModel,
     key: jax.Array,
     variables: Any = None,
@@ -60,7 +61,7 @@ def lsuv_traced(
     checks.number("std", std)
     passes = checks.count("passes", passes)
     model = model.of(variables)
-    model = model.of(reinit_traced(model, key, scheme=scheme))
+    model = model.of(reinit.traced(model, key, scheme=scheme))
     model.check_numbers("lsuv")
     traced, inputs = model.trace, model.inputs
     sites = _sites(traced, model.judged())
@@ -98,9 +99,6 @@ def lsuv_traced(
         return _scaled(traced, sites, floats, factors)
 
     return model.rebuilt(scale(model.floats))
-
-
-lsuv = face(lsuv_traced)
 
 
 class _Site(NamedTuple):

@@ -13,7 +13,8 @@ from jinit.models.drawing.scales import Learned, as_dtype_of, positive, scaled_m
 from jinit.models.tracing.model import TracedModel, face
 
 
-def gradient_quotient_traced(
+@face
+def gradient_quotient(
     model: TracedModel, variables: Any = None, *, eps: ArrayLike = 1e-5, targets: Any = None
 ) -> Float[Array, ""]:
     """How much one step of gradient descent changes the gradient, relative to it.
@@ -42,10 +43,8 @@ def gradient_quotient_traced(
     return _quotient(lambda params: scaled.loss(params, model.inputs), scaled.params, eps)
 
 
-gradient_quotient = face(gradient_quotient_traced)
-
-
-def metainit_traced(
+@face
+def metainit(
     traced: TracedModel,
     key: jax.Array,
     variables: Any = None,
@@ -115,9 +114,6 @@ def metainit_traced(
     keys = jax.random.split(key, steps)
     (norms, _), history = jax.lax.scan(step, (start, descent.init(start)), keys)
     return model.learned(scales_of(norms), history)
-
-
-metainit = face(metainit_traced)
 
 
 def _quotient(

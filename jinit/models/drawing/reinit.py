@@ -23,7 +23,8 @@ from jinit.models.tracing.values import RoleError
 from jinit.runtime import keys_after
 
 
-def reinit_traced(
+@face
+def reinit(
     model: TracedModel,
     key: jax.Array,
     variables: Any = None,
@@ -106,9 +107,6 @@ def reinit_traced(
             stacklevel=3,
         )
     return model.rebuilt(fresh)
-
-
-reinit = face(reinit_traced)
 
 
 class _Kernels:

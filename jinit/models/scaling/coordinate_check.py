@@ -80,18 +80,17 @@ def coordinate_check(
     if len(set(widths)) < max(len(widths), 2):
         raise ValueError(f"widths must be two or more different ones, got {widths}.")
     keys = jax.random.split(key, seeds)
-    names: list[str] | None = None
     found = []
     for width in widths:
         layers, values = _coordinates(_setup(make(width), width), keys, steps)
-        if names is not None and layers != names:
+        found.append((layers, values))
+        names = found[0][0]
+        if layers != names:
             raise ValueError(
                 f"make must give models that differ in their widths alone, got layers {layers} at "
                 f"{width} and {names} at {widths[0]}."
             )
-        names = layers
-        found.append(values)
-    return _dataset(np.stack(found), widths, names or [])
+    return _dataset(np.stack([values for _, values in found]), widths, names)
 
 
 def _setup(made: Any, width: int) -> Setup:
@@ -148,24 +147,22 @@ def _coordinates(
     @jax.jit
     def run(floats: list[Any]) -> Float[Array, "2 steps layers"]:
         start = (floats, setup.optimizer.init(tree(floats, nothing)))
-        records = jax.lax.scan(step, start, None, length=steps + 1)[1]
-        values = [records[i] for i in range(len(sites))]
+        records = jax.lax.scan(step, start, None, length=steps + 1)[1].items()
         return jnp.stack([
-            jnp.concatenate([_sizes(v - v[:1] if changed else v, uses[0])
-                             for v, uses in zip(values, sites, strict=True)], axis=1)
+            jnp.concatenate([_sizes(v - v[:1] if changed else v, sites[i][0])
+                             for i, v in sorted(records)], axis=1)
             for changed in (False, True)
         ])  # fmt: skip
 
     sites = list(traced.by_equation("weight", "embedding").values())
     places = [Spot(uses[0].path) for uses in sites]
-    visible = jax.eval_shape(seen, [drawn[i] for i in traced.chosen])
-    sites = [uses for i, uses in enumerate(sites) if i in visible]  # those of a while loop are not
-    places = [Spot(uses[0].path) for uses in sites]
+    # Those of a while loop are not seen.
+    visible = sorted(jax.eval_shape(seen, [drawn[i] for i in traced.chosen]))
     results = []
     for own in keys:
         leaves = jax.tree.leaves(setup.init(own))
         results.append(np.asarray(run([jnp.asarray(leaves[i]) for i in traced.chosen])))
-    return _names(traced, sites), np.stack(results)
+    return _names(traced, [sites[i] for i in visible]), np.stack(results)
 
 
 def _sizes(value: Float[Array, "steps ..."], use: Use) -> Float[Array, "steps layers"]:

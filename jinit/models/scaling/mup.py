@@ -73,27 +73,27 @@ class MuP:
         Raises:
             ValueError: variables of another model.
         """
-        flat, structure = jax.tree_util.tree_flatten_with_path(drawn)
-        rows = {row.path: row for row in self.rows}
-        seen, leaves = set(), []
-        for keys, leaf in flat:
+        missing = {row.path: row for row in self.rows}
+
+        def scaled(keys: Any, leaf: Any) -> Any:
             path = jax.tree_util.keystr(keys)
-            row = rows.get(path)
-            if row is not None:
-                seen.add(path)
-                if tuple(leaf.shape) != row.shape:
-                    raise ValueError(
-                        f"drawn must be variables of the target, got shape {list(leaf.shape)} for "
-                        f"{path}, which is {list(row.shape)} there."
-                    )
-                factor = 0.0 if zero_readout and row.kind == "output" else row.init
-                if factor != 1:
-                    leaf = jnp.asarray(leaf) * jnp.asarray(factor, leaf.dtype)
-            leaves.append(leaf)
-        missing = [path for path in rows if path not in seen]
+            row = missing.pop(path, None)
+            if row is None:
+                return leaf
+            if tuple(leaf.shape) != row.shape:
+                raise ValueError(
+                    f"drawn must be variables of the target, got shape {list(leaf.shape)} for "
+                    f"{path}, which is {list(row.shape)} there."
+                )
+            factor = 0.0 if zero_readout and row.kind == "output" else row.init
+            return leaf if factor == 1 else jnp.asarray(leaf) * jnp.asarray(factor, leaf.dtype)
+
+        start = jax.tree_util.tree_map_with_path(scaled, drawn)
         if missing:
-            raise ValueError(f"drawn must be variables of the target, got none for {missing[0]}.")
-        return jax.tree_util.tree_unflatten(structure, leaves)
+            raise ValueError(
+                f"drawn must be variables of the target, got none for {next(iter(missing))}."
+            )
+        return start
 
     def optimizer(
         self,
@@ -118,7 +118,7 @@ class MuP:
         """
         checks.choice("kind", kind, ("sgd", "adam"))
         chosen = self.sgd if kind == "sgd" else self.adam
-        flat, _ = jax.tree_util.tree_flatten_with_path(part(chosen) if part else chosen)
+        flat = jax.tree_util.tree_leaves_with_path(part(chosen) if part else chosen)
         factors = {jax.tree_util.keystr(keys): factor for keys, factor in flat}
 
         def scaled(keys: Any, update: Any) -> Any:
@@ -130,10 +130,8 @@ class MuP:
                 )
             return update * jnp.asarray(factors[path], update.dtype)
 
-        return optax.chain(
-            base,
-            optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scaled, updates)),
-        )
+        each = optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scaled, updates))
+        return optax.chain(base, each)
 
     def to_dataframe(self) -> "pd.DataFrame":
         """One row a parameter."""
@@ -143,17 +141,15 @@ class MuP:
 
     def __str__(self) -> str:  # noqa: D105
         numbers = ("fan_in", "fan_out", "init", "sgd", "adam")
-        return table(
-            ("parameter", "role", "class", *(f"x {name}" for name in numbers)),
-            [
-                [short_name(row.path), row.role, row.kind,
-                 *(f"{getattr(row, name):.4g}" for name in numbers)]
-                for row in self.rows
-            ],
-        )  # fmt: skip
+        rows = [
+            [short_name(r.path), r.role, r.kind, *(f"{getattr(r, n):.4g}" for n in numbers)]
+            for r in self.rows
+        ]
+        return table(("parameter", "role", "class", *(f"x {name}" for name in numbers)), rows)
 
 
-def mup_traced(
+@face
+def mup(
     model: TracedModel,
     variables: Any = None,
     *,
@@ -222,8 +218,7 @@ def mup_traced(
     if embeddings is not None:
         checks.choice("embeddings", embeddings, ("unit", "features"))
     model = model.of(variables)
-    variables = model.variables
-    _same_tree(variables, base_variables)
+    _same_tree(model.variables, base_variables)
     target = model.judged()
     given = model.inputs if base_inputs is None else base_inputs
     try:
@@ -235,18 +230,14 @@ def mup_traced(
         raise
     rows = tuple(_row(*pair, embeddings) for pair in zip(target, base, strict=True))
     _one_direction(rows)
-    by_path = {row.path: row for row in rows}
-    flat, structure = jax.tree_util.tree_flatten_with_path(variables)
-    found = [by_path.get(jax.tree_util.keystr(keys)) for keys, _ in flat]
 
     def tree(name: str) -> Any:
-        factors = [1.0 if row is None else getattr(row, name) for row in found]
-        return jax.tree_util.tree_unflatten(structure, factors)
+        factors = {row.path: getattr(row, name) for row in rows}
+        return jax.tree_util.tree_map_with_path(
+            lambda keys, _: factors.get(jax.tree_util.keystr(keys), 1.0), model.variables
+        )
 
     return MuP(rows, tree("init"), tree("sgd"), tree("adam"))
-
-
-mup = face(mup_traced)
 
 
 # --- one leaf -----------------------------------------------------------------------------------
@@ -254,7 +245,7 @@ mup = face(mup_traced)
 
 def _same_tree(variables: Any, base: Any) -> None:
     paths = [
-        [jax.tree_util.keystr(p) for p, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+        [jax.tree_util.keystr(p) for p, leaf in jax.tree_util.tree_leaves_with_path(tree)
          if hasattr(leaf, "dtype")]
         for tree in (variables, base)
     ]  # fmt: skip
@@ -269,13 +260,13 @@ def _same_tree(variables: Any, base: Any) -> None:
 
 def _row(target: Role, base: Role, embeddings: str | None) -> MuPRow:
     path = target.path
-    for what in ("role", "layers", "receptive_field"):
-        name = "kind" if what == "role" else what
-        values = getattr(target, name), getattr(base, name)
-        if values[0] != values[1]:
+    for name in ("kind", "layers", "receptive_field"):
+        wide, narrow = getattr(target, name), getattr(base, name)
+        if wide != narrow:
+            what = "role" if name == "kind" else name
             raise ValueError(
-                f"the base must differ in its widths alone, got {path} with {what} {values[1]!r} "
-                f"in the base and {values[0]!r} in the target."
+                f"the base must differ in its widths alone, got {path} with {what} {narrow!r} "
+                f"in the base and {wide!r} in the target."
             )
     r_in, r_out = _ratios(target, base)
     grown = math.prod(target.shape) / math.prod(base.shape)
@@ -286,8 +277,7 @@ def _row(target: Role, base: Role, embeddings: str | None) -> MuPRow:
             f"fans x{r_in:.4g} and x{r_out:.4g}."
         )
     if target.kind in ("statistic", "unused"):
-        kind: Class = "untrained"
-        return MuPRow(path, target.shape, target.kind, kind, r_in, r_out, 1.0, 1.0, 1.0)
+        return MuPRow(path, target.shape, target.kind, "untrained", r_in, r_out, 1.0, 1.0, 1.0)
     if target.kind == "tied" and grown != 1:
         raise RoleError(
             f"{path} is an embedding and a readout, which muP starts at different sizes. Divide "
@@ -328,8 +318,7 @@ def _ratios(target: Role, base: Role) -> tuple[float, float]:
                 f"{target.path} is a weight by rule, but no product reads it as it is, so that it "
                 f"has no fans; say that it is a bias, scale or embedding."
             )
-        outs = ((role.fan_out or 1) * role.groups for role in (target, base))
-        wide, narrow = outs
+        wide, narrow = ((role.fan_out or 1) * role.groups for role in (target, base))
         return target.fan_in / base.fan_in, wide / narrow
     if target.kind == "embedding":
         return 1.0, target.features / base.features

@@ -201,11 +201,9 @@ class Graph:
         )
         self._used_at.append(self.node(signals, 1 << order))
         self._fed.append(sum(1 << node for node in {s.node for s in signals}))
-        return Signal(
-            self._used_at[-1], data=True,
-            uses=frozenset({order} if kind == "weight" else ()), path=at,
-            features=more.get("features"), size=self.size,
-        )  # fmt: skip
+        node, features = self._used_at[-1], more.get("features")
+        waiting = frozenset({order} if kind == "weight" else ())
+        return Signal(node, data=True, uses=waiting, path=at, features=features, size=self.size)
 
     def use_between(
         self, view: View, kind: Kind, rest: Sequence[Value], at: Path, *, normed: bool = False
@@ -299,9 +297,14 @@ def _merged(activations: Sequence[ActivationUse]) -> list[ActivationUse]:
     for activation in activations:
         known = found.get(activation.path, activation)
         found[activation.path] = known._replace(uses=known.uses | activation.uses)
-    merged = [found[path] for path in sorted(found)]
-    return [next((_again(a, b) for b in merged[:i] if _is_again(a, b)), a)
-            for i, a in enumerate(merged)]  # fmt: skip
+    order = [found[path] for path in sorted(found)]
+    merged = []
+    for i, later in enumerate(order):
+        first = next((a for a in order[:i] if _is_again(later, a)), None)
+        if first is not None:
+            later = later._replace(name=first.name, curve=first.curve, entry=(first.path, None))
+        merged.append(later)
+    return merged
 
 
 def _is_again(later: ActivationUse, first: ActivationUse) -> bool:
@@ -310,7 +313,3 @@ def _is_again(later: ActivationUse, first: ActivationUse) -> bool:
         return False
     twice = curves.again(first.name, first.curve)
     return twice is not None and np.allclose(later.curve, twice, 1e-4, 1e-4)
-
-
-def _again(later: ActivationUse, first: ActivationUse) -> ActivationUse:
-    return later._replace(name=first.name, curve=first.curve, entry=(first.path, None))

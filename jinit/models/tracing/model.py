@@ -1,11 +1,12 @@
 """A model that has been traced, with its variables, inputs and loss: what every tool is given."""
 
 import copy
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from jinit.models.tracing.roles import Role, judge
 from jinit.models.tracing.trace import Trace, trace_model
 from jinit.models.tracing.uses import Kind
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -44,10 +46,9 @@ class TracedModel:
         Raises:
             TypeError: variables without a floating-point array. What `apply` raises has a note.
         """
-        vars(self).update(
-            apply=apply, variables=variables, inputs=inputs, loss=loss,
-            rules=MappingProxyType(dict(rules or {})), trace=trace_model(apply, variables, *inputs),
-        )  # fmt: skip
+        vars(self).update(apply=apply, variables=variables, inputs=inputs, loss=loss)
+        trace = trace_model(apply, variables, *inputs)
+        vars(self).update(rules=MappingProxyType(dict(rules or {})), trace=trace)
 
     def of(self, variables: Any) -> "TracedModel":
         """The same model with other variables; None leaves those that it has.
@@ -147,8 +148,19 @@ def _same_constant(a: Any, b: Any) -> bool:
     return bool(np.array_equal(a, b)) if hasattr(a, "dtype") else bool(a == b)
 
 
-def face(tool: Callable[..., T]) -> Callable[..., T]:
-    """The tool as a function `([key,] apply, variables, *inputs, [loss,] rules, ...)`."""
+@runtime_checkable
+class Face(Protocol[P, T]):
+    """A tool on models, which may be called with the parts of one."""
+
+    traced: Callable[P, T]
+    """the tool on a model that has been traced"""
+
+    def __call__(self, *arguments: Any, **options: Any) -> T:
+        """Of `([key,] apply, variables, *inputs, [loss,] rules, ...)`."""
+
+
+def face(tool: Callable[P, T]) -> Face[P, T]:
+    """A tool on traced models as a function of a model's parts."""
     _, *own = inspect.signature(tool).parameters.values()
     of_model = inspect.signature(TracedModel).parameters
     about = ["apply", "variables", "inputs", "rules"]
@@ -163,9 +175,24 @@ def face(tool: Callable[..., T]) -> Callable[..., T]:
         given |= given.pop("options", {})  # of a scheme
         known = {name: given.pop(name) for name in about[3:] if name in given}
         parts = given.pop("apply"), given.pop("variables"), *given.pop("inputs", ())
-        return tool(TracedModel(*parts, **known), **given)
+        return tool(TracedModel(*parts, **known), **given)  # type: ignore[arg-type]
 
-    call.__signature__ = signature  # type: ignore[attr-defined]
-    call.__doc__, call.__module__ = tool.__doc__, tool.__module__
-    call.__name__ = call.__qualname__ = tool.__name__.removesuffix("_traced")
-    return call
+    functools.update_wrapper(call, tool)
+    call.__signature__, call.traced = signature, tool  # type: ignore[attr-defined]
+    return call  # type: ignore[return-value]
+
+
+@face
+def roles(model: TracedModel) -> tuple[Role, ...]:
+    """The role of every floating-point array in `variables`, in the order of its leaves.
+
+    Args:
+        apply, variables, *inputs, rules: as for `jinit.Model`; leaves of variables that are no
+            floating-point arrays are passed through.
+
+    Raises:
+        RoleError: a parameter that is used in ways that contradict each other, or by an operation
+            that says nothing of it, and has no rule; a rule that names no parameter.
+        TypeError: variables without a floating-point array.
+    """
+    return model.judged()

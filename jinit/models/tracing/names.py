@@ -1,9 +1,7 @@
-"""How results on models are shown: short names, tables in text, a page."""
+"""How results on models are shown: short names, tables in text."""
 
 import re
 from collections.abc import Sequence
-
-from jinit.templates import render
 
 _PART = re.compile(r"\['([^']*)'\]|\.([A-Za-z_]\w*)|\[(\d+)\]|\[<flat index (\d+)>\]")
 _ARRAYS = {"kernel", "weight", "w", "embedding", "embeddings", "bias", "b"}
@@ -30,15 +28,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
-        first, *rest = (f"{c:<{w}}" if i == 0 else f"{c:>{w}}" for i, (c, w) in enumerate(
-            zip(cells, widths, strict=True)))  # fmt: skip
-        return "  ".join([first, *rest]).rstrip()
+        first, *rest = cells
+        return "  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]).rstrip()
 
     return "\n".join([line(columns), line(["-" * w for w in widths]), *map(line, rows)])
-
-
-def page(
-    title: str, sentences: Sequence[str], columns: Sequence[str], rows: Sequence[Sequence[str]]
-) -> str:
-    """One HTML page that needs nothing else."""
-    return render("model.html.j2", title=title, sentences=sentences, columns=columns, rows=rows)

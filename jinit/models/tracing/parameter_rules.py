@@ -31,13 +31,13 @@ def _lost(call: Call, *, data: bool | None = None) -> list[Value]:
 
 def moved(call: Call) -> list[Value] | None:
     """Entries that are moved or repeated, and not changed."""
-    return _then(call, _again(call))
+    return _then(call)
 
 
 def cut(call: Call) -> list[Value] | None:
     """A part; of axes that are cut down to one entry it is noted how many there were."""
     cuts = enumerate(zip(call.equation.invars[0].aval.shape, call.shape, strict=True))
-    return _then(call, _again(call), narrowed=tuple((a, n) for a, (n, m) in cuts if n > m == 1))
+    return _then(call, narrowed=tuple((a, n) for a, (n, m) in cuts if n > m == 1))
 
 
 def squeezed(call: Call) -> list[Value] | None:
@@ -47,31 +47,28 @@ def squeezed(call: Call) -> list[Value] | None:
     if not isinstance(view, View):
         return moved(call)
     picked = view.picked * math.prod(n for a, n in view.narrowed if a in gone)
-    return _then(call, _again(call), picked=picked)
+    return _then(call, picked=picked)
 
 
-def _again(call: Call) -> Callable[[Any], Any]:
-    primitive, params = call.equation.primitive, dict(call.equation.params)
-    return lambda indices: primitive.bind(jax.numpy.asarray(indices), **params)
-
-
-def _then(call: Call, step: Callable[[Any], Any], **known: Any) -> list[Value] | None:
-    view = call.values[0]
+def _then(call: Call, step: Callable[[Any], Any] | None = None, **known: Any) -> list[Value] | None:
+    """The same view after one more step, which is the operation itself if none is given."""
+    primitive, params, view = call.equation.primitive, dict(call.equation.params), call.values[0]
     if isinstance(view, View):
+        step = step or (lambda indices: primitive.bind(jax.numpy.asarray(indices), **params))
         return [view.then(step, call.shape)._replace(**known)]
     return [view] if isinstance(view, Factors) else None
 
 
 def chosen(call: Call) -> list[Value] | None:
     """A part that is chosen while the model runs."""
-    return _then(call, _unknown_place)
 
+    def unknown_place(indices: Any) -> Any:
+        raise RoleError(
+            "a part of a parameter is chosen while the model runs, so that no fixed matrix is "
+            "applied; scan over stacked layers instead of indexing them."
+        )
 
-def _unknown_place(indices: Any) -> Any:
-    raise RoleError(
-        "a part of a parameter is chosen while the model runs, so that no fixed matrix is applied; "
-        "scan over stacked layers instead of indexing them."
-    )
+    return _then(call, unknown_place)
 
 
 def in_parts(call: Call) -> list[Value] | None:
@@ -130,21 +127,12 @@ def factor_alone(call: Call) -> list[Value] | None:
 
 
 def changed_alone(call: Call) -> list[Value] | None:
-    """A function of one parameter: a running variance stays one, others are of no known use."""
-    return _single(call, lambda kind: "statistic" if kind == "statistic" else "other")
-
-
-def root_alone(call: Call) -> list[Value] | None:
-    """Roots are of running variances."""
-    return _single(call, lambda _: "statistic")
-
-
-def _single(call: Call, kind_of: Callable[[str], str]) -> list[Value] | None:
+    """A function of one parameter: roots are of running variances, others of no known use."""
     parts = _parts(call.values)
     if len(parts) != 1:
         return None
     ((view, kind),) = parts
-    return [Factors(((view, kind_of(kind)),))]
+    return [Factors(((view, "statistic" if call.rule.root or kind == "statistic" else "other"),))]
 
 
 def _parts(values: Sequence[Value]) -> list[tuple[View, str]]:

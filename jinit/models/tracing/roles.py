@@ -5,7 +5,7 @@ not. Where uses contradict each other, or say nothing, that is an error and not 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, get_args
@@ -13,7 +13,7 @@ from typing import Any, get_args
 import numpy as np
 
 from jinit import checks
-from jinit.models.tracing.trace import Trace, trace_model
+from jinit.models.tracing.trace import Trace
 from jinit.models.tracing.uses import Kind, Use
 from jinit.models.tracing.values import RoleError
 
@@ -92,29 +92,14 @@ class Role:
         return np.concatenate(found)
 
 
-def roles(
-    apply: Callable[..., Any], variables: Any, *inputs: Any, rules: Mapping[str, Kind] | None = None
-) -> tuple[Role, ...]:
-    """The role of every array in `variables`, in the order of its leaves.
-
-    Args:
-        apply: `apply(variables, *inputs)`, traceable.
-        variables: any pytree; leaves that are no floating-point arrays are passed through.
-        *inputs: pytrees of arrays or `jax.ShapeDtypeStruct`s.
-        rules: path -> role, for parameters of which the trace says nothing certain.
-
-    Raises:
-        RoleError: a parameter that is used in ways that contradict each other, or by an operation
-            that says nothing of it, and has no rule; a rule that names no parameter.
-        TypeError: variables without a floating-point array.
-    """
-    return judge(trace_model(apply, variables, *inputs), rules)
-
-
 def judge(
     traced: Trace, rules: Mapping[str, Kind] | None = None, *, strict: bool = True
 ) -> tuple[Role, ...]:
-    """`roles` of a model that has been traced; not strict, what is uncertain is "other"."""
+    """The role of every floating-point leaf; not strict, what is uncertain is "other".
+
+    Raises:
+        RoleError: as `jinit.models.roles`.
+    """
     given: dict[str, Kind | None] = dict(rules or {})
     for path, rule in given.items():
         checks.choice(f"rules[{path!r}]", rule, get_args(Kind))

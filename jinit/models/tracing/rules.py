@@ -32,8 +32,8 @@ RULES: dict[str, Rule] = {
     # single entries
     "max": Rule((of.changed_alone,), pointwise=True),
     "neg": Rule((of.changed_alone,), pointwise=True),
-    "sqrt": Rule((of.root_alone,), pointwise=True, root=True),
-    "rsqrt": Rule((of.root_alone,), pointwise=True, root=True),
+    "sqrt": Rule((of.changed_alone,), pointwise=True, root=True),
+    "rsqrt": Rule((of.changed_alone,), pointwise=True, root=True),
     "pow": Rule(pointwise=True, root=True),
     **dict.fromkeys((
         "abs", "and", "atan2", "cbrt", "clamp", "cos", "cosh", "eq", "erf", "erf_inv", "erfc",

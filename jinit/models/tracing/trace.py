@@ -105,8 +105,9 @@ def trace_model(apply: Callable[..., Any], variables: Any, *inputs: Any) -> Trac
         for i, leaf in zip(chosen, floats, strict=True):
             leaves[i] = leaf
         out = apply(jax.tree_util.tree_unflatten(structure, leaves), *inputs)
-        made.append(jax.tree.flatten(out))
-        return [leaf for leaf in made[-1][0] if _is_array(leaf)]
+        leaves, out_structure = jax.tree.flatten(out)
+        made.append(([None if _is_array(leaf) else leaf for leaf in leaves], out_structure))
+        return [leaf for leaf in leaves if _is_array(leaf)]
 
     floats = tuple(jax.ShapeDtypeStruct(flat[i][1].shape, flat[i][1].dtype) for i in chosen)
     try:
@@ -119,12 +120,11 @@ def trace_model(apply: Callable[..., Any], variables: Any, *inputs: Any) -> Trac
             "numpy's functions do not work on values. Do variables and inputs fit the model?"
         )
         raise
-    held, out_structure = made[-1]
-    kept = [None if _is_array(leaf) else leaf for leaf in held]
+    kept, out_structure = made[-1]  # None for arrays
 
     def outputs(arrays: Sequence[Any]) -> Any:
         given = iter(arrays)
-        leaves = [next(given) if _is_array(was) else k for k, was in zip(kept, held, strict=True)]
+        leaves = [next(given) if leaf is None else leaf for leaf in kept]
         return jax.tree.unflatten(out_structure, leaves)
 
     with jax.ensure_compile_time_eval():

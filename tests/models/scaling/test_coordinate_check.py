@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 
 from jinit.models.scaling.coordinate_check import Setup, coordinate_check
-from jinit.models.tracing.roles import roles
+from jinit.models.tracing.model import roles
 from tests.models.scaling.widening import (
     KEY,
     TIME,
