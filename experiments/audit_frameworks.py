@@ -79,10 +79,8 @@ def measure(seeds: int = 96) -> xr.Dataset:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     models = [rows for name in track(tuple(MODELS), "audits") for rows in audited(name)]
     parameters = pd.concat(models, ignore_index=True).rename_axis("parameter").to_xarray()
-    dims = {"signal": ("layer",), "gradient": ("layer",)}
-    deep = jinit.sweep(
-        follow, prepare=draw, static={"framework": tuple(DEEP)}, seeds=seeds, dims=dims
-    )
+    axes, dims = {"framework": tuple(DEEP)}, {"signal": ("layer",), "gradient": ("layer",)}
+    deep = jinit.sweep(follow, prepare=draw, static=axes, seeds=seeds, dims=dims)
     return xr.merge([parameters, deep.astype(float).assign_coords(layer=range(1, DEPTH + 1))])
 
 
@@ -106,10 +104,7 @@ def draw(key: jax.Array, *, framework: str) -> tuple[Any, ...]:
 
 
 def follow(key: jax.Array, start: tuple[Any, ...]) -> dict[str, jax.Array]:
-    """Natural logarithms of second moments, compiled once for all frameworks.
-
-    Of the pre-activations over that of the input, and of the gradient by them over the last one's.
-    """
+    """Logs of second moments: of pre-activations, relative to the input, and of gradients."""
     layers, output, x = start
     net, own = jinit.MLP(DIMS, activation="relu"), [jinit.Layer(w, b) for w, b in layers]
     seen = jinit.layer_signals(net, own, None, x, key=key)
@@ -149,19 +144,17 @@ def compare_audits(data: xr.Dataset) -> list[Check]:
         return compare(group, name, expected, Estimate(std, error), "formula")
 
     for name, rule in RULES.items():
-        weights, embeddings = (
-            rows[(rows.of == name) & (rows.role == role)] for role in ("weight", "embedding")
-        )
-        for model, own in weights.groupby("model"):
+        theirs = rows[rows.of == name]
+        for model, own in theirs[theirs.role == "weight"].groupby("model"):
             if name == "Haiku":  # whose attention has no default, but asks for an initialiser
                 own = own[~own.name.isin(ATTENTION)]
             rms = math.sqrt(np.average(own["std"] ** 2 * own.fan_in, weights=own["size"]))
             drawn = rms, rule.kurtosis, own["size"].sum()
             found += beside(f"gain of the weights, {model}", name, rule.gain, *drawn)
             group = f"share of weights that are their convention's, {model}"
-            theirs = [rule.convention in matches.split(", ") for matches in own.matches]
-            found.append(claim(group, name, np.mean(theirs)))
-        for _, row in embeddings.iterrows():
+            match = [rule.convention in matches.split(", ") for matches in own.matches]
+            found.append(claim(group, name, np.mean(match)))
+        for _, row in theirs[theirs.role == "embedding"].iterrows():
             drawn = row["std"], rule.embedding_kurtosis, row["size"]
             found += beside("std of the embedding", name, rule.embedding_std, *drawn)
     return sorted(found, key=lambda check: check.group)
@@ -173,20 +166,18 @@ def compare_signals(data: xr.Dataset) -> list[Check]:
     title = f"ln of second moments through {DEPTH} ReLU layers, {data.sizes['seed']} nets"
     for name in data.framework.values.tolist():
         rule, deep, group = RULES[name], data.sel(framework=name), f"{name}: {title}"
-        up, down = (predict(rule)[what][end] for what, end in ENDS.items())
-        wider, below = (of_width()[what][end] for what, end in ENDS.items())
-        last, first = (average(deep[what][:, end]) for what, end in ENDS.items())
-        if rule.bias_var:
-            # The biases' share does not scatter from layer to layer: the mean itself is compared.
-            mean, error, seeds = average(np.exp(deep.signal[:, -1]))
-            last, wider = Estimate(np.log(mean), error / mean, seeds), 0.0
         variances = {"weight_var": rule.gain**2, "bias_var": rule.bias_var / WIDTH}
         theory = jinit.theory.trajectory("relu", depth=DEPTH, input_second_moment=1.0, **variances)
         fall = 2 * (theory.log_grad[0] - theory.log_grad[-1])
-        found += compare(group, "signal", up + wider, last, "formula")
-        found += compare(group, "gradient", down + below, first, "formula")
-        found += compare(group, "signal, jinit.theory", up, np.log(theory.q[-1]), "formula", EXACT)
-        found += compare(group, "gradient, jinit.theory", down, fall, "formula", EXACT)
+        for what, exact in (("signal", np.log(theory.q[-1])), ("gradient", fall)):
+            closed, wider = (each[what][ENDS[what]] for each in (predict(rule), of_width()))
+            seen = average(deep[what][:, ENDS[what]])
+            if rule.bias_var and what == "signal":
+                # The biases' share does not scatter by layers: the mean itself is compared.
+                mean, error, seeds = average(np.exp(deep.signal[:, -1]))
+                seen, wider = Estimate(np.log(mean), error / mean, seeds), 0.0
+            found += compare(group, what, closed + wider, seen, "formula")
+            found += compare(group, f"{what}, jinit.theory", closed, exact, "formula", EXACT)
         group, off = "output of the framework's model beside jinit.forward's", deep.output_error
         same += compare(group, name, 0.0, off.max(skipna=False), "simulation", ROUNDING)
     return found + same

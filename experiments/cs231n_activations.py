@@ -35,8 +35,7 @@ class Setting(NamedTuple):
     options: dict[str, float]
     weight_var: float
     published: dict[str, str]
-    bins: np.ndarray
-    """edges of its histograms, an odd number of bins: one is centred on zero"""
+    bins: np.ndarray  # edges of an odd number: one is centred on zero
     style: dict[str, Any]
 
 
@@ -86,11 +85,7 @@ def measure(seeds: int = 20) -> xr.Dataset:
 
 
 def root_mean_square(values: xr.DataArray) -> Estimate:
-    """Of averages over seeds.
-
-    Squares, because finite width biases their mean least: it is E[sqrt(q)] that falls short of
-    sqrt(E[q]) when the variance q of a deep layer scatters from net to net.
-    """
+    """Of averages over seeds: of squares, whose mean finite width biases least."""
     square = average(values**2)
     root = np.sqrt(square.mean)
     return Estimate(root, square.error / (2 * root), square.seeds)
@@ -98,9 +93,8 @@ def root_mean_square(values: xr.DataArray) -> Estimate:
 
 def predict(setting: Setting) -> dict[str, np.ndarray]:
     """Mean and standard deviation of the activations at infinite width, each [DEPTH]."""
-    theory = jinit.theory.trajectory(
-        setting.activation, depth=DEPTH, weight_var=setting.weight_var, input_second_moment=1.0
-    )
+    how = {"depth": DEPTH, "weight_var": setting.weight_var, "input_second_moment": 1.0}
+    theory = jinit.theory.trajectory(setting.activation, **how)
     return {"mean": theory.act_mean, "std": theory.act_std}
 
 
@@ -144,8 +138,7 @@ def figure(data: xr.Dataset) -> Figure:
     nets = f"{seen.seeds} nets of width {WIDTH}, ± {STANDARD_ERRORS} standard errors"
     axes.plot([], [], color="0.3", label=f"lines: infinite width; points: {nets}")
     axes.set_xticks(LAYERS)
-    limits = {"yscale": "log", "ylim": (1e-7, 4)}
-    label(axes, "", "layer", "std of the activations", "lower left", **limits)
+    label(axes, "", "layer", "std of the activations", "lower left", yscale="log", ylim=(1e-7, 4))
     return fig
 
 

@@ -3,9 +3,7 @@
 The squared gradient of a ReLU network with He weights changes, from layer to layer down, by
 independent factors (2/n) chi^2_K with K ~ Bin(n, 1/2), whose logarithm has a variance of about 5/n:
 over draws of the network, that of the log squared gradient is about 5 sum 1/n_l whatever the shape.
-Signals on their way up follow the same law. Networks of constant width, with a bottleneck, and
-growing are compared with it: layer by layer, in second moments where sum 1/n is small, in whole
-networks, in the slope of all shapes, and in the distribution of one.
+Signals on their way up follow the same law.
 
 Sources: Hanin, "Which neural net architectures give rise to exploding and vanishing gradients?",
 2018; Hanin & Rolnick, "How to start training: the effect of initialization and architecture", 2018.
@@ -27,6 +25,7 @@ import jinit
 
 # Mean and variance of the log of one layer's factor, by width.
 PUBLISHED = {30: ("-0.08839567", "0.19114818"), 1000: ("-0.00250410", "0.00501859")}
+MOMENTS = ["mean", "variance"]
 VERY_WIDE = 1000
 NEXT_ORDERS = 100.0  # of n times the variance, what goes as 1/n^2
 # Widths of the layers that the gradient passes, input side first.
@@ -43,10 +42,7 @@ STYLES = dict(zip(DEEP, ((BLUE, "o"), (GREEN, "^"), (ORANGE, "D"), (PURPLE, "s")
 
 
 def measure(seeds: int = 3000, shapes: Iterable[str] = SHAPES) -> xr.Dataset:
-    """Logarithms of squares relative to infinite width, up to and down through every layer.
-
-    Those of networks with a layer that is off are not finite.
-    """
+    """Logarithms of squares relative to infinite width; not finite where a layer is off."""
 
     def run(key: jax.Array, *, shape: str) -> dict[str, jax.Array]:
         widths = SHAPES[shape]
@@ -75,11 +71,12 @@ def passed(data: xr.Dataset, shape: str, what: str = "gradient") -> np.ndarray:
     return both[what].transpose("seed", "layer").values[alive]
 
 
-def moments(values: np.ndarray) -> tuple[Estimate, Estimate]:
-    """Mean and variance over nets, whose standard error is from the fourth moment."""
-    nets, mean, var = len(values), values.mean(0), values.var(0, ddof=1)
-    fourth = ((values - mean) ** 4).mean(0)
-    return Estimate(mean, np.sqrt(var / nets)), Estimate(var, np.sqrt((fourth - var**2) / nets))
+def moments(values: np.ndarray) -> Estimate:
+    """Mean and variance over nets, `[2, ...]`; the latter's standard error by the fourth moment."""
+    mean, var = values.mean(0), values.var(0, ddof=1)
+    of_var = ((values - mean) ** 4).mean(0) - var**2
+    both = xr.DataArray(np.stack([mean, var]), {"what": MOMENTS}, ("what", "at")[: values.ndim])
+    return Estimate(both, both.copy(data=np.sqrt(np.stack([var, of_var]) / len(values))))
 
 
 def through(widths: tuple[int, ...]) -> tuple[float, float, float]:
@@ -107,24 +104,23 @@ def density(widths: tuple[int, ...], y: np.ndarray) -> np.ndarray:
 
 def compare_layers(data: xr.Dataset) -> list[Check]:
     """One layer by theory and by networks; second moments after few or wide layers."""
-    found, names = [], {30: "constant 30", 1000: WIDE}
-    for n, texts in PUBLISHED.items():
-        group = f"log of one layer's factor, n = {n}: jinit.theory.finite_width"
-        for what, text, value in zip(("mean", "variance"), texts, through((n,))[1:], strict=True):
-            found.append(printed(group, what, text, value))
-    for n, name in ((n, name) for n, name in names.items() if name in data.shape):
-        logs, layers = passed(data, name)[:, 0], len(SHAPES[name])
-        group = f"log of one layer's factor, n = {n}: {len(logs)} nets of {layers} layer(s)"
-        for what, text, seen in zip(("mean", "variance"), PUBLISHED[n], moments(logs), strict=True):
+    found = []
+    for (n, texts), name in zip(PUBLISHED.items(), ("constant 30", WIDE), strict=True):
+        one = f"log of one layer's factor, n = {n}"
+        for what, text, value in zip(MOMENTS, texts, through((n,))[1:], strict=True):
+            found.append(printed(f"{one}: jinit.theory.finite_width", what, text, value))
+        if name in data.shape:
+            logs, layers = passed(data, name)[:, 0], len(SHAPES[name])
+            seen, group = moments(logs), f"{one}: {len(logs)} nets of {layers} layer(s)"
             of_one = Estimate(seen.mean / layers, seen.error / layers)
-            found += compare(group, what, float(text), of_one, "formula")
+            found += compare(group, "{what}", np.float64(texts), of_one, "formula")
     for name, layers in (("constant 30", 1), ("constant 100", 4), (WIDE, 1)):
         if name in data.shape:
             squared, n = np.exp(passed(data, name)[:, -layers]), SHAPES[name][-1]
             group = f"squared gradient after {layers} layer(s) of {n}, {len(squared)} nets"
-            found += compare(group, "mean", 1.0, moments(squared)[0], "formula")
-            second, seen = (1 + 5 / n) ** layers, moments(squared**2)[0]
-            found += compare(group, "second moment", second, seen, "formula")
+            for power, what, expected in ((1, "mean", 1.0), (2, "second moment", 1 + 5 / n)):
+                seen = Estimate(*(each[0] for each in moments(squared**power)[:2]))
+                found += compare(group, what, expected**layers, seen, "formula")
     return found
 
 
@@ -135,13 +131,12 @@ def compare_networks(data: xr.Dataset) -> list[Check]:
         for square, last in (("gradient", 0), ("signal", -1)):
             logs, law = passed(data, name, square)[:, last], through(SHAPES[name])[1:]
             group = f"log squared {square}, {name}, {len(logs)} nets"
-            for what, *both in zip(("mean", "variance"), law, moments(logs), strict=True):
-                found += compare(group, what, *both, "theory")
+            found += compare(group, "{what}", law, moments(logs), "theory")
     x, _, theory = np.transpose([through(SHAPES[name]) for name in names])
-    seen = [moments(passed(data, name)[:, 0])[1] for name in names]
+    seen = [moments(passed(data, name)[:, 0]) for name in names]
     weight = x / np.sum(x**2)  # of a slope through the origin
-    error = np.linalg.norm(weight * [of.error for of in seen])
-    slope = Estimate(weight @ [of.mean for of in seen], error)
+    error = np.linalg.norm(weight * [of.error[1] for of in seen])
+    slope = Estimate(weight @ [of.mean[1] for of in seen], error)
     group = "variance of the log squared gradient against sum 1/n"
     found += compare(group, f"slope of {len(names)} shapes", weight @ theory, slope, "theory")
     narrow, wide = (n * through((n,))[2] for n in (VERY_WIDE, 2 * VERY_WIDE))
@@ -179,9 +174,9 @@ def figure(data: xr.Dataset) -> Figure:
         x, _, law = np.transpose([through(SHAPES[name][layer:]) for layer in tails])
         left.plot([*x, 0], [*law, 0], color="black", linewidth=1)
         shown = np.unique(np.linspace(0, len(x) - 1, 7).astype(int))
-        (_, var), (colour, marker) = moments(passed(data, name)[:, shown]), STYLES[name]
+        seen, (colour, marker) = moments(passed(data, name)[:, shown]), STYLES[name]
         marks = {"color": colour, "marker": marker, "label": name}
-        points(left, x[shown], var.mean, var.error, errors=2, **marks)
+        points(left, x[shown], seen.mean[1], seen.error[1], errors=2, **marks)
     left.plot([], [], color="black", linewidth=1, label="exact law of each shape")
     x, y = "Σ 1/n over the layers passed on the way down", "variance of ln |gradient|² over draws"
     title = "Nearly one line, a little above 5 Σ 1/n"

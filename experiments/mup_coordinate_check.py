@@ -1,16 +1,15 @@
 """Under muP a wide network learns as a narrow one does, and with the same learning rate.
 
-A ReLU network of three layers, 64 -> n -> n -> 10, with He's start (variance 2/fan_in) is trained
-on digits by Adam, as it is (standard parametrisation, SP) and with the multipliers of
-`jinit.models.mup` from a base of 32 units. Compared are the slopes of log size against log width
-of what comes out of every layer, with powers of the width; and how the best learning rate moves,
-and what the base's is worth in a wide network, with the paper's claims.
+ReLU networks of three layers, 64 -> n -> n -> 10, with He's start are trained on digits by Adam: as
+they are (standard parametrisation, SP), and with the multipliers of `jinit.models.mup` from a base
+of 32 units. Compared are the powers of the width by which changes of every layer grow, how the best
+learning rate moves, and what the base's is worth in a wide network.
 
 Source: Yang, Hu et al. 2022, "Tensor Programs V: Tuning large neural networks via zero-shot
 hyperparameter transfer", table 3, figures 1, 3 and 5, sections 5 to 8 and appendix D.1.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -20,8 +19,9 @@ import numpy as np
 import optax
 import xarray as xr
 from harness.checks import Check, average, claim, compare
-from harness.experiment import Experiment, console
+from harness.experiment import Experiment
 from harness.figures import BLUE, GREEN, ORANGE, PURPLE, Figure, label, panels
+from rich.progress import track
 
 import jinit
 
@@ -33,9 +33,7 @@ COORDINATE_RATE, BATCH, COORDINATE_STEPS = 1e-3, 64, 4
 TRAINING_STEPS = 100
 
 # Slopes of log size: before training; and of the change in the first step of Adam, which moves
-# every weight by the learning rate: between two powers, as the leading one does not stand alone.
-# In layer 2 a sum of n aligned terms (1) beside what layer 1 changed through random weights (0); in
-# the logits n aligned terms (1) beside what layer 2 changed, through n of size n^(-1/2) (to 3/2).
+# every weight by the learning rate: between two powers (README.md says why).
 START = {SP: (0.0, 0.0, 0.0), MUP: (0.0, 0.0, -0.5)}
 POWERS = {SP: ((0.0, 0.0), (0.0, 1.0), (1.0, 1.5)), MUP: ((0.0, 0.0),) * 3}
 
@@ -77,8 +75,8 @@ def measure(
     seeds: int = 4,
 ) -> xr.Dataset:  # fmt: skip
     """Sizes of coordinates against checked widths, and losses over widths and powers of 2."""
-    with console.status("coordinate check"):
-        found = [coordinate_check(which, checked, networks) for which in (SP, MUP)]
+    both = track((SP, MUP), "coordinate checks")
+    found = [coordinate_check(which, checked, networks) for which in both]
     sizes = xr.concat(found, "which").rename(width="checked", seed="network")
     return xr.merge([sizes, training(widths, exponents, seeds)])
 
@@ -174,14 +172,6 @@ def compare_rates(data: xr.Dataset) -> list[Check]:
     ]
 
 
-def notes(data: xr.Dataset) -> Iterator[str]:
-    """The best rates themselves."""
-    for which in (SP, MUP):
-        best = best_exponent(data).sel(which=which).to_series()
-        rates = ", ".join(f"{width}: 2^{exponent}" for width, exponent in best.items())
-        yield f"Best learning rate by width, {which}: {rates}."
-
-
 def figure(data: xr.Dataset) -> Figure:
     """SP beside muP: coordinates against width, and loss against learning rate."""
     note = f"ReLU networks 64 → n → n → 10 on digits, Adam; muP from a base of {BASE}"
@@ -209,7 +199,7 @@ def figure(data: xr.Dataset) -> Figure:
 
 
 EXPERIMENT = Experiment(
-    __file__, __doc__, measure, figure=figure, notes=notes,
+    __file__, __doc__, measure, figure=figure,
     checks=lambda data: compare_coordinates(data) + compare_rates(data),
     quick={"checked": (128, 256, 512), "networks": 12, "widths": (BASE, 512),
            "exponents": range(-10, -2), "seeds": 2},

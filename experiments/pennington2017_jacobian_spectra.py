@@ -2,9 +2,8 @@
 
 The eigenvalues of J J^T, J = D_L W_L ... D_1 W_1, of deep networks at their critical point:
 Gaussian weights spread them over orders of magnitude however the activation is chosen, and so does
-ReLU whatever the weights; orthogonal weights with tanh keep them near 1 for many layers. The
-numbers of the papers' formulas are compared with `jinit.theory.jacobian_spectrum`, and theory with
-mean, second moment and largest eigenvalue of networks of widths N and 2 N, extrapolated.
+ReLU whatever the weights; orthogonal weights with tanh keep them near 1 for many layers. Theory is
+compared with the papers' formulas, and with networks of widths N and 2 N, extrapolated.
 
 Sources: Pennington et al., "Resurrecting the sigmoid" (2017); "The emergence of spectral
 universality in deep networks" (2018).

@@ -1,10 +1,9 @@
 """Deep linear networks on digits: learning curves in closed form, and training time over depth.
 
 A linear network learns the singular modes of the correlation of its inputs and targets, here those
-of the digits' whitened principal components and their labels. Compared with
-`jinit.theory.linear_dynamics` are networks whose layers start small and aligned with the modes; and
-with the claim that orthogonal networks take as long at any depth, and Gaussian ones ever longer,
-the number of steps to 1 % of the explainable loss, each net with the best of a grid of rates.
+of the digits' whitened principal components and their labels: in closed form if its layers start
+small and aligned with the modes. Orthogonal networks are claimed to take as long at any depth, and
+Gaussian ones ever longer: in steps to 1 % of the explainable loss, at the best of a grid of rates.
 
 Source: Saxe, McClelland & Ganguli 2014, "Exact solutions to the nonlinear dynamics of learning in
 deep linear neural networks".
@@ -20,6 +19,7 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import optax
+import scipy.special
 import xarray as xr
 from harness.checks import Check, average, claim, compare, half_unit, printed
 from harness.experiment import Experiment
@@ -88,10 +88,9 @@ def learn(modes: Modes, larger: int) -> xr.Dataset:
     x, y, left, strengths, right = digits(MODES_WIDTH)
     rng, square = np.random.default_rng(0), (MODES_WIDTH, MODES_WIDTH)
     inner = [np.linalg.qr(rng.normal(size=square))[0] for _ in range(modes.layers - 1)]
-    layers = [
-        jinit.Layer((modes.u0 ** (1 / modes.layers) * a @ b.T).astype(np.float32))
-        for a, b in pairwise([left, *inner, right])
-    ]
+    a = modes.u0 ** (1 / modes.layers)
+    weights = (a * to @ back.T for to, back in pairwise([left, *inner, right]))
+    layers = [jinit.Layer(w.astype(np.float32)) for w in weights]
     data = x.astype(np.float32), (modes.strongest * y).astype(np.float32)
     left, right = (jnp.asarray(each, jnp.float32) for each in (left, right))
     net = jinit.MLP((MODES_WIDTH,) * (modes.layers + 1), activation="identity", bias=False)
@@ -132,11 +131,8 @@ def lateness(one: xr.Dataset, s: Any, start: Any, end: Any) -> Any:
 
 def reached(one: xr.Dataset, s: float, u: float) -> float:
     """When the strongest mode reaches u, between looks by its log-odds."""
-
-    def log_odds(u: Any) -> Any:
-        return np.log(u / np.maximum(s - u, 1e-9))
-
-    return float(np.interp(log_odds(u), log_odds(one.u.values[:, 0]), one.t.values))
+    odds = scipy.special.logit(np.minimum(np.array([u, *one.u.values[:, 0]]) / s, 1 - 1e-9))
+    return float(np.interp(odds[0], odds[1:], one.t.values))
 
 
 def compare_modes(data: xr.Dataset) -> list[Check]:
@@ -149,9 +145,8 @@ def compare_modes(data: xr.Dataset) -> list[Check]:
             seen, what = reached(one, s, end) - reached(one, s, start), f"D = {depth}: {what}"
             allowed = half_unit(text) + factor * lateness(one, s, start, end)
             theory.append(printed("Times, in theory", what, text, factor * time))
-            trained += compare(
-                "Times, trained", what, float(text), factor * seen, "formula", allowed
-            )
+            both = float(text), factor * seen
+            trained += compare("Times, trained", what, *both, "formula", allowed)
     late = lateness(data, data.s, data.u0, data.theory)
     speed = data.layers * data.theory ** (2 - 2 / data.layers) * abs(data.s - data.theory)
     group, what = "Largest distance from the curve of theory, u / s", "s = {strongest:g} and less"
@@ -161,12 +156,9 @@ def compare_modes(data: xr.Dataset) -> list[Check]:
 
 
 def training_times(scheme: str, depths: tuple[int, ...], seeds: int) -> xr.DataArray:
-    """Steps to the loss that counts as learned, each net at its best learning rate.
-
-    Gradient descent sees whitened samples through E[x y^T] only, so WIDTH samples with the same
-    correlation take the place of all; what they leave out of the loss is what no linear map
-    explains.
-    """
+    """Steps to the loss that counts as learned, each net at its best learning rate."""
+    # Gradient descent sees whitened samples through E[x y^T] only: WIDTH samples with the same
+    # correlation take the place of all, without the loss that no linear map explains.
     x, y, *_ = digits(WIDTH)
     correlation = x.T @ y / len(x)
     data = tuple((math.sqrt(WIDTH) * a).astype(np.float32) for a in (np.eye(WIDTH), correlation))
@@ -183,8 +175,7 @@ def training_times(scheme: str, depths: tuple[int, ...], seeds: int) -> xr.DataA
             return run.params, run.history.loss[0]
 
         def go_on(at: tuple[Any, ...]) -> jax.Array:
-            _, taken, _, loss = at
-            return (taken < MOST_STEPS) & ~(loss < goal).any()  # a diverged one is not
+            return (at[1] < MOST_STEPS) & ~(at[3] < goal).any()  # a diverged one is not
 
         def more(at: tuple[Any, ...]) -> tuple[Any, ...]:
             params, taken, _, before = at
@@ -221,14 +212,9 @@ def weakest_mode(depths: Any) -> np.ndarray:
     return np.array([depth * time(1.1 * s, s, 1.0, depth=depth) for depth in map(int, depths)])
 
 
-def times_of(data: xr.Dataset, scheme: str) -> xr.DataArray:
-    """`[depth, seed]` of the depths that it was trained at."""
-    return data[scheme].dropna("depth", how="all").transpose("depth", "seed")
-
-
 def compare_depths(data: xr.Dataset) -> list[Check]:
     """That orthogonal nets take as long at any depth, and Gaussian ones ever longer."""
-    gaussian, orthogonal = times_of(data, "xavier"), times_of(data, "orthogonal")
+    gaussian, orthogonal = (data[s].dropna("depth", how="all") for s in ("xavier", "orthogonal"))
     deep = orthogonal.sel(depth=slice(DEEP, None))
     depths, centred = deep.depth.values, np.log(deep.depth) - np.log(deep.depth).mean()
     weights = centred / (centred**2).sum()  # of a fitted slope
@@ -267,12 +253,12 @@ def figure(data: xr.Dataset) -> Figure:
         panel.legend(ncols=3, loc="upper left")
     last, x = axes[2], "depth D (weight matrices)"
     for scheme, (name, colour, marker) in SCHEMES.items():
-        taken = times_of(data, scheme).clip(max=MOST_STEPS)
+        taken = data[scheme].dropna("depth", how="all").clip(max=MOST_STEPS)
         middle = taken.median("seed")
         ends = np.stack([middle - taken.min("seed"), taken.max("seed") - middle])
         marks = {"color": colour, "marker": marker, "label": f"{name}, {taken.sizes['seed']} nets"}
         points(last, taken.depth, middle, ends, errors=1, **marks)
-    median = times_of(data, "orthogonal").median("seed")
+    median = data.orthogonal.median("seed").dropna("depth")
     fine = np.geomspace(2, int(median.depth[-1]), 60).round()
     line = float(median[-1]) / weakest_mode(fine)[-1] * weakest_mode(fine)
     name = "t × D of the weakest mode if aligned,\nscaled to the deepest"

@@ -48,22 +48,18 @@ def average(values: xr.DataArray, over: str = "seed") -> Estimate:
     return Estimate(values.mean(over, skipna=False), error, seeds)
 
 
+def held(data: xr.Dataset, name: str, **at: Any) -> Estimate:
+    """What stands in a dataset under that name, its error beside it and the seeds in `attrs`."""
+    return Estimate(data[name].sel(at), data[f"{name}_error"].sel(at), data.attrs[f"{name}_seeds"])
+
+
 def errors_allowed(seeds: float) -> float:
-    """How many standard errors, where the error is taken from the scatter of so many seeds.
-
-    Student's t, exceeded as rarely as STANDARD_ERRORS by a normal variable.
-
-    >>> round(errors_allowed(10), 2), round(errors_allowed(1000), 2)
-    (12.42, 5.03)
-    """
+    """How many standard errors: Student's t, as rare as STANDARD_ERRORS of a normal variable."""
     return float(scipy.stats.t.isf(scipy.stats.norm.sf(STANDARD_ERRORS), seeds - 1))
 
 
 def extrapolate(narrow: Estimate, wide: Estimate, *, ratio: float = 2.0) -> Estimate:
-    """To infinite width, from a width and one larger by a ratio: what goes as 1/width drops out.
-
-    (ratio wide - narrow) / (ratio - 1); with it goes no assumption on where the limit lies.
-    """
+    """To infinite width, from a width and one larger by a ratio: what goes as 1/width drops out."""
     error = np.hypot(ratio * wide.error, narrow.error) / (ratio - 1)
     mean = (ratio * wide.mean - narrow.mean) / (ratio - 1)
     return Estimate(mean, error, min(narrow.seeds, wide.seeds))
@@ -118,10 +114,7 @@ def compare(
 
 
 def printed(group: str, what: str, text: str, measured: Any, *, source: str = "formula") -> Check:
-    """A number in print beside one computed here, within half a unit of the last digit.
-
-    One printed without a decimal point is exact, as a correlation of 1 is.
-    """
+    """A number in print beside one computed: to half its last digit; exact if without a point."""
     tolerance = half_unit(text) if "." in text else EXACT
     return Check(group, what, float(text), float(measured), tolerance, source)
 
@@ -132,11 +125,7 @@ def claim(group: str, what: str, holds: Any) -> Check:
 
 
 def half_unit(printed: str) -> float:
-    """Half a unit of the last printed digit: all that rounding can have taken away.
-
-    >>> half_unit("2.97728e-7")
-    5e-13
-    """
+    """Half a unit of the last printed digit: all that rounding can have taken away."""
     exponent = Decimal(printed).as_tuple().exponent
     return float(Decimal(5).scaleb(int(exponent) - 1))
 

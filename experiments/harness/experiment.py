@@ -22,6 +22,7 @@ import jinit
 from harness.checks import Check, console, verdict
 from harness.figures import look
 
+CSV: dict[str, Any] = {"float_format": "%.9g", "lineterminator": "\n"}
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # for the models in tests/zoo
 
 
@@ -69,24 +70,22 @@ class Experiment:
         """
         missing = [name for name in self.needs if importlib.util.find_spec(name) is None]
         if missing:
-            sys.stderr.write(
-                f"{self.name} needs {', '.join(missing)}: install the extra with "
-                f"pip install 'jinit[models]'.\n"
-            )
+            needed = f"{self.name} needs {', '.join(missing)}: install the extra with"
+            sys.stderr.write(f"{needed} pip install 'jinit[models]'.\n")
             return 2
         options = self.parse(argv)
         jinit.configure(cpu_devices=self.cpu_devices)
         device = jax.devices()[0]
-        cores = f"{platform.machine()}, {os.cpu_count()} cores"
-        kind = cores if device.platform == "cpu" else device.device_kind
-        machine = f"jax {jax.__version__} on {device.platform} ({kind})"
+        where = f"{device.device_kind} ({platform.machine()}, {os.cpu_count()} cores)"
+        machine = f"jax {jax.__version__} on {where}"
         console.print(f"{self.name}: {machine}")
         name, setting = ("quick", self.quick) if options.quick else ("full", {})
         data = self.measure(**setting)
         data = data.assign_attrs(experiment=self.name, setting=name, machine=machine)
         checks = self.checks(data)
         with staged(options.out) as folder:
-            write_checks(folder / "published_measured.csv", checks)
+            rows = pd.DataFrame(checks).assign(ok=["yes" if c.ok else "no" for c in checks])
+            rows.to_csv(folder / "published_measured.csv", index=False, **CSV)
             write_data(folder, data)
             with look():
                 self.figure(data).savefig(folder / f"{self.name}.png")
@@ -103,11 +102,9 @@ class Experiment:
         where = "directory for the figure and the data (default: %(default)s)"
         parser.add_argument("--out", type=Path, default=Path("results") / self.name, help=where)
         parser.add_argument("--quick", action="store_true", help=f"less: without {self.lacks}")
-        over = "write over the files of an earlier run"
-        parser.add_argument("--overwrite", action="store_true", help=over)
+        parser.add_argument("--overwrite", action="store_true", help="write over earlier files")
         options = parser.parse_args(argv)
-        problem = unusable(options.out, options.overwrite)
-        if problem:
+        if problem := unusable(options.out, options.overwrite):
             parser.exit(2, problem + "\n")
         return options
 
@@ -163,11 +160,4 @@ def write_data(folder: Path, data: xr.Dataset) -> None:
         tables.setdefault(variable.dims, []).append(name)
     for dims, names in tables.items():
         table = data[names].to_dataframe(dim_order=list(dims)).dropna(how="all", subset=names)
-        path = folder / f"{'_'.join(map(str, dims))}.csv"
-        table.to_csv(path, float_format="%.9g", lineterminator="\n")
-
-
-def write_checks(path: Path, checks: Sequence[Check]) -> None:
-    """The printed table as CSV."""
-    table = pd.DataFrame(checks).assign(ok=["yes" if check.ok else "no" for check in checks])
-    table.to_csv(path, index=False, float_format="%.9g", lineterminator="\n")
+        table.to_csv(folder / f"{'_'.join(map(str, dims))}.csv", **CSV)

@@ -24,9 +24,7 @@ _STYLES = {
     "identity": (BLUE, "o"), "relu": (GREEN, "s"), "tanh": (ORANGE, "^"), "silu": (PURPLE, "D"),
     "gelu": ("#E69F00", "v"), "elu": ("#56B4E9", "P"), "leaky_relu": ("0.6", "X"),
 }  # fmt: skip
-STYLES = {
-    name: dict(zip(("color", "marker"), style, strict=True)) for name, style in _STYLES.items()
-}
+STYLES = {name: {"color": colour, "marker": m} for name, (colour, m) in _STYLES.items()}
 _LOOK: dict[str, Any] = {
     "axes.titlesize": 14, "axes.titlepad": 8, "axes.labelsize": 13, "savefig.dpi": 150,
     "legend.frameon": True, "legend.framealpha": 1, "legend.edgecolor": "0.85",

@@ -14,7 +14,7 @@ import jinit
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = ROOT / "experiments"
 SCRIPTS = sorted(path for path in EXPERIMENTS.glob("*.py") if not path.name.startswith("_"))
-MOST_LINES = 2970  # of all of experiments/, the harness included
+MOST_LINES = 2800  # of all of experiments/, the harness included
 
 
 def run(script, *options, cwd):
