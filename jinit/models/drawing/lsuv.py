@@ -91,7 +91,7 @@ def lsuv(
 
     @jax.jit
     def scale(floats: list[Any]) -> list[jax.Array]:
-        factors = [jnp.ones(site.layers, jnp.float32) for site in sites]
+        factors = [jnp.ones(site.uses[0].view.layers, jnp.float32) for site in sites]
         if any(site.shared for site in sites):
             factors = jax.lax.scan(partial(once, floats), factors, None, length=passes)[0]
         else:
@@ -107,10 +107,6 @@ class _Site(NamedTuple):
     uses: tuple[Use, ...]
     shared: bool
     """whether its weights are used elsewhere, or in several passes of a loop"""
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        return self.uses[0].view.layers
 
     def spread(self, factors: Float[Array, "*layers"]) -> Float[Array, "*loops"]:
         """One factor a layer, for every pass of every loop."""

@@ -185,18 +185,14 @@ class _Part(NamedTuple):
 
     places: np.ndarray
     """into the flat leaf, `[*layers, groups, *field, in, out]`"""
-    rank: int
-    """of a kernel `[*field, in, out]`"""
+    kernel: tuple[int, ...]
+    """shape of one, `[*field, in, out]`"""
     thinned: float
     """share of its fan-in that one output meets"""
 
     @property
-    def kernel(self) -> tuple[int, ...]:
-        return self.places.shape[-self.rank :]
-
-    @property
     def copies(self) -> int:
-        return math.prod(self.places.shape[: -self.rank])
+        return math.prod(self.places.shape[: -len(self.kernel)])
 
 
 def _weight(key: jax.Array, role: Role, leaf: Any, draw: _Kernels, gain: jax.Array) -> jax.Array:
@@ -227,8 +223,9 @@ def _parts(role: Role) -> list[_Part]:
         sizes = [use.view.shape[axis] for axis in summed]
         # A convolution sums over its field and, last, over its channels.
         inputs = sizes if use.receptive_field > 1 else [1, math.prod(sizes)]
-        shape = (*use.view.layers, *beside, *inputs, index.shape[-1])
-        parts.append(_Part(index.reshape(shape), len(inputs) + 1, use.thinned))
+        kernel = (*inputs, index.shape[-1])
+        places = index.reshape(*use.view.layers, *beside, *kernel)
+        parts.append(_Part(places, kernel, use.thinned))
     if not parts:
         raise RoleError(
             f"{role.path} is a weight by rule, but no product reads it as it is, so that it has no "

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float
 
 from jinit import checks
-from jinit.models.tracing.names import short_name
+from jinit.models.diagnosis.sites import named
 from jinit.models.tracing.probe import Spot, interpret
 from jinit.models.tracing.trace import Trace, trace_model
 from jinit.models.tracing.uses import Use
@@ -174,10 +174,8 @@ def _sizes(value: Float[Array, "steps ..."], use: Use) -> Float[Array, "steps la
 def _names(traced: Trace, sites: Sequence[Sequence[Use]]) -> list[str]:
     names: list[str] = []
     for uses in sites:
-        paths = dict.fromkeys(traced.paths[use.view.leaf] for use in uses)
-        own = " + ".join(short_name(path) for path in paths)
         for layer in np.ndindex(*uses[0].view.layers):
-            name = own + "".join(f"[{n}]" for n in layer)
+            _, name = named(traced, uses, layer)
             before = sum(other == name or other.startswith(f"{name} (use ") for other in names)
             names.append(f"{name} (use {before + 1})" if before else name)
     return names

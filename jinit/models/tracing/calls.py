@@ -3,9 +3,6 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
 from jinit.models.tracing.graph import Graph
 from jinit.models.tracing.values import Parameters, Path, Signal, Value
 
@@ -53,11 +50,6 @@ class Call(NamedTuple):
     def shape(self) -> tuple[int, ...]:
         """Of the first value that comes out."""
         return self.equation.outvars[0].aval.shape if self.made else ()
-
-    @property
-    def integral(self) -> bool:
-        """Whether integers come out."""
-        return any(jax.numpy.issubdtype(v.aval.dtype, np.integer) for v in self.equation.outvars)
 
     @property
     def places(self) -> list[int]:

@@ -151,25 +151,23 @@ def _parts(values: Sequence[Value]) -> list[tuple[View, str]]:
 # --- uses by signals ----------------------------------------------------------------------------
 
 
-def _only(call: Call) -> tuple[int, Value, list[Value]] | None:
-    """The one operand that is made of parameters, its place, and the others."""
-    places = call.places
-    return (places[0], call.values[places[0]], call.rest) if len(places) == 1 else None
+def _only(call: Call) -> tuple[int, Value, list[Value]]:
+    """Place of the one operand that is made of parameters, it (None if several are), the others."""
+    i, *more = call.places
+    return i, None if more else call.values[i], call.rest
 
 
 def product(call: Call) -> list[Value] | None:
     """A weight; of several side by side each is used as it would be alone."""
-    only = _only(call)
-    if only is None or isinstance(only[1], Factors):
+    i, value, rest = _only(call)
+    if not isinstance(value, View | Joined):
         return None
-    i, value, rest = only
     if isinstance(value, View):
         return [_product(call, value, i, rest)]
-    assert isinstance(value, Joined)
     contracting, batch = call.equation.params["dimension_numbers"]
     if value.axis in (*contracting[i], *batch[i]):
         return None
-    found = [_product(call, v, i, rest) for v in value.views]
+    found = [_product(call, view, i, rest) for view in value.views]
     axes = {signal.features for signal in found}
     features = axes.pop() if len(axes) == 1 else None
     return [call.graph.new(found, call.at, features=features)]
@@ -182,7 +180,7 @@ def product_alone(call: Call) -> list[Value] | None:
 
 def lookup(call: Call) -> list[Value] | None:
     """An embedding, if indices are not made of parameters themselves."""
-    i, table, rest = _only(call) or (0, None, [])
+    i, table, rest = _only(call)
     if i != 0 or not isinstance(table, View):
         return None
     sizes = math.prod(call.equation.params["slice_sizes"])
@@ -191,15 +189,13 @@ def lookup(call: Call) -> list[Value] | None:
 
 def shift(call: Call) -> list[Value] | None:
     """A bias."""
-    only = _only(call)
-    if only is None or isinstance(only[1], Factors):
+    i, value, rest = _only(call)
+    if not isinstance(value, View | Joined):
         return None
-    i, value, rest = only
     if isinstance(value, Joined):
         for view in value.views:
             rest = [call.graph.use_between(view, "bias", rest, call.at)]
         return rest
-    assert isinstance(value, View)
     if not _is_data(rest[0]):  # numbers that the trace does not know, as noise is
         return [Factors(((value, "other"),))]
     shifted = call.graph.use_between(value, "bias", rest, call.at)
@@ -210,27 +206,23 @@ def shift(call: Call) -> list[Value] | None:
 
 def factor(call: Call) -> list[Value] | None:
     """A scale."""
-    only = _only(call)
-    if only is None or isinstance(only[1], Joined):
+    i, value, rest = _only(call)
+    if not isinstance(value, View | Factors):
         return None
-    i, value, rest = only
-    divided = call.equation.primitive.name == "div" and i == 0
-    if isinstance(value, View):
-        if not _is_data(rest[0]):
-            # Numbers that the trace does not know: a factor is one more number, but a mask or
-            # noise makes another parameter.
-            single = math.prod(call.equation.invars[1 - i].aval.shape) == 1
-            return [value if single else Factors(((value, "other"),))]
-        return None if divided else [call.graph.use_between(value, "scale", rest, call.at)]
-    assert isinstance(value, Factors)
-    if divided:
+    if isinstance(value, View) and not _is_data(rest[0]):
+        # Numbers that the trace does not know: a factor is one more number, but a mask or noise
+        # makes another parameter.
+        single = math.prod(call.equation.invars[1 - i].aval.shape) == 1
+        return [value if single else Factors(((value, "other"),))]
+    if call.equation.primitive.name == "div" and i == 0:
         return None
-    normed = any(kind == "statistic" for _, kind in value.parts)
+    parts = _parts([value])
+    normed = any(kind == "statistic" for _, kind in parts)
     order = call.graph.subtracted.get(rest[0].node) if isinstance(rest[0], Signal) else None
     if normed and order is not None:
         # What was subtracted before a running deviation divides is a running mean.
         call.graph.uses[order] = call.graph.uses[order]._replace(kind="statistic")
-    for view, kind in value.parts:
+    for view, kind in parts:
         rest = [call.graph.use_between(view, kind, rest, call.at, normed=normed)]  # type: ignore[arg-type]
     return rest
 
@@ -264,7 +256,7 @@ def _weight(call: Call, view: View, rest: Sequence[Value], **more: Any) -> Signa
 
 def convolution(call: Call) -> list[Value] | None:
     """A weight, if it is the kernel."""
-    i, view, rest = _only(call) or (0, None, [])
+    i, view, rest = _only(call)
     if i != 1 or not isinstance(view, View):
         return None
     params = call.equation.params

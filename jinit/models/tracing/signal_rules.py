@@ -14,7 +14,8 @@ from jinit.models.tracing.values import Constant, Path, Pointwise, Signal, Value
 def through_signals(call: Call) -> list[Value]:
     """One pointwise function more, what a step of the rule says, or a new signal."""
     rule = call.rule
-    if rule.pointwise and call.made == 1 and not call.integral:
+    dtypes = [v.aval.dtype for v in call.equation.outvars]
+    if rule.pointwise and len(dtypes) == 1 and not jax.numpy.issubdtype(dtypes[0], np.integer):
         together = _together(call)
         if together is not None:
             return [together]
