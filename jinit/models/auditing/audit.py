@@ -9,6 +9,7 @@ import io
 import math
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,41 +36,38 @@ PATH = 28  # of its first column
 
 @dataclass(frozen=True)
 class AuditRow:
-    """One parameter.
-
-    Args:
-        path: where it lies in the variables, as `jax.tree_util.keystr` writes it.
-        shape: of the leaf.
-        role: as in `jinit.models.Role`.
-        fan_in: numbers summed over for one output; None if it is no weight.
-        fan_out: outputs that one number contributes to.
-        groups: independent products side by side.
-        layers: stacked layers that a loop goes through.
-        std: of all entries about their mean, in float64.
-        mean: of all entries, in float64.
-        gain: std sqrt(fan_in), NaN if it is no weight: 1 for LeCun's, sqrt(2) for He's.
-        distribution: what the entries are like: "normal", "truncated" (normal, cut at two standard
-            deviations), "uniform", "orthogonal", "constant"; several joined by "/" where there are
-            too few to tell, "" if none of these.
-        expected: convention -> the std it would give this leaf, None where it says nothing.
-        matches: the conventions that it can be a draw of.
-        odd: sentences on what is odd.
-    """
+    """One parameter."""
 
     path: str
+    """where it lies in the variables, as `jax.tree_util.keystr` writes it"""
     shape: tuple[int, ...]
+    """of the leaf"""
     role: Kind
+    """as in `jinit.models.Role`"""
     fan_in: int | float | None
+    """numbers summed over for one output; None if it is no weight"""
     fan_out: int | None
+    """outputs that one number contributes to"""
     groups: int
+    """independent products side by side"""
     layers: int
+    """stacked layers that a loop goes through"""
     std: float
+    """of all entries about their mean, in float64"""
     mean: float
+    """of all entries, in float64"""
     gain: float
+    """std sqrt(fan_in), NaN if it is no weight: 1 for LeCun's, sqrt(2) for He's"""
     distribution: str
+    """what the entries are like: "normal", "truncated" (normal, cut at two standard deviations),
+    "uniform", "orthogonal", "constant"; several joined by "/" where there are too few to tell, ""
+    if none of these"""
     expected: dict[str, float | None]
+    """convention -> the std it would give this leaf, None where it says nothing"""
     matches: tuple[str, ...]
+    """the conventions that it can be a draw of"""
     odd: tuple[str, ...]
+    """sentences on what is odd"""
     order: int | None = field(default=None, repr=False)
     """place of the first use in call order"""
 
@@ -238,7 +236,10 @@ def _row(role: Role, value: Any, leaf: Leaf, table: Mapping[str, Convention]) ->
     array = np.asarray(value) if has_numbers else np.zeros(0)
     if array.dtype.itemsize < 4:  # NumPy adds up bfloat16 and float16 poorly
         array = array.astype(np.float32)
-    matrix = _matrix(role, array) if has_numbers else None
+    matrix = None  # as it is applied, `[layers * groups, fan_in, fan_out]`
+    if has_numbers and role.kind in ("weight", "tied"):
+        with suppress(RoleError):  # chosen while the model runs: nothing fixed to look at
+            matrix = np.take(array, role.matrix())
     numbers = sample(array, matrix, eps=eps)
     laws = {name: convention.laws(leaf) for name, convention in table.items()}
     matches = tuple(name for name, some in laws.items() if any(fits(law, numbers) for law in some))
@@ -259,16 +260,6 @@ def _row(role: Role, value: Any, leaf: Leaf, table: Mapping[str, Convention]) ->
         odd=tuple(odd(role, leaf, numbers, matrix, table, matches)),
         order=role.order,
     )
-
-
-def _matrix(role: Role, array: np.ndarray) -> np.ndarray | None:
-    """The numbers as they are applied, `[layers * groups, fan_in, fan_out]`."""
-    if role.kind not in ("weight", "tied"):
-        return None
-    try:
-        return np.take(array, role.matrix())
-    except RoleError:  # chosen while the model runs: nothing fixed to look at
-        return None
 
 
 # --- showing ------------------------------------------------------------------------------------

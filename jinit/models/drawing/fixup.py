@@ -52,11 +52,10 @@ def fixup(
             factors[leaf] = min(inside, factors.get(leaf, 1.0))
     for residual in traced.residuals:
         factors |= dict.fromkeys(_weights(traced, residual.last), 0.0)
+    *_, last = (use for use in traced.uses if use.kind == "weight" and use.times)
+    if not any(last.order in residual.branch for residual in traced.residuals):
+        factors[last.view.leaf] = 0.0
     factors = {i: factor for i, factor in factors.items() if roles[i].kind == "weight"}
-    weights = [use for use in traced.uses if use.kind == "weight" and use.times]
-    inside = frozenset().union(*(residual.branch for residual in traced.residuals))
-    if weights[-1].order not in inside and roles[weights[-1].view.leaf].kind == "weight":
-        factors[weights[-1].view.leaf] = 0.0
     return _times_factors(model.of(reinit.traced(model, key, scheme=scheme)), factors)
 
 

@@ -89,7 +89,12 @@ def metainit(
     steps = checks.count("steps", steps)
     positive(learning_rate=learning_rate, eps=eps, lower=lower)
     checks.number("momentum", momentum)
-    _check_drawable(traced.inputs)
+    for leaf in jax.tree.leaves(traced.inputs):
+        if isinstance(leaf, jax.ShapeDtypeStruct) and not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(
+                f"an input given by its shape is drawn N(0, 1), which {leaf.dtype} cannot hold; "
+                f"give an array."
+            )
     traced = traced.of(variables)
     model = scaled_model(traced, targets)
     start = model.norms()
@@ -128,15 +133,6 @@ def _quotient(
 
     found = [departure(gradient[p], curved[p]) for p in params]
     return sum(found[1:], found[0]) / sum(p.size for p in params.values())
-
-
-def _check_drawable(inputs: tuple[Any, ...]) -> None:
-    for leaf in jax.tree.leaves(inputs):
-        if isinstance(leaf, jax.ShapeDtypeStruct) and not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise TypeError(
-                f"an input given by its shape is drawn N(0, 1), which {leaf.dtype} cannot hold; "
-                f"give an array."
-            )
 
 
 def _drawn_inputs(key: jax.Array, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -119,8 +119,10 @@ class _Kernels:
     def __init__(
         self, scheme: Any, options: Mapping[str, Any], before: Sequence[jax.Array]
     ) -> None:
+        self.by_fans, self._waits, self._before = False, True, before
         if isinstance(scheme, str):
-            self._draw = schemes.scheme(scheme, **options)
+            self._draw, row = schemes.scheme(scheme, **options), schemes.SCHEMES[scheme]
+            self.by_fans, self._waits = "gain" in row.options, row.decomposes
         elif not callable(scheme):
             raise TypeError(
                 f"scheme must be a name of jinit.SCHEMES or a function (key, shape, dtype), "
@@ -133,9 +135,6 @@ class _Kernels:
             )
         else:
             self._draw = scheme
-        self.by_fans = isinstance(scheme, str) and "gain" in schemes.SCHEMES[scheme].options
-        self._waits = not isinstance(scheme, str) or schemes.SCHEMES[scheme].decomposes
-        self._before = before
 
     def __call__(self, keys: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Kernels `[keys, *shape]`."""

@@ -229,7 +229,13 @@ def mup(
             error.add_note("This was the base model, run by the target's apply; give base_apply.")
         raise
     rows = tuple(_row(*pair, embeddings) for pair in zip(target, base, strict=True))
-    _one_direction(rows)
+    wider = [row for row in rows if max(row.fan_in, row.fan_out) > 1]
+    narrower = [row for row in rows if min(row.fan_in, row.fan_out) < 1]
+    if wider and narrower:
+        raise ValueError(
+            f"widths must all grow or all shrink from the base, got {wider[0].path} that grows and "
+            f"{narrower[0].path} that shrinks; change the base."
+        )
 
     def tree(name: str) -> Any:
         factors = {row.path: getattr(row, name) for row in rows}
@@ -323,13 +329,3 @@ def _ratios(target: Role, base: Role) -> tuple[float, float]:
     if target.kind == "embedding":
         return 1.0, target.features / base.features
     return 1.0, math.prod(target.shape) / math.prod(base.shape)
-
-
-def _one_direction(rows: Sequence[MuPRow]) -> None:
-    wider = [row for row in rows if max(row.fan_in, row.fan_out) > 1]
-    narrower = [row for row in rows if min(row.fan_in, row.fan_out) < 1]
-    if wider and narrower:
-        raise ValueError(
-            f"widths must all grow or all shrink from the base, got {wider[0].path} that grows and "
-            f"{narrower[0].path} that shrinks; change the base."
-        )

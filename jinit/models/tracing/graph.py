@@ -212,13 +212,14 @@ class Graph:
         used, signals = self.use(view, kind, rest, at), _signals(rest)
         self.settle_all(signals)
         normed = normed or any(s.normed for s in signals)
-        if kind == "scale" and normed and self._is_vector(view):
+        if kind == "scale" and normed and self.is_vector(view):
             self.uses[-1] = self.uses[-1]._replace(normed=True)
         features = signals[0].features if len(signals) == 1 else None
         kept = normed and kind != "scale"
         return replace(used, uses=_waiting(signals), features=features, normed=kept)
 
-    def _is_vector(self, view: View) -> bool:
+    def is_vector(self, view: View) -> bool:
+        """Whether a layer has more than one number of it."""
         return len(self.shapes[view.leaf]) > len(view.layers)
 
     def is_made_of(self, value: Value, leaf: int) -> bool:
@@ -226,24 +227,6 @@ class Graph:
         return isinstance(value, Signal) and any(
             self.uses[i].view.leaf == leaf for i in _bits(self._seen[value.node])
         )
-
-    def not_looked_up(self, values: Sequence[Value]) -> None:
-        """Rows that a product then reads one by one are matrices, as those of experts are."""
-        read = {s.path for s in _signals(values)}
-        for i, use in enumerate(self.uses):
-            rows = sum(n > 1 for n in use.view.shape[1:]) > 1
-            if use.kind == "embedding" and use.path in read and rows:
-                self.uses[i] = use._replace(kind="other")
-
-    def norm_late(self, values: Sequence[Value]) -> None:
-        """A factor that comes before the root of a norm, as in `x * scale * rsqrt(var)`."""
-        signals = _signals(values)
-        if not any(s.normed for s in signals):
-            return
-        made = {s.path for s in signals if not s.normed}
-        for i, use in enumerate(self.uses):
-            if use.kind == "scale" and use.path in made and self._is_vector(use.view):
-                self.uses[i] = use._replace(normed=True)
 
     def use_as_other(self, value: Value, at: Path) -> Value:
         """Used in a way that says nothing."""
@@ -270,16 +253,16 @@ class Graph:
         """What only the whole program shows: `ends` are its outputs with their shapes."""
         self.settle_all([end for end, _ in ends])
         self.activations = _merged(self.activations)
-        self.residuals = [r for r in self.residuals if not self._recurs(r)]
+        # What looks like a projected skip may be a step of a network unrolled in time.
+        leaves = {use.order: use.view.leaf for use in self.uses if use.kind == "weight"}
+        counts = Counter(leaves.values())
+        self.residuals = [
+            r for r in self.residuals
+            if not r.shortcut or all(counts[leaves[i]] == 1 for i in r.shortcut | r.last)
+        ]  # fmt: skip
         for i, use in enumerate(self.uses):
             if use.kind in ("bias", "scale") and self._only_kept(i, ends):
                 self.uses[i] = use._replace(kind="statistic")
-
-    def _recurs(self, residual: ResidualSum) -> bool:
-        """Whether what looks like a projected skip is a step of a network unrolled in time."""
-        counts = Counter(use.view.leaf for use in self.uses if use.kind == "weight")
-        ends = residual.shortcut | residual.last
-        return bool(residual.shortcut) and any(counts[self.uses[i].view.leaf] > 1 for i in ends)
 
     def _only_kept(self, i: int, ends: Sequence[tuple[Value, tuple[int, ...]]]) -> bool:
         """Whether a use leads to nothing but a new value of its parameter, as running means do."""

@@ -284,17 +284,13 @@ def convolution(call: Call) -> list[Value] | None:
         at_new[axis] = len(shape) + (axis == out)
         shape += parts
     split = tuple(shape)
-    taps = math.prod(split[at_new[a]] for a in space)
+    fan_in = split[at_new[into]] * math.prod(split[at_new[a]] for a in space) * thinned
     field_ = math.prod(view.shape[a] for a in space)
     summed = (*(at_new[a] for a in space), at_new[into])
     return [_weight(
         call, view.then(lambda indices: indices.reshape(split), split), rest,
-        fan_in=_whole(split[at_new[into]] * taps * thinned), thinned=thinned,
+        fan_in=int(fan_in) if fan_in == int(fan_in) else fan_in, thinned=thinned,
         fan_out=split[at_new[out]] * field_,
         receptive_field=field_, groups=groups, axes=(tuple(batched), summed, (at_new[out],)),
         features=numbers.out_spec[1],
     )]  # fmt: skip
-
-
-def _whole(number: int | float) -> int | float:
-    return int(number) if number == int(number) else number

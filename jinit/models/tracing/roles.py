@@ -20,39 +20,36 @@ from jinit.models.tracing.values import RoleError
 
 @dataclass(frozen=True)
 class Role:
-    """What a parameter is for.
-
-    Args:
-        path: where it lies in the variables, as `jax.tree_util.keystr` writes it.
-        shape: of the leaf.
-        dtype: of the leaf.
-        kind: "weight", "bias", "scale" (a factor, as norms have), "embedding", "tied" (an embedding
-            that is a weight too), "statistic" (a running mean or variance), "other" or "unused".
-        fan_in: numbers summed over for one output; None if it is no weight. Of a transposed
-            convolution of stride s only every s-th tap along an axis meets a number.
-        fan_out: outputs that one number contributes to.
-        receptive_field: positions of a convolution's kernel.
-        groups: independent products side by side.
-        layers: stacked layers that a loop goes through.
-        times: how often a number is used, by calls or loops that share it.
-        activation: name of the activation that follows, None if there is none known.
-        order: place of the first use in call order.
-        uses: every consumption.
-    """
+    """What a parameter is for."""
 
     path: str
+    """where it lies in the variables, as `jax.tree_util.keystr` writes it"""
     shape: tuple[int, ...]
+    """of the leaf"""
     dtype: Any
+    """of the leaf"""
     kind: Kind
+    """one of "weight", "bias", "scale" (a factor, as norms have), "embedding", "tied" (an embedding
+    that is a weight too), "statistic" (a running mean or variance), "other" and "unused" """
     fan_in: int | float | None = None
+    """numbers summed over for one output; None if it is no weight. Of a transposed convolution of
+    stride s only every s-th tap along an axis meets a number."""
     fan_out: int | None = None
+    """outputs that one number contributes to"""
     receptive_field: int = 1
+    """positions of a convolution's kernel"""
     groups: int = 1
+    """independent products side by side"""
     layers: int = 1
+    """stacked layers that a loop goes through"""
     times: int = 0
+    """how often a number is used, by calls or loops that share it"""
     activation: str | None = None
+    """name of the activation that follows, None if there is none known"""
     order: int | None = None
+    """place of the first use in call order"""
     uses: tuple[Use, ...] = field(default=(), repr=False, compare=False)
+    """every consumption"""
 
     @property
     def features(self) -> int:

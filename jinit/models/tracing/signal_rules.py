@@ -55,14 +55,23 @@ def added(call: Call) -> list[Value] | None:
 
 
 def late_norm(call: Call) -> None:
-    """A product with what is normed tells of the factors before."""
-    call.graph.norm_late(call.values)
+    """A product with what is normed tells of a factor before it, as in `x * scale * rsqrt(var)`."""
+    signals, uses = [v for v in call.values if isinstance(v, Signal)], call.graph.uses
+    if any(s.normed for s in signals):
+        made = {s.path for s in signals if not s.normed}
+        for i, use in enumerate(uses):
+            if use.kind == "scale" and use.path in made and call.graph.is_vector(use.view):
+                uses[i] = use._replace(normed=True)
 
 
 def read_one_by_one(call: Call) -> None:
-    """A batched product tells that what it reads was no lookup."""
+    """Rows that a batched product reads one by one are matrices, as those of experts are."""
     if call.equation.params["dimension_numbers"][1][0]:
-        call.graph.not_looked_up(call.values)
+        read = {v.path for v in call.values if isinstance(v, Signal)}
+        for i, use in enumerate(call.graph.uses):
+            rows = sum(n > 1 for n in use.view.shape[1:]) > 1
+            if use.kind == "embedding" and use.path in read and rows:
+                call.graph.uses[i] = use._replace(kind="other")
 
 
 def _together(call: Call) -> Signal | None:
