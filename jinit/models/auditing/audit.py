@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from jinit import checks
-from jinit.models.auditing.conventions import CONVENTIONS, Convention, Leaf
+from jinit.models.auditing.conventions import CONVENTIONS, Conventions, Leaf
 from jinit.models.auditing.oddities import fits, odd, sample
 from jinit.models.tracing.model import TracedModel, face
 from jinit.models.tracing.roles import Role
@@ -175,7 +175,7 @@ def audit(
     return Audit(rows, tuple(table))
 
 
-def _chosen(conventions: Iterable[str] | None) -> dict[str, Convention]:
+def _chosen(conventions: Iterable[str] | None) -> Conventions:
     if conventions is None:
         return CONVENTIONS
     names = (conventions,) if isinstance(conventions, str) else tuple(conventions)
@@ -230,7 +230,7 @@ def _outputs(role: Role) -> int | None:
     return role.fan_out // role.receptive_field * role.groups
 
 
-def _row(role: Role, value: Any, leaf: Leaf, table: Mapping[str, Convention]) -> AuditRow:
+def _row(role: Role, value: Any, leaf: Leaf, table: Conventions) -> AuditRow:
     eps = float(jax.numpy.finfo(role.dtype).eps)
     has_numbers = not isinstance(value, jax.ShapeDtypeStruct)
     array = np.asarray(value) if has_numbers else np.zeros(0)
@@ -257,7 +257,7 @@ def _row(role: Role, value: Any, leaf: Leaf, table: Mapping[str, Convention]) ->
         distribution="/".join(sorted(numbers.forms)),
         expected={name: some[0].std if some else None for name, some in laws.items()},
         matches=matches,
-        odd=tuple(odd(role, leaf, numbers, matrix, table, matches)),
+        odd=tuple(odd(role, leaf, numbers, matrix, {} if matches else table)),
         order=role.order,
     )
 

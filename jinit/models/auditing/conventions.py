@@ -7,7 +7,7 @@ with other fans is what an audit wants to find.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -156,7 +156,9 @@ def _flax_cell(leaf: Leaf) -> tuple[Law, ...]:
     return (Law("orthogonal", 1 / math.sqrt(leaf.fan_in)),)
 
 
-CONVENTIONS: dict[str, Convention] = {
+Conventions = Mapping[str, Convention]
+
+CONVENTIONS: Conventions = {
     "torch": Convention(
         whose="torch's",
         formula="U(±1/√fan_in), biases alike; embeddings N(0, 1)",

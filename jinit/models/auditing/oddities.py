@@ -1,12 +1,12 @@
 """What is odd about a parameter's numbers, each in one plain sentence."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from jinit.models.auditing.conventions import FORMS, Convention, FormName, Law, Leaf
+from jinit.models.auditing.conventions import FORMS, Convention, Conventions, FormName, Law, Leaf
 from jinit.models.tracing.roles import Role
 
 STANDARD_ERRORS = 4
@@ -120,14 +120,9 @@ def fits(law: Law, found: Sample) -> bool:
 
 
 def odd(
-    role: Role,
-    leaf: Leaf,
-    found: Sample,
-    matrix: np.ndarray | None,
-    table: Mapping[str, Convention],
-    matches: Sequence[str],
+    role: Role, leaf: Leaf, found: Sample, matrix: np.ndarray | None, table: Conventions
 ) -> Iterator[str]:
-    """Every oddity of a leaf."""
+    """Every oddity of a leaf; `table` is empty if a convention explains its size already."""
     if role.kind == "unused":
         yield "it is never used: nothing that the model returns is computed from it."
     if found.finite < found.size:
@@ -139,7 +134,7 @@ def odd(
         return
     if matrix is not None:
         yield from _repeated(role, matrix)
-    if matches or found.std == 0 or role.kind == "embedding":
+    if not table or found.std == 0 or role.kind == "embedding":
         return
     sentence = _wrong_fans(role, leaf, found, table) or _far(leaf, found, table)
     if sentence:
@@ -261,9 +256,7 @@ def _left_out(role: Role) -> Iterator[tuple[int, str]]:
             yield size, f"an axis of {size} (heads) was"
 
 
-def _wrong_fans(
-    role: Role, leaf: Leaf, found: Sample, table: Mapping[str, Convention]
-) -> str | None:
+def _wrong_fans(role: Role, leaf: Leaf, found: Sample, table: Conventions) -> str | None:
     """The simplest misreading with which some convention explains the std."""
     if not found.size or error(FORMS["normal"].kurtosis, found.size) > SURE:
         return None
@@ -312,7 +305,7 @@ def _ratio(squared: float) -> str:
     return f"{math.sqrt(squared):.3g} of" if squared < 1 else f"{math.sqrt(squared):.3g} times"
 
 
-def _far(leaf: Leaf, found: Sample, table: Mapping[str, Convention]) -> str | None:
+def _far(leaf: Leaf, found: Sample, table: Conventions) -> str | None:
     laws = [(c, law) for c in table.values() for law in c.laws(leaf) if law.std > 0]
     if not laws or math.isnan(found.std):
         return None

@@ -8,7 +8,7 @@ import optax
 from jaxtyping import ArrayLike
 
 from jinit import checks
-from jinit.models.drawing.scales import Learned, as_dtype_of, positive, scaled_model
+from jinit.models.drawing.scales import Learned, Params, as_dtype_of, positive, scaled_model
 from jinit.models.tracing.model import TracedModel, face
 
 
@@ -70,13 +70,13 @@ def gradinit(
     traced.check_numbers("gradinit")
     model = scaled_model(traced, targets)
 
-    def before(params: dict[str, jax.Array]) -> jax.Array:
+    def before(params: Params) -> jax.Array:
         return model.loss(params, traced.inputs)
 
-    def norm_of(scales: dict[str, jax.Array]) -> jax.Array:
+    def norm_of(scales: Params) -> jax.Array:
         return _norm(jax.grad(before)(model.scaled(scales)), optimizer)
 
-    def after(scales: dict[str, jax.Array], direction: dict[str, jax.Array]) -> jax.Array:
+    def after(scales: Params, direction: Params) -> jax.Array:
         params = model.scaled(scales).items()
         return before({p: x - as_dtype_of(step_size, x) * direction[p] for p, x in params})
 
@@ -117,6 +117,6 @@ def gradinit(
     return model.learned(scales, history)
 
 
-def _norm(gradient: dict[str, jax.Array], optimizer: str) -> jax.Array:
+def _norm(gradient: Params, optimizer: str) -> jax.Array:
     flat = jnp.concatenate([g.ravel() for g in gradient.values()])
     return jnp.linalg.norm(flat, ord=2 if optimizer == "sgd" else 1)

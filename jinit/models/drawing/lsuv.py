@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -67,15 +66,12 @@ def lsuv(
     sites = _sites(traced, model.judged())
     places = [Spot(site.uses[0].path) for site in sites]
 
-    def once(
-        floats: list[Any], factors: list[jax.Array], step: None
-    ) -> tuple[list[jax.Array], None]:
+    def once(floats: list[Any], factors: list[jax.Array]) -> list[jax.Array]:
         given = {i: site.spread(factors[i]) for i, site in enumerate(sites)}
 
         def visit(i: int, value: jax.Array, factor: jax.Array) -> tuple[jax.Array, Any]:
             held = value * factor.astype(value.dtype)
-            wide = held.astype(jnp.float32)
-            spread = jnp.std(wide)
+            spread = jnp.std(held.astype(jnp.float32))
             usable = (spread > 0) & jnp.isfinite(spread)
             change = jnp.where(usable, std / jnp.where(usable, spread, 1), 1).astype(jnp.float32)
             # A shared weight has to wait for all of its uses.
@@ -87,15 +83,15 @@ def lsuv(
             f * jnp.exp(site.collect(changes[i])) if i in changes else f
             for i, (site, f) in enumerate(zip(sites, factors, strict=True))
         ]
-        return _agreed(sites, new), None
+        return _agreed(sites, new)
 
     @jax.jit
     def scale(floats: list[Any]) -> list[jax.Array]:
         factors = [jnp.ones(site.uses[0].view.layers, jnp.float32) for site in sites]
         if any(site.shared for site in sites):
-            factors = jax.lax.scan(partial(once, floats), factors, None, length=passes)[0]
+            factors, _ = jax.lax.scan(lambda f, _: (once(floats, f), None), factors, None, passes)
         else:
-            factors, _ = once(floats, factors, None)
+            factors = once(floats, factors)
         return _scaled(traced, sites, floats, factors)
 
     return model.rebuilt(scale(model.floats))

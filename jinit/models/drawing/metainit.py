@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from jinit import checks
-from jinit.models.drawing.scales import Learned, as_dtype_of, positive, scaled_model
+from jinit.models.drawing.scales import Learned, Params, as_dtype_of, positive, scaled_model
 from jinit.models.tracing.model import TracedModel, face
 
 
@@ -99,10 +99,10 @@ def metainit(
     model = scaled_model(traced, targets)
     start = model.norms()
 
-    def scales_of(norms: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def scales_of(norms: Params) -> Params:
         return {p: jnp.where(start[p] > 0, norms[p] / start[p], 1.0) for p in norms}
 
-    def objective(scales: dict[str, jax.Array], own: jax.Array) -> jax.Array:
+    def objective(scales: Params, own: jax.Array) -> jax.Array:
         given = _drawn_inputs(own, traced.inputs)
         return _quotient(lambda params: model.loss(params, given), model.scaled(scales), eps)
 
@@ -121,9 +121,7 @@ def metainit(
     return model.learned(scales_of(norms), history)
 
 
-def _quotient(
-    loss: Callable[[dict[str, jax.Array]], jax.Array], params: dict[str, jax.Array], eps: ArrayLike
-) -> jax.Array:
+def _quotient(loss: Callable[[Params], jax.Array], params: Params, eps: ArrayLike) -> jax.Array:
     gradient, pull = jax.vjp(jax.grad(loss), params)
     (curved,) = pull(gradient)  # the Hessian is symmetric: pulling back is multiplying
 

@@ -7,7 +7,6 @@ and its entries are then put where the model reads them.
 import math
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -84,14 +83,15 @@ def reinit(
     """
     key = checks.key(key)
     model = model.of(variables)
-    traced = [v for v in model.floats if isinstance(v, jax.core.Tracer) and v.size]
+    floats = model.floats
+    traced: list[Any] = [v for v in floats if isinstance(v, jax.core.Tracer) and v.size]
     draw = _Kernels(scheme, options, traced)
     if not isinstance(gain, str):
         checks.number("gain", gain)
     elif gain != "auto":
         raise ValueError(f"gain must be a number, a scalar array or 'auto', got {gain!r}.")
     found, fresh = model.judged(), []
-    for role, leaf in zip(found, model.floats, strict=True):
+    for role, leaf in zip(found, floats, strict=True):
         own = jax.random.fold_in(key, np.uint32(zlib.crc32(role.path.encode())))
         try:
             by_rule = role.path in model.rules
@@ -116,9 +116,7 @@ class _Kernels:
     the first for `before`: arrays that the same program may draw as orthogonal matrices.
     """
 
-    def __init__(
-        self, scheme: Any, options: Mapping[str, Any], before: Sequence[jax.Array]
-    ) -> None:
+    def __init__(self, scheme: Any, options: dict[str, Any], before: list[jax.Array]) -> None:
         self.by_fans, self._waits, self._before = False, True, before
         if isinstance(scheme, str):
             self._draw, row = schemes.scheme(scheme, **options), schemes.SCHEMES[scheme]

@@ -18,6 +18,8 @@ from jinit import checks
 from jinit.models.tracing.model import TracedModel
 from jinit.models.tracing.roles import Role
 
+Params = dict[str, jax.Array]
+
 
 class Learned(NamedTuple):
     """Scaled variables, and how they came about."""
@@ -33,14 +35,14 @@ class Learned(NamedTuple):
 class ScaledModel(NamedTuple):
     """A model by what a training moves, with a scale for each of its weights."""
 
-    params: dict[str, jax.Array]
+    params: Params
     """what a training moves, path -> array, float32 or wider"""
     layers: dict[str, np.ndarray | None]
     """path of a weight -> the layer that every entry belongs to, to broadcast; None for one"""
-    variables: Callable[[dict[str, jax.Array]], Any]
-    loss: Callable[[dict[str, jax.Array], tuple[Any, ...]], jax.Array]
+    variables: Callable[[Params], Any]
+    loss: Callable[[Params, tuple[Any, ...]], jax.Array]
 
-    def scaled(self, scales: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def scaled(self, scales: Params) -> Params:
         """`params` with every weight times its scale."""
         out = dict(self.params)
         for path, scale in scales.items():
@@ -48,7 +50,7 @@ class ScaledModel(NamedTuple):
             out[path] *= factor if owner is None else factor[owner]
         return out
 
-    def norms(self) -> dict[str, jax.Array]:
+    def norms(self) -> Params:
         """Frobenius norm of every weight, `[layers]` where there are several."""
 
         def norm(leaf: jax.Array, owner: np.ndarray | None) -> jax.Array:
@@ -60,7 +62,7 @@ class ScaledModel(NamedTuple):
 
         return {path: norm(self.params[path], owner) for path, owner in self.layers.items()}
 
-    def learned(self, scales: dict[str, jax.Array], history: jax.Array) -> Learned:
+    def learned(self, scales: Params, history: jax.Array) -> Learned:
         """What a scheme returns that has found these scales."""
         return Learned(self.variables(self.scaled(scales)), scales, history)
 
@@ -79,11 +81,11 @@ def scaled_model(model: TracedModel, targets: Any) -> ScaledModel:
     if not layers:
         raise ValueError("the model has no weight to scale; say what is one with rules=.")
 
-    def floats(params: dict[str, jax.Array]) -> list[Any]:
+    def floats(params: Params) -> list[Any]:
         new = {path: leaf.astype(kept[path].dtype) for path, leaf in params.items()}
         return list((kept | new).values())
 
-    def value(params: dict[str, jax.Array], inputs: tuple[Any, ...]) -> jax.Array:
+    def value(params: Params, inputs: tuple[Any, ...]) -> jax.Array:
         return loss(model.trace.run(floats(params), inputs))
 
     out = jax.eval_shape(value, params, model.inputs)

@@ -82,9 +82,8 @@ def coordinate_check(
     keys = jax.random.split(key, seeds)
     found = []
     for width in widths:
-        layers, values = _coordinates(_setup(make(width), width), keys, steps)
-        found.append((layers, values))
-        names = found[0][0]
+        found.append(_coordinates(_setup(make(width), width), keys, steps))
+        (names, _), (layers, _) = found[0], found[-1]
         if layers != names:
             raise ValueError(
                 f"make must give models that differ in their widths alone, got layers {layers} at "
@@ -182,9 +181,7 @@ def _names(traced: Trace, sites: Sequence[Sequence[Use]]) -> list[str]:
 
 
 def _dataset(
-    values: Float[np.ndarray, "widths seeds 2 steps layers"],
-    widths: Sequence[int],
-    names: list[str],
+    values: Float[np.ndarray, "widths seeds 2 steps layers"], widths: list[int], names: list[str]
 ) -> "xr.Dataset":
     import xarray as xr
 

@@ -127,13 +127,11 @@ class _Walk:
             return self.graph.new([value], at)
         return self.graph.use_as_other(value, at)
 
-    def _collected(
-        self, out: Value, own: Sequence[Value], outside: Sequence[Value], at: Path
-    ) -> Value:
+    def _collected(self, out: Value, own: list[Value], given: list[Value], at: Path) -> Value:
         """What the passes of a loop return, side by side."""
         if not isinstance(out, View):
             return self.graph.new([out], at)
-        pairs = zip(own, outside, strict=True)  # as it came, perhaps
+        pairs = zip(own, given, strict=True)  # as it came, perhaps
         stacked = (o for inner, o in pairs if inner == out and isinstance(o, View))
         return next(stacked, None) or self.graph.use_as_other(out, at)
 

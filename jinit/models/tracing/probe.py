@@ -21,6 +21,7 @@ from jinit.models.tracing.values import Path
 
 Visit = Callable[[int, jax.Array, Any], tuple[jax.Array, Any]]
 Records = dict[int, Any]
+Found = tuple[list[Any], Records]
 
 
 class Spot(NamedTuple):
@@ -37,7 +38,7 @@ def interpret(
     places: Sequence[Spot],
     visit: Visit,
     given: Records | None = None,
-) -> tuple[list[Any], Records]:
+) -> Found:
     """The output's arrays, and what was recorded at every place.
 
     Args:
@@ -68,11 +69,10 @@ class _Run:
             self.at.setdefault(path, []).append((i, operand))
             self.inside.update(path[:n] for n in range(1, len(path), 2))
 
-    def program(
-        self, closed: ClosedJaxpr, arguments: Sequence[Any], at: Path, given: Records
-    ) -> tuple[list[Any], Records]:
-        jaxpr, values = closed.jaxpr, [*closed.consts, *arguments]
-        env = dict(zip([*jaxpr.constvars, *jaxpr.invars], values, strict=True))
+    def program(self, closed: ClosedJaxpr, values: list[Any], at: Path, given: Records) -> Found:
+        jaxpr = closed.jaxpr
+        known = [*closed.consts, *values]
+        env = dict(zip([*jaxpr.constvars, *jaxpr.invars], known, strict=True))
         records: Records = {}
 
         def read(atom: Any) -> Any:
@@ -96,23 +96,19 @@ class _Run:
             env.update(zip(equation.outvars, out, strict=True))
         return [read(atom) for atom in jaxpr.outvars], records
 
-    def _nested(
-        self, equation: Any, values: list[Any], path: Path, given: Records
-    ) -> tuple[list[Any], Records]:
+    def _nested(self, equation: Any, values: list[Any], path: Path, given: Records) -> Found:
         name, params = equation.primitive.name, equation.params
         if name == "while":
             return _evaluate(equation, values), {}
         if name == "scan":
             return self._scan(equation, values, path, given)
         if name == "cond":
-            return self._cond(params["branches"], values, path, given)
+            return self._cond(equation, values, path, given)
         inner = inner_jaxpr(params)
         closed = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
         return self.program(closed, values, (*path, 0), given)
 
-    def _scan(
-        self, equation: Any, values: list[Any], path: Path, given: Records
-    ) -> tuple[list[Any], Records]:
+    def _scan(self, equation: Any, values: list[Any], path: Path, given: Records) -> Found:
         params = equation.params
         consts, carried = split_scan(equation)
         inside = {i for at, found in self.at.items() for i, _ in found if at[: len(path)] == path}
@@ -130,18 +126,16 @@ class _Run:
         )  # fmt: skip
         return [*carry, *ys], records
 
-    def _cond(
-        self, branches: Sequence[ClosedJaxpr], values: list[Any], path: Path, given: Records
-    ) -> tuple[list[Any], Records]:
+    def _cond(self, equation: Any, values: list[Any], path: Path, given: Records) -> Found:
         index, *operands = values
         programs = [
             lambda operands, k=k, branch=branch: self.program(branch, operands, (*path, k), given)
-            for k, branch in enumerate(branches)
+            for k, branch in enumerate(equation.params["branches"])
         ]
         found = [jax.eval_shape(program, operands)[1] for program in programs]
         everywhere = {i: shape for records in found for i, shape in records.items()}
 
-        def filled(program: Any, operands: list[Any]) -> tuple[list[Any], Records]:
+        def filled(program: Any, operands: list[Any]) -> Found:
             out, records = program(operands)
             missing = {i: shape for i, shape in everywhere.items() if i not in records}
             zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), missing)
