@@ -1,9 +1,4 @@
-"""An audit of a model's parameters: true fans, actual numbers, whose convention, what is odd.
-
-`audit(apply, variables, *inputs)` reads the roles and fans off the traced computation, and holds
-the numbers of every parameter against what known conventions would have drawn for it. Nothing is
-guessed from names or shapes, and no framework is known here.
-"""
+"""An audit of a model's parameters: true fans, actual numbers, whose convention, what is odd."""
 
 import io
 import math
@@ -155,7 +150,12 @@ def audit(
     >>> found.rows[0].matches
     ('cs231n',)
     """
-    table = _chosen(conventions)
+    if isinstance(conventions, str):
+        conventions = (conventions,)
+    names = tuple(CONVENTIONS if conventions is None else conventions)
+    for name in names:
+        checks.choice("convention", name, CONVENTIONS)
+    table = {name: CONVENTIONS[name] for name in names}
     model = model.of(variables)
     values = model.floats
     for path, value in zip(model.trace.paths, values, strict=True):
@@ -172,16 +172,7 @@ def audit(
     }
     pairs = zip(found, values, strict=True)
     rows = tuple(_row(role, value, _leaf(role, found, hidden), table) for role, value in pairs)
-    return Audit(rows, tuple(table))
-
-
-def _chosen(conventions: Iterable[str] | None) -> Conventions:
-    if conventions is None:
-        return CONVENTIONS
-    names = (conventions,) if isinstance(conventions, str) else tuple(conventions)
-    for name in names:
-        checks.choice("convention", name, CONVENTIONS)
-    return {name: CONVENTIONS[name] for name in names}
+    return Audit(rows, names)
 
 
 # --- one row ------------------------------------------------------------------------------------

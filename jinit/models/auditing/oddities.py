@@ -251,7 +251,7 @@ def _counted(role: Role) -> Iterator[tuple[int, str]]:
 def _left_out(role: Role) -> Iterator[tuple[int, str]]:
     if role.receptive_field > 1:
         yield role.receptive_field, f"the receptive field of {role.receptive_field} was"
-    if len(role.shape) > 2 and role.receptive_field == 1:
+    elif len(role.shape) > 2:
         for size in sorted(set(role.shape) - {1, role.layers, role.groups}):
             yield size, f"an axis of {size} (heads) was"
 

@@ -88,7 +88,7 @@ def layers_of(path: Path, loops: Sequence[Loop], stacked: Sequence[int]) -> Iter
         for i in reversed(range(len(loops))):
             turned = i in stacked and loops[i].reverse
             n = taken[i] if i in stacked else 0
-            key.insert(loops[i].depth, loops[i].length - 1 - n if turned else n)
+            key.insert(len(loops[i].path), loops[i].length - 1 - n if turned else n)
         yield Passes(tuple(key), tuple(taken), layer)
 
 

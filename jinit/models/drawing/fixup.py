@@ -1,7 +1,4 @@
-"""Initialisation of residual models without norms: branches that start at nothing.
-
-The trace finds the branches: sums of a signal and of what weights have made of it.
-"""
+"""Initialisation of residual models without norms: branches that start at nothing."""
 
 import math
 from collections.abc import Mapping
@@ -89,18 +86,14 @@ def skipinit(
     checks.number("alpha", alpha)
     model = model.of(variables)
     traced, roles = model.trace, _roles_with_branches(model)
-    factors: dict[int, Any] = {}
-    own_rules = dict(model.rules)
+    factors, own_rules = dict[int, Any](), dict(model.rules)
     for residual in traced.residuals:
-        numbers = [
-            traced.uses[i].view.leaf for i in residual.branch
-            if traced.uses[i].kind == "scale" and traced.uses[i].part == 1
-            and i > max(residual.last)
-        ]  # fmt: skip
+        after = (traced.uses[i] for i in residual.branch if i > max(residual.last))
+        numbers = [use.view.leaf for use in after if use.kind == "scale" and use.part == 1]
         ends = [i for i in _weights(traced, residual.last) if roles[i].kind == "weight"]
         factors |= dict.fromkeys(numbers or ends, alpha)
         own_rules |= {traced.paths[i]: "scale" for i in numbers}  # 1, and then alpha
-    fresh = reinit.traced(model.with_rules(own_rules), key, scheme=scheme)
+    fresh = reinit.traced(model.replaced(rules=own_rules), key, scheme=scheme)
     return _times_factors(model.of(fresh), factors)
 
 

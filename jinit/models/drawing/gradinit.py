@@ -73,9 +73,6 @@ def gradinit(
     def before(params: Params) -> jax.Array:
         return model.loss(params, traced.inputs)
 
-    def norm_of(scales: Params) -> jax.Array:
-        return _norm(jax.grad(before)(model.scaled(scales)), optimizer)
-
     def after(scales: Params, direction: Params) -> jax.Array:
         params = model.scaled(scales).items()
         return before({p: x - as_dtype_of(step_size, x) * direction[p] for p, x in params})
@@ -106,7 +103,8 @@ def gradinit(
             return (fresh, state, bounding), value
 
         def lower_the_norm() -> Any:
-            fresh, state = moved(scales, jax.grad(norm_of)(scales), 1.0, bounding)
+            slopes = jax.grad(lambda s: _norm(jax.grad(before)(model.scaled(s)), optimizer))(scales)
+            fresh, state = moved(scales, slopes, 1.0, bounding)
             return (fresh, lowering, state), after(scales, direction)
 
         return jax.lax.cond(norm > as_dtype_of(gamma, norm), lower_the_norm, lower_the_loss)

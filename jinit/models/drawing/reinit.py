@@ -1,8 +1,4 @@
-"""Draw the parameters of any model anew, each by what the trace says it is for.
-
-A weight is drawn as the matrix that is really applied, whatever the shape in which it is stored,
-and its entries are then put where the model reads them.
-"""
+"""Draw the parameters of any model anew, each by what the trace says it is for."""
 
 import math
 import warnings
@@ -193,6 +189,7 @@ class _Part(NamedTuple):
 
 
 def _weight(key: jax.Array, role: Role, leaf: Any, draw: _Kernels, gain: jax.Array) -> jax.Array:
+    """Drawn as it is applied, whatever the shape it is stored in, and put where it is read."""
     parts = _parts(role)
     keys = jax.random.split(key, sum(part.copies for part in parts))
     draws, first = [], 0

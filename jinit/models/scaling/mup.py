@@ -1,8 +1,7 @@
-"""Maximal update parametrisation of any model, from a base and a target width.
+"""Maximal update parametrisation of any model: the learning rate of its base is best for it too.
 
 Two traced models say which fans of which weight grow with the width. From that follow, leaf by
-leaf, how large it starts and how far an optimizer may move it, so that the learning rate that is
-best for the base is best for the target.
+leaf, how large it starts and how far an optimizer may move it.
 """
 
 import math
@@ -90,9 +89,8 @@ class MuP:
 
         start = jax.tree_util.tree_map_with_path(scaled, drawn)
         if missing:
-            raise ValueError(
-                f"drawn must be variables of the target, got none for {next(iter(missing))}."
-            )
+            path, *_ = missing
+            raise ValueError(f"drawn must be variables of the target, got none for {path}.")
         return start
 
     def optimizer(

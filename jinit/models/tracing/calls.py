@@ -11,10 +11,7 @@ Step = Callable[["Call"], list[Value] | None]
 
 
 class Rule(NamedTuple):
-    """How one primitive treats what it is given.
-
-    Where no step says anything, parameters are used as "other", and signals make a new one.
-    """
+    """How one primitive treats what it is given."""
 
     parameters: tuple[Step, ...] = ()
     """tried in order if an operand is made of parameters"""

@@ -10,7 +10,7 @@ import numpy as np
 
 from jinit.models.tracing import curves
 from jinit.models.tracing.uses import ActivationUse, Kind, ResidualSum, Use
-from jinit.models.tracing.values import Loop, Parameters, Path, Signal, Value, View
+from jinit.models.tracing.values import Loop, Parameters, Path, RoleError, Signal, Value, View
 
 
 def is_bent(signal: Signal) -> bool:
@@ -227,6 +227,18 @@ class Graph:
         return isinstance(value, Signal) and any(
             self.uses[i].view.leaf == leaf for i in _bits(self._seen[value.node])
         )
+
+    def are_same(self, a: Value, b: Value) -> bool:
+        """Whether two values hold the same entries of the same parameter, however they came."""
+        if not (isinstance(a, View) and isinstance(b, View)):
+            return a == b
+        if (a.leaf, a.shape, a.layers, a.stacked) != (b.leaf, b.shape, b.layers, b.stacked):
+            return False
+        first, shape = (0,) * len(a.layers), self.shapes[a.leaf]
+        try:
+            return np.array_equal(a.indices(shape, first), b.indices(shape, first))
+        except RoleError:  # a part that is chosen while the model runs
+            return False
 
     def use_as_other(self, value: Value, at: Path) -> Value:
         """Used in a way that says nothing."""

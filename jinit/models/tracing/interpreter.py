@@ -16,16 +16,7 @@ from jinit.models.tracing.jaxprs import inner_jaxprs, opened, split_scan
 from jinit.models.tracing.parameter_rules import with_parameters
 from jinit.models.tracing.rules import RULES, WHOLE
 from jinit.models.tracing.signal_rules import as_one, through_signals
-from jinit.models.tracing.values import (
-    Constant,
-    Loop,
-    Parameters,
-    Path,
-    RoleError,
-    Signal,
-    Value,
-    View,
-)
+from jinit.models.tracing.values import Constant, Loop, Parameters, Path, Signal, Value, View
 
 
 def follow(jaxpr: Jaxpr, shapes: Sequence[tuple[int, ...]]) -> Graph:
@@ -142,10 +133,9 @@ class _Walk:
         """What a carry is from the second pass on."""
         if not isinstance(after, Signal) or not isinstance(before, Signal):
             return before
-        waiting = frozenset[int]() if is_bent(after) else after.uses
-        if waiting <= before.uses:
+        if is_bent(after) or after.uses <= before.uses:
             return before
-        uses = waiting | before.uses
+        uses = after.uses | before.uses
         return Signal(before.node, data=before.data, uses=uses, size=self.graph.size)
 
     def _while(self, equation: Any, values: list[Value], at: Path) -> list[Value]:
@@ -177,7 +167,7 @@ class _Walk:
         """What comes out of one of several branches."""
         if not any(isinstance(v, Parameters) for v in values):
             return self.graph.new(values, at)
-        if all(self._are_same(v, values[0]) for v in values[1:]):
+        if all(self.graph.are_same(v, values[0]) for v in values[1:]):
             return values[0]
         found: list[Value] = []
         for v in values:
@@ -185,18 +175,6 @@ class _Walk:
             # Its new value, or the old one, as a running mean is handed on.
             found.append(None if kept else self.graph.use_as_other(v, at))
         return self.graph.new(found, at)
-
-    def _are_same(self, a: Value, b: Value) -> bool:
-        """Whether two values hold the same entries of the same parameter, however they came."""
-        if not (isinstance(a, View) and isinstance(b, View)):
-            return a == b
-        if (a.leaf, a.shape, a.layers, a.stacked) != (b.leaf, b.shape, b.layers, b.stacked):
-            return False
-        first, shape = (0,) * len(a.layers), self.graph.shapes[a.leaf]
-        try:
-            return np.array_equal(a.indices(shape, first), b.indices(shape, first))
-        except RoleError:  # a part that is chosen while the model runs
-            return False
 
 
 _CONTROL = {"scan": _Walk._scan, "while": _Walk._while, "cond": _Walk._cond}

@@ -80,16 +80,11 @@ class TracedModel:
             floating = i in self.trace.chosen
             same = getattr(was, "dtype", None) == getattr(leaf, "dtype", None)
             traced_again |= not (same and (floating or _same_constant(was, leaf)))
-        if traced_again:
-            trace = trace_model(self.apply, variables, *self.inputs)
-            return self._with(variables=variables, trace=trace)
-        return self._with(variables=variables)
+        trace = trace_model(self.apply, variables, *self.inputs) if traced_again else self.trace
+        return self.replaced(variables=variables, trace=trace)
 
-    def with_rules(self, rules: Mapping[str, Kind]) -> "TracedModel":
-        """The same model with other rules."""
-        return self._with(rules=MappingProxyType(dict(rules)))
-
-    def _with(self, **fields: Any) -> "TracedModel":
+    def replaced(self, **fields: Any) -> "TracedModel":
+        """The same model with other rules, or variables and trace."""
         new = copy.copy(self)
         vars(new).update(fields)
         return new

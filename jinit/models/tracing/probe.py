@@ -42,9 +42,7 @@ def interpret(
     """The output's arrays, and what was recorded at every place.
 
     Args:
-        traced: the model.
-        floats: its floating-point leaves.
-        inputs: its inputs, as a sequence of pytrees.
+        traced, floats, inputs: the model, its floating-point leaves, and its inputs.
         places: where to look, in loops as well, but not in a `while`, of which jax knows no
             gradient either.
         visit: `visit(i, value, given[i]) -> (value, record)` at place i; the value goes on.
@@ -71,8 +69,7 @@ class _Run:
 
     def program(self, closed: ClosedJaxpr, values: list[Any], at: Path, given: Records) -> Found:
         jaxpr = closed.jaxpr
-        known = [*closed.consts, *values]
-        env = dict(zip([*jaxpr.constvars, *jaxpr.invars], known, strict=True))
+        env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *values], strict=True))
         records: Records = {}
 
         def read(atom: Any) -> Any:

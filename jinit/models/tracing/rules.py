@@ -1,7 +1,7 @@
 """One rule for each primitive: a new one is a row here, and its steps if there are none yet.
 
-What is not listed says nothing of its operands: parameters are used as "other" there, signals make
-a new one. Loops, branches and programs within a program are the interpreter's.
+Where no step says anything, and of what is not listed, parameters are used as "other" and signals
+make a new one. Loops, branches and programs within a program are the interpreter's.
 """
 
 from jinit.models.tracing import parameter_rules as of

@@ -14,12 +14,7 @@ from jinit.models.tracing.values import Constant, Path, Pointwise, Signal, Value
 def through_signals(call: Call) -> list[Value]:
     """One pointwise function more, what a step of the rule says, or a new signal."""
     rule = call.rule
-    dtypes = [v.aval.dtype for v in call.equation.outvars]
-    if rule.pointwise and len(dtypes) == 1 and not jax.numpy.issubdtype(dtypes[0], np.integer):
-        together = _together(call)
-        if together is not None:
-            return [together]
-    for step in rule.signals:
+    for step in (_together, *rule.signals):
         found = step(call)
         if found is not None:
             return found
@@ -74,8 +69,11 @@ def read_one_by_one(call: Call) -> None:
                 call.graph.uses[i] = use._replace(kind="other")
 
 
-def _together(call: Call) -> Signal | None:
+def _together(call: Call) -> list[Value] | None:
     """One function more on single entries of one source."""
+    dtypes = [v.aval.dtype for v in call.equation.outvars]
+    if not call.rule.pointwise or len(dtypes) > 1 or jax.numpy.issubdtype(dtypes[0], np.integer):
+        return None
     source, samples, entries = set[int](), [], []
     for i, (value, atom) in enumerate(zip(call.values, call.equation.invars, strict=True)):
         if isinstance(value, Constant):
@@ -94,11 +92,11 @@ def _together(call: Call) -> Signal | None:
     with np.errstate(all="ignore"):
         curve = curves.apply(call.equation, samples, cast=call.rule.same)
     # The argument is where the first operation finds it.
-    return replace(
+    return [replace(
         signal, node=call.graph.node(call.values), path=call.at, size=call.graph.size,
         pointwise=Pointwise(curve, signal.source, min(entries)),
         normed=signal.normed or call.rule.root,
-    )  # fmt: skip
+    )]  # fmt: skip
 
 
 def as_one(end: Value, values: Sequence[Value], at: Path) -> Value:

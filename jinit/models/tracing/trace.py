@@ -64,13 +64,10 @@ class Trace:
 
     def equation(self, path: Path) -> Any:
         """The equation that stands there."""
-        jaxpr, (first, *rest) = self.jaxpr.jaxpr, path
-        found = jaxpr.eqns[first]
-        while rest:
-            branch, number, *rest = rest
-            inner = inner_jaxprs(found)
-            assert inner is not None
-            found = inner[branch].eqns[number]
+        first, *rest = path
+        found = self.jaxpr.jaxpr.eqns[first]
+        for branch, number in zip(rest[::2], rest[1::2], strict=True):
+            found = (inner_jaxprs(found) or [])[branch].eqns[number]
         return found
 
     def visible(self, path: Path) -> Path:

@@ -24,11 +24,6 @@ class Loop(NamedTuple):
     length: int
     reverse: bool
 
-    @property
-    def depth(self) -> int:
-        """Where in the path of an equation inside the pass of this loop belongs."""
-        return len(self.path)
-
 
 class RoleError(ValueError):
     """A parameter whose use says nothing certain; the message names it and offers a rule."""
