@@ -229,6 +229,7 @@ class Program:
         devices: tuple[jax.Device, ...],
     ) -> None:
         """Compile `one` of a row, given its abstract arguments; at most `groups` run in a call."""
+        self.groups = groups
         mesh, split = Mesh(np.array(devices), ("devices",)), PartitionSpec("devices")
         over = _over_groups(one, example, group, groups)
         mapped = jax.shard_map(
