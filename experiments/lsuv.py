@@ -223,13 +223,13 @@ def figure(data: xr.Dataset) -> Figure:
 
     found = gains_of(data)
     theory = {name: gain(name) for name in found.mean.gained.values.tolist()}
-    middle.axline((1, 1), slope=1, color="0.25", linewidth=1.6, label="equal")
+    middle.axline((1.2, 1.2), slope=1, color="0.25", linewidth=1.6, label="equal")
     for name, at in theory.items():
         middle.annotate(LABELS[name], (at, at), xytext=(10, -14), textcoords="offset points")
     marks = {"color": BLUE, "marker": "o", "label": "LSUV, infinite width, ± what is allowed"}
     points(middle, [*theory.values()], found.mean, found.tolerance, errors=1, **marks)
     x, y = "theory, $1/\\sqrt{E\\,\\phi(z)^2}$", "found, √(fan in) × weight std"
-    label(middle, "LSUV finds theory's gain", x, y, "upper left")
+    label(middle, "LSUV finds theory's gain", x, y, "upper left", xmargin=0.12, ymargin=0.12)
 
     median = data.accuracy.median("seed").stack(net=("depth", "trained"))
     median = median.transpose("net", "scheme")
