@@ -29,8 +29,7 @@ class Bound(NamedTuple):
     """(x, params, its name) -> arrays, checked"""
     shape: Callable[[Any, Any, Any], tuple[int, ...]]
     """(params, state, x) -> that of the outputs"""
-    forward: Callable[[Any, Any, Any, bool, jax.Array | None], tuple[jax.Array, Any]]
-    """(params, state, x, train, key)"""
+    forward: Apply
     signals: Callable[..., Any] | None = None
     """(params, state, x, y, loss=) -> `LayerSignals`, where layers are known"""
     noisy: bool = False
@@ -107,9 +106,6 @@ def bind_network(net: Network) -> Bound:
             raise ValueError(f"{name} must hold arrays [batch, ...] of one batch, got {found}.")
         return x
 
-    def forward(params: Any, state: Any, x: Any, train: bool, key: Any) -> tuple[jax.Array, Any]:
-        return net.apply(params, state, x, train=train, key=key)
-
     def shape(params: Any, state: Any, x: Any) -> tuple[int, ...]:
         call = partial(net.apply, train=True, key=jax.random.key(0))
         out, _ = jax.eval_shape(call, params, state, x)
@@ -121,4 +117,4 @@ def bind_network(net: Network) -> Bound:
             )
         return out.shape
 
-    return Bound(check, inputs, shape, forward, noisy=True)
+    return Bound(check, inputs, shape, net.apply, noisy=True)

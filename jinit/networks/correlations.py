@@ -14,12 +14,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from jinit import checks
-from jinit.networks.layer import Run
-from jinit.networks.mlp import MLP, as_input, as_stacked
+from jinit.networks.layer import Run, climb, over_layers
+from jinit.networks.mlp import MLP, as_input, as_measured
 from jinit.networks.params import NormState, Params
-from jinit.networks.scaled import Scaled, to_array
-from jinit.networks.signals import Slopes, ascend, at_least_float32, scaled_steps
+from jinit.networks.scaled import Scaled, add, normalise, to_array
+from jinit.networks.signals import Slopes, scaled_steps
 
 
 class Correlations(NamedTuple):
@@ -57,10 +56,8 @@ def correlations(
     being those of the inputs.
 
     Args:
-        net: the description.
-        params: what `init` returned, or a sequence of `Layer`s; the precision is theirs, and
-            float32 at least. Where inputs come nearer than it resolves, give float64.
-        state: what `init` returned.
+        net, params, state: as in `jinit.forward`; the precision is that of `params`, and float32 at
+            least. Where inputs come nearer than it resolves, give float64.
         x: one input of each pair.
         other: the other one.
         train: normalise by the batch, which is all inputs of both sides (True), or by the running
@@ -74,34 +71,32 @@ def correlations(
 
     Source: Poole et al. 2016, eq. 4 and 5.
     """
-    params, state = at_least_float32(as_stacked(net, params, state))
-    sides = []
-    for name, side in (("x", x), ("other", other)):
-        checks.finite(name, side)
-        sides.append(as_input(net, side, params.runs[0].w.dtype, name=name))
-    if sides[0].shape != sides[1].shape:
+    params, state, x = as_measured(net, params, state, x)
+    other = as_input(net, params, other, "other")
+    if x.shape != other.shape:
         raise ValueError(
-            f"x and other must pair one input with one, got {sides[0].shape[0]} and "
-            f"{sides[1].shape[0]}; repeat the one that is shorter."
+            f"x and other must pair one input with one, got {x.shape[0]} and {other.shape[0]}; "
+            f"repeat the one that is shorter."
         )
-    return _measure(net, train, params, state, jnp.concatenate(sides))
+    return _measure(net, train, params, state, jnp.concatenate([x, other]))
 
 
 @partial(jax.jit, static_argnames=("net", "train"))
 def _measure(net: MLP, train: bool, params: Params, state: NormState, x: jax.Array) -> Correlations:
-    def look(run: Run, h: Scaled, out: Scaled, steps: Any) -> Correlations:
-        return _compare(run.pre_activation(out, steps["linear"].value))
+    slopes = Slopes(net.activation, x.dtype)
 
-    steps_of = partial(scaled_steps, net.parts, Slopes(net.activation, x.dtype), train)
-    seen = ascend(net, params, state, x, steps_of, look)[1]
+    def up(run: Run, h: Scaled, xs: Any) -> tuple[Scaled, Correlations]:
+        out, steps = climb(run.kind, scaled_steps(net.parts, slopes, train, *xs), h, add)
+        return out, _compare(run.pre_activation(out, steps["linear"].value))
+
+    seen = over_layers(up, normalise(x), net.runs, params.runs, state.runs)[1]
     return jax.tree.map(lambda *parts: jnp.concatenate(parts).T, *seen)
 
 
 def _compare(pre: Scaled) -> Correlations:
     """Of the first half of the rows with the second, `[pairs]`."""
 
-    def mean(array: jax.Array) -> jax.Array:
-        return jnp.mean(array, axis=1)
+    mean = partial(jnp.mean, axis=1)
 
     def size(mean_square: jax.Array) -> jax.Array:
         return to_array(Scaled(mean_square, 2 * pre.exponent))

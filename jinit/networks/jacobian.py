@@ -8,11 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from jinit import checks
-from jinit.networks.mlp import MLP, as_input, as_stacked, forward
+from jinit.networks.mlp import MLP, as_measured, forward
 from jinit.networks.norms import NORMS
 from jinit.networks.params import Layer, NormState, Params
-from jinit.networks.signals import at_least_float32
 
 
 def measure_jacobian_spectrum(
@@ -35,10 +33,8 @@ def measure_jacobian_spectrum(
     which inputs of mean square (q - bias_var) / weight_var have in the first layer.
 
     Args:
-        net: the description.
-        params: what `init` returned, or a sequence of `Layer`s; the precision is theirs, and
-            float32 at least.
-        state: what `init` returned.
+        net, params, state: as in `jinit.forward`; the precision is that of `params`, and float32 at
+            least.
         x: inputs; each has a spectrum of its own, and they are taken one after the other.
         readout: whether J goes on through the readout to the outputs.
         train: with batch norm, normalise by the batch, through whose statistics J then goes (of an
@@ -53,14 +49,12 @@ def measure_jacobian_spectrum(
 
     Source: Pennington, Schoenholz & Ganguli 2017, eq. 2.
     """
-    params, state = at_least_float32(as_stacked(net, params, state))
+    params, state, x = as_measured(net, params, state, x)
     if net.depth == 1 and not readout:
         raise ValueError(
             f"a network of widths {list(net.dims)} has no activation up to which its Jacobian "
             f"could go; add a hidden layer or use readout=True."
         )
-    checks.finite("x", x)
-    x = as_input(net, x, params.runs[0].w.dtype)
     return _measure(net, readout, train, params, state, x)
 
 
@@ -78,9 +72,8 @@ def _measure(
 
     def spectrum(i: jax.Array) -> jax.Array:
         def output(own: jax.Array) -> jax.Array:
-            if together:
-                return forward(net, params, state, x.at[i].set(own), train=train)[0][i]
-            return forward(net, params, state, own[None], train=train)[0][0]
+            batch, row = (x.at[i].set(own), i) if together else (own[None], 0)
+            return forward(net, params, state, batch, train=train)[0][row]
 
         outputs, inputs = net.dims[-1], net.dims[0]
         jacobian = (jax.jacfwd if inputs <= outputs else jax.jacrev)(output)(x[i])

@@ -1,4 +1,4 @@
-"""One layer, written once: its steps in order, and the walk up and down them.
+"""One layer, written once: its steps in order, the walk up and down them, and that up all layers.
 
 A layer is linear, norm, activation: `h' = phi(norm(h W + b))`. In a residual net a square layer is
 a pre-activation block instead, `h' = h + a (phi(norm(h)) W + b)`. The last layer is a linear
@@ -8,7 +8,8 @@ of `forward`; `layer_signals` takes its own, which know the way back and leave n
 
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
@@ -41,15 +42,15 @@ LAYERS: dict[Kind, Order] = {
 class Branch(NamedTuple):
     """How a residual net weighs a branch: by a factor of how many there are, and one it learns."""
 
-    factor: Callable[[int], float]
+    factor: Callable[[int], float] = lambda branches: 1.0
     learned: bool = False
 
 
 RESIDUALS: dict[str | None, Branch] = {
-    None: Branch(lambda branches: 1.0),
-    "plain": Branch(lambda branches: 1.0),
+    None: Branch(),
+    "plain": Branch(),
     "scaled": Branch(lambda branches: 1 / math.sqrt(max(branches, 1))),
-    "skipinit": Branch(lambda branches: 1.0, learned=True),
+    "skipinit": Branch(learned=True),
 }
 
 
@@ -106,6 +107,27 @@ def descend(
     return add(g, x) if order.skip else x, by_value
 
 
+def over_layers(
+    step: Any, carry: X, runs: Sequence[Run], *xs: Any, unroll: int = 0, reverse: bool = False
+) -> tuple[X, list[Any]]:
+    """`lax.scan` of `step(run, carry, layer) -> (carry, seen)` over the layers of all runs.
+
+    Of each of `xs`, which hold something stacked by run, a step gets what is its layer's. A run of
+    one layer is applied directly, one of up to `unroll` layers is unrolled.
+    """
+    found = []
+    walk = list(zip(runs, *xs, strict=True))
+    for run, *own in reversed(walk) if reverse else walk:
+        if run.length == 1:
+            carry, seen = step(run, carry, jax.tree.map(lambda leaf: leaf[0], own))
+            seen = jax.tree.map(lambda leaf: leaf[None], seen)
+        else:
+            options = {"unroll": run.length <= unroll, "reverse": reverse}
+            carry, seen = jax.lax.scan(partial(step, run), carry, own, **options)
+        found.append(seen)
+    return carry, found[::-1] if reverse else found
+
+
 def plain_steps(
     parts: Parts, train: bool, layer: Layer, stats: BatchStats | None
 ) -> Steps[jax.Array]:
@@ -115,17 +137,14 @@ def plain_steps(
         z = linear(layer.w, h)
         return z if layer.b is None else z + layer.b[:, None], None
 
-    def norm(z: jax.Array) -> tuple[jax.Array, BatchStats | None]:
-        return parts.norm.apply(
-            z, stats, layer.gamma, layer.beta,
-            train=train, momentum=parts.momentum, eps=parts.eps, batch_axis=1,
-        )  # fmt: skip
-
     def branch(z: jax.Array) -> tuple[jax.Array, None]:
         z = parts.branch * z
         return z if layer.alpha is None else layer.alpha * z, None
 
-    def activate(u: jax.Array) -> tuple[jax.Array, None]:
-        return parts.activation(u), None
-
-    return {"linear": affine, "norm": norm, "activate": activate, "branch": branch}
+    how = {"train": train, "momentum": parts.momentum, "eps": parts.eps, "batch_axis": 1}
+    return {
+        "linear": affine,
+        "norm": lambda z: parts.norm.apply(z, stats, layer.gamma, layer.beta, **how),
+        "activate": lambda u: (parts.activation(u), None),
+        "branch": branch,
+    }

@@ -56,14 +56,12 @@ def loss_function(loss: str | Loss | None, y: jax.Array, shape: tuple[int, ...])
     """
     if callable(loss):
         return loss
-    classes = _split(shape)[1]
+    classes, labels = _split(shape)[1], jnp.issubdtype(y.dtype, jnp.integer)
     if loss is None:
-        if not jnp.issubdtype(y.dtype, jnp.integer):
-            loss = "squared_error"
-        else:
-            loss = "binary_cross_entropy" if classes == 1 else "cross_entropy"
+        of_labels = "binary_cross_entropy" if classes == 1 else "cross_entropy"
+        loss = of_labels if labels else "squared_error"
     checks.choice("loss", loss, LOSSES)
-    if loss != "squared_error" and not jnp.issubdtype(y.dtype, jnp.integer):
+    if loss != "squared_error" and not labels:
         raise ValueError(
             f"{loss} needs integer labels, got {y.dtype} targets; use y.argmax(1) for one-hot "
             f"labels, or loss='squared_error'."

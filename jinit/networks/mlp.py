@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, cast
 
 import jax
@@ -13,9 +13,9 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jinit import checks, schemes
 from jinit.activations import Activation, activation
-from jinit.networks.layer import LAYERS, RESIDUALS, Parts, Run, climb, plain_steps
+from jinit.networks.layer import LAYERS, RESIDUALS, Parts, Run, climb, over_layers, plain_steps
 from jinit.networks.norms import NORMS, BatchStats, init_stats
-from jinit.networks.params import Layer, NormState, Params, over_layers, stack
+from jinit.networks.params import Layer, NormState, Params, stack
 from jinit.runtime import keys_after
 
 _UNROLLED = 16
@@ -60,7 +60,7 @@ class MLP:
             raise TypeError(f"bias must be True or False, got {self.bias!r}.")
         for name, value in (("momentum", self.momentum), ("eps", self.eps)):
             checks.number(name, value)
-            if not checks.is_concrete(value) or isinstance(value, jax.Array):
+            if isinstance(value, jax.Array):
                 raise TypeError(f"{name} must be a Python number, got {value!r}.")
             # NumPy scalars would widen low-precision arrays.
             object.__setattr__(self, name, float(value))
@@ -78,12 +78,10 @@ class MLP:
     def runs(self) -> tuple[Run, ...]:
         """Maximal groups of consecutive equal hidden layers, and the readout on its own."""
         runs: list[Run] = []
-        for i, shape in enumerate(pairwise(self.dims[:-1])):
-            if runs and runs[-1].shape == shape:
-                runs[-1] = runs[-1]._replace(length=runs[-1].length + 1)
-            else:
-                block = self.residual is not None and shape[0] == shape[1]
-                runs.append(Run(i, 1, shape, "block" if block else "plain"))
+        for shape, equal in groupby(pairwise(self.dims[:-1])):
+            block = self.residual is not None and shape[0] == shape[1]
+            start = sum(run.length for run in runs)
+            runs.append(Run(start, len(list(equal)), shape, "block" if block else "plain"))
         return (*runs, Run(self.depth - 1, 1, (self.dims[-2], self.dims[-1]), "readout"))
 
     @cached_property
@@ -97,9 +95,6 @@ class MLP:
         """What all its layers have in common."""
         phi, norm = activation(self.activation), NORMS[self.norm]
         return Parts(phi, norm, self.momentum, self.eps, self.branch_scale)
-
-
-# --- from a key to parameters -----------------------------------------------------------------
 
 
 def init(
@@ -141,23 +136,24 @@ def init(
             raise ValueError(f"bias_var is a variance and must not be negative, got {bias_var!r}.")
         if float(bias_var) > 0 and not net.bias:
             raise ValueError(f"bias_var={bias_var!r} needs biases; use MLP(..., bias=True).")
+    row = _row(scheme, options)
+    fold_in = jax.vmap(jax.random.fold_in, (0, None))
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(net.depth))
-    weight_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 0)
-    known = schemes.SCHEMES.get(scheme) if isinstance(scheme, str) else None
+    weight_keys = fold_in(keys, 0)
     w: jax.Array | None = None
     layers: list[Layer] = []
     stats: list[BatchStats | None] = []
     for run in net.runs:
         pieces: list[jax.Array] = []
-        for place, start, length in _places(net, run, known is not None and known.placed):
-            # A draw may hold a QR decomposition; of a function of one's own, nothing is known.
-            if w is not None and (known is None or known.decomposes):
+        for place, start, length in _places(net, run, row.placed):
+            if w is not None and row.decomposes:
                 weight_keys = keys_after(weight_keys, w)
-            draw = _initializer(scheme, place, options)
+            given = options | {"place": place} if row.placed else options
+            draw = schemes.scheme(scheme, **given) if isinstance(scheme, str) else scheme
             own = weight_keys[start : start + length]
             w = jax.vmap(lambda key, draw=draw, run=run: draw(key, run.shape, dtype))(own)
             pieces.append(w)
-        w = pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces)
+        w = jnp.concatenate(pieces)
         if w.shape[1:] != run.shape:
             raise ValueError(
                 f"an initializer must return an array of the shape it is given, "
@@ -169,8 +165,7 @@ def init(
             for name, value in {"b": 0, "gamma": 1, "beta": 0, "alpha": 0}.items()
         }
         if net.bias and not (checks.is_concrete(bias_var) and float(bias_var) == 0):
-            own = keys[run.start : run.start + run.length]
-            own = jax.vmap(jax.random.fold_in, (0, None))(own, 1)
+            own = fold_in(keys[run.start : run.start + run.length], 1)
             draw = schemes.scheme("normal", scale=jnp.sqrt(jnp.asarray(bias_var, jnp.float32)))
             rest["b"] = jax.vmap(lambda key, n=run.shape[-1:], d=draw: d(key, n, dtype))(own)
         layers.append(Layer(w, **rest))
@@ -206,9 +201,8 @@ def _places(net: MLP, run: Run, placed: bool) -> list[tuple[schemes.Place, int, 
     return [("hidden" if run.start > 0 else "first", run.start, run.length)]
 
 
-def _initializer(
-    scheme: str | schemes.Initializer, place: schemes.Place, options: dict[str, Any]
-) -> schemes.Initializer:
+def _row(scheme: str | schemes.Initializer, options: dict[str, Any]) -> schemes.Scheme:
+    """What is known of a scheme; of a function of one's own, not even that it has no QR."""
     if isinstance(scheme, str):
         for fixed in ("in_axis", "out_axis", "batch_axis", "place"):
             if fixed in options:
@@ -216,10 +210,8 @@ def _initializer(
                     f"{fixed!r} is set by the network, whose weights are [fan_in, fan_out], got "
                     f"{fixed}={options[fixed]!r}; leave it out, or draw with jinit.scheme."
                 )
-        known = schemes.SCHEMES.get(scheme)
-        if known is not None and known.placed:
-            options = options | {"place": place}
-        return schemes.scheme(scheme, **options)
+        checks.choice("scheme", scheme, schemes.SCHEMES)
+        return schemes.SCHEMES[scheme]
     if not callable(scheme):
         raise TypeError(
             f"scheme must be a name such as 'he' or an initializer (key, shape, dtype), "
@@ -230,10 +222,7 @@ def _initializer(
             f"an initializer function takes no options here, got {sorted(options)}; "
             f"build them into the function."
         )
-    return scheme
-
-
-# --- the forward pass -------------------------------------------------------------------------
+    return schemes.Scheme(lambda: scheme, "", "", decomposes=True)
 
 
 def forward(
@@ -263,20 +252,14 @@ def forward(
     """
     params, state = as_stacked(net, params, state)
     # Inside, samples are columns: h is [features, batch]. See `linear` for why.
-    h = as_input(net, x, params.runs[0].w.dtype).T
-    after: list[BatchStats | None] = []
-    for run, layers, stats in zip(net.runs, params.runs, state.runs, strict=True):
+    h = as_input(net, params, x, finite=False).T
 
-        def up(h: jax.Array, xs: Any, run: Run = run) -> tuple[jax.Array, BatchStats | None]:
-            h, steps = climb(run.kind, plain_steps(net.parts, train, *xs), h)
-            return h, steps["norm"].beside if "norm" in steps else None
+    def up(run: Run, h: jax.Array, xs: Any) -> tuple[jax.Array, BatchStats | None]:
+        h, steps = climb(run.kind, plain_steps(net.parts, train, *xs), h)
+        return h, steps["norm"].beside if "norm" in steps else None
 
-        h, own = over_layers(up, h, (layers, stats), run.length, unroll=run.length <= _UNROLLED)
-        after.append(own)
+    h, after = over_layers(up, h, net.runs, params.runs, state.runs, unroll=_UNROLLED)
     return h.T, NormState(tuple(after))
-
-
-# --- validation -------------------------------------------------------------------------------
 
 
 def _check_net(net: object) -> None:
@@ -284,8 +267,10 @@ def _check_net(net: object) -> None:
         raise TypeError(f"net must be a jinit.MLP such as jinit.MLP([64, 128, 10]), got {net!r}.")
 
 
-def as_input(net: MLP, x: Any, dtype: Any, *, name: str = "x") -> jax.Array:
+def as_input(net: MLP, params: Params, x: Any, name: str = "x", finite: bool = True) -> jax.Array:
     """The inputs as an array [batch, in] of the parameters' dtype."""
+    if finite:
+        checks.finite(name, x)
     checks.numeric(name, x)
     x = jnp.asarray(x)
     if x.ndim != 2 or x.shape[1] != net.dims[0]:
@@ -293,7 +278,14 @@ def as_input(net: MLP, x: Any, dtype: Any, *, name: str = "x") -> jax.Array:
             f"{name} must have shape [batch, {net.dims[0]}] for a network of widths "
             f"{list(net.dims)}, got {list(x.shape)}; reshape {name} or change dims[0]."
         )
-    return x.astype(dtype)
+    return x.astype(params.runs[0].w.dtype)
+
+
+def as_measured(net: MLP, params: Any, state: Any, x: Any) -> tuple[Params, NormState, jax.Array]:
+    """What a measurement takes: narrower floats widened to float32, and finite inputs."""
+    stacked = as_stacked(net, params, state)
+    params, state = jax.tree.map(lambda a: a.astype(np.promote_types(a.dtype, np.float32)), stacked)
+    return params, state, as_input(net, params, x)
 
 
 def as_stacked(net: MLP, params: Any, state: Any) -> tuple[Params, NormState]:
@@ -353,14 +345,14 @@ def _as_state(net: MLP, state: Any, lengths: list[int]) -> NormState:
 def _shapes(net: MLP, run: Run) -> dict[str, tuple[int, ...] | None]:
     """The shapes of a run's `Layer` and of its statistics, None for what it lacks."""
     steps, norm, vector = LAYERS[run.kind].steps, NORMS[net.norm], (run.length, run.shape[-1])
-    normed = norm.standardise is not None and "norm" in steps
+    normed = vector if norm.standardise is not None and "norm" in steps else None
     return {
         "w": (run.length, *run.shape),
         "b": vector if net.bias else None,
-        "gamma": vector if normed else None,
-        "beta": vector if normed else None,
+        "gamma": normed,
+        "beta": normed,
         "alpha": (run.length,) if RESIDUALS[net.residual].learned and "branch" in steps else None,
-        "stats": vector if normed and norm.over_batch else None,
+        "stats": normed if norm.over_batch else None,
     }
 
 

@@ -85,12 +85,7 @@ def layer_norm(
 ) -> Float[Array, "rows columns"]:
     """Normalise every sample over its units (Ba, Kiros & Hinton 2016, eq. 4).
 
-    Args:
-        x: pre-activations [batch, features]; [features, batch] with `batch_axis=1`.
-        gamma: scale.
-        beta: shift.
-        eps: added to the variance.
-        batch_axis: 0, or 1 where samples are columns.
+    The arguments are those of `batch_norm`.
     """
     checks.choice("batch_axis", batch_axis, [0, 1])
     along = partial(jnp.expand_dims, axis=batch_axis)
@@ -122,16 +117,10 @@ def _normalise_jvp(eps: float, axis: int, primals: Any, tangents: Any) -> Any:
     along = partial(jnp.expand_dims, axis=axis)
     slope = gamma * inverse
     dmean, dscale = jnp.mean(dx, axis), jnp.mean(standard * dx, axis)
-    dy = (
-        along(slope) * dx
-        - along(slope * dmean)
-        - standard * along(slope * dscale)
-        + standard * along(dgamma)
-        + along(dbeta)
-    )
+    by_x = along(slope) * dx - along(slope * dmean) - standard * along(slope * dscale)
+    dy = by_x + standard * along(dgamma) + along(dbeta)
     dvar = 2 * dscale / inverse
-    y = along(gamma) * standard + along(beta)
-    return (y, mean, var), (dy, dmean, dvar)
+    return (along(gamma) * standard + along(beta), mean, var), (dy, dmean, dvar)
 
 
 def _standardise(x: jax.Array, eps: float | jax.Array, axis: int) -> tuple[jax.Array, ...]:

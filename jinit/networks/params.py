@@ -7,6 +7,8 @@ the containers look like plain sequences of single layers.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import jax
@@ -50,7 +52,7 @@ class Stacked(Generic[Item]):
 
     def __len__(self) -> int:
         """The number of single layers."""
-        return sum(_length(run) for run in self.runs)
+        return len(self._places())
 
     @overload
     def __getitem__(self, index: int) -> Item: ...
@@ -61,19 +63,18 @@ class Stacked(Generic[Item]):
     def __getitem__(self, index: int | slice) -> Item | list[Item]:
         """One layer, counted from either end, or a list of several."""
         if isinstance(index, slice):
-            return [self[i] for i in range(len(self))[index]]
+            return [_take(*place) for place in self._places()[index]]
         if not -len(self) <= index < len(self):
             raise IndexError(f"layer {index} of a net of {len(self)} layers")
-        position = index % len(self)
-        for run in self.runs:
-            if position < _length(run):
-                return _take(run, position)
-            position -= _length(run)
-        raise IndexError(index)
+        return _take(*self._places()[index])
 
     def __iter__(self) -> Iterator[Item]:
         """Single layers, input side first."""
-        return (self[i] for i in range(len(self)))
+        return (_take(*place) for place in self._places())
+
+    def _places(self) -> list[tuple[Item, int]]:
+        """Of every single layer: its run, and where in it."""
+        return [(run, i) for run in self.runs if run is not None for i in range(_length(run))]
 
 
 @jax.tree_util.register_dataclass
@@ -94,34 +95,20 @@ class NormState(Stacked[BatchStats]):
 
 
 def _length(run: Any) -> int:
-    if run is None:
-        return 0
-    first = run[0]  # w of a Layer, mean of BatchStats
-    return int(first.shape[-1 - _RANK[run._fields[0]]])
+    # By w of a Layer, mean of BatchStats.
+    return int(run[0].shape[-1 - _RANK[run._fields[0]]])
 
 
 def _take(run: Any, i: int) -> Any:
-    return type(run)(
-        *(
-            None if leaf is None else leaf[(..., i, *(slice(None),) * _RANK[name])]
-            for name, leaf in zip(run._fields, run, strict=True)
-        )
-    )
+    def one(name: str, leaf: Any) -> Any:
+        return None if leaf is None else leaf[(..., i, *(slice(None),) * _RANK[name])]
+
+    return type(run)(*map(one, run._fields, run))
 
 
 def stack(layers: Sequence[Item], lengths: Sequence[int]) -> tuple[Item | None, ...]:
     """Runs of the given lengths from a plain sequence of single layers."""
-    runs, start = [], 0
-    for length in lengths:
-        run = layers[start : start + length]
-        start += length
-        runs.append(jax.tree.map(lambda *leaves: jnp.stack(leaves), *run) if run else None)
-    return tuple(runs)
-
-
-def over_layers(step: Any, carry: Any, xs: Any, length: int, **options: bool) -> Any:
-    """`lax.scan` over the layers of a run, with a run of one layer applied directly."""
-    if length > 1:
-        return jax.lax.scan(step, carry, xs, **options)
-    carry, out = step(carry, jax.tree.map(lambda leaf: leaf[0], xs))
-    return carry, jax.tree.map(lambda leaf: leaf[None], out)
+    rest = iter(layers)
+    runs = [list(islice(rest, length)) for length in lengths]
+    join = partial(jax.tree.map, lambda *leaves: jnp.stack(leaves))
+    return tuple(join(*run) if run else None for run in runs)

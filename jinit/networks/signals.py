@@ -8,7 +8,7 @@ precision; backward, which is linear in its cotangent, the cotangent is rescaled
 
 import math
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,11 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from jinit import checks
 from jinit.activations import SATURATION, Activation, facts
 from jinit.networks.base import Loss
-from jinit.networks.layer import Parts, Run, Steps, climb, descend
+from jinit.networks.layer import Parts, Run, Steps, climb, descend, over_layers
 from jinit.networks.losses import LOSSES, as_targets, loss_function
-from jinit.networks.mlp import MLP, as_input, as_stacked
+from jinit.networks.mlp import MLP, as_measured
 from jinit.networks.norms import check_batch
-from jinit.networks.params import Layer, NormState, Params, over_layers
+from jinit.networks.params import Layer, NormState, Params
 from jinit.networks.scaled import Scaled, add, log_rms, normalise, pow2, to_array
 
 
@@ -75,10 +75,7 @@ def layer_signals(
     """Statistics of activations and gradients in every layer.
 
     Args:
-        net: the description.
-        params: what `init` returned, or a sequence of `Layer`s; bfloat16 and float16 are widened
-            to float32.
-        state: what `init` returned.
+        net, params, state: as in `jinit.forward`; bfloat16 and float16 are widened to float32.
         x: inputs.
         y: labels [batch] or float targets [batch, out]; the gradient is then the loss's.
         key: without y, the output cotangent is drawn from it, N(0, 1) per entry.
@@ -96,9 +93,7 @@ def layer_signals(
     Raises:
         ValueError: arrays that do not fit the network, or neither y nor key.
     """
-    params, state = at_least_float32(as_stacked(net, params, state))
-    checks.finite("x", x)
-    x = as_input(net, x, params.runs[0].w.dtype)
+    params, state, x = as_measured(net, params, state, x)
     if y is None and key is None:
         raise ValueError(
             "layer_signals needs labels y for the gradient of a loss, or key=jax.random.key(0) "
@@ -108,7 +103,7 @@ def layer_signals(
     edges = None if bins is None else _check_bins(bins, x.dtype)
     function = None
     if y is None:
-        targets = checks.key(cast("jax.Array", key))
+        targets = checks.key(key)
     else:
         shape = (x.shape[0], net.dims[-1])
         targets = as_targets(y, shape, loss)
@@ -132,55 +127,29 @@ def _measure(
     slopes = Slopes(net.activation, x.dtype)
     steps_of = partial(scaled_steps, net.parts, slopes, train)
 
-    def look(run: Run, h: Scaled, out: Scaled, steps: Any) -> Any:
-        return (h, steps["linear"].value), _describe(run, out, steps, slopes, edges)
+    def up(run: Run, h: Scaled, xs: Any) -> Any:
+        out, steps = climb(run.kind, steps_of(*xs), h, add)
+        return out, ((h, steps["linear"].value), _describe(run, out, steps, slopes, edges))
 
-    h, seen = ascend(net, params, state, x, steps_of, look)
+    def down(run: Run, g: Scaled, xs: Any) -> Any:
+        layer, stats, (h, z) = xs
+        steps = climb(run.kind, steps_of(layer, stats, z), h, add)[1]
+        by_h, by_value = descend(run.kind, steps, g, add)
+        by_pre, by_z = run.pre_activation(g, by_value["linear"]), by_value["linear"]
+        read = steps["linear"].read
+        by_w = normalise(read.array.T @ by_z.array, read.exponent + by_z.exponent)
+        return by_h, {"log_grad": log_rms(by_pre), "log_weight_grad": log_rms(by_w)}
+
+    own = params.runs, state.runs
+    h, seen = over_layers(up, normalise(x), net.runs, *own)
+    caches, forward = zip(*seen, strict=True)
     if loss is None:
         g = normalise(jax.random.normal(targets, h.array.shape, x.dtype))
     else:
         g = _output_gradient(h, targets, loss)
-
-    runs = list(zip(net.runs, params.runs, state.runs, seen, strict=True))
-    found: list[dict[str, Any]] = []
-    for run, layers, stats, (cache, forward) in reversed(runs):
-
-        def down(g: Scaled, xs: Any, run: Run = run) -> Any:
-            layer, stats, (h, z) = xs
-            steps = climb(run.kind, steps_of(layer, stats, z), h, add)[1]
-            by_h, by_value = descend(run.kind, steps, g, add)
-            by_pre, by_z = run.pre_activation(g, by_value["linear"]), by_value["linear"]
-            read = steps["linear"].read
-            by_w = normalise(read.array.T @ by_z.array, read.exponent + by_z.exponent)
-            return by_h, {"log_grad": log_rms(by_pre), "log_weight_grad": log_rms(by_w)}
-
-        g, backward = over_layers(down, g, (layers, stats, cache), run.length, reverse=True)
-        found.insert(0, forward | backward)
+    backward = over_layers(down, g, net.runs, *own, caches, reverse=True)[1]
+    found = [there | back for there, back in zip(forward, backward, strict=True)]
     return LayerSignals(**jax.tree.map(lambda *parts: jnp.concatenate(parts), *found))
-
-
-def ascend(
-    net: MLP, params: Params, state: NormState, x: jax.Array, steps_of: Any, look: Any
-) -> tuple[Scaled, list[Any]]:
-    """The outputs, and by run what `look(run, input, output, steps)` saw in its layers."""
-    h, seen = normalise(x), []
-    for run, layers, stats in zip(net.runs, params.runs, state.runs, strict=True):
-
-        def up(h: Scaled, xs: Any, run: Run = run) -> Any:
-            out, steps = climb(run.kind, steps_of(*xs), h, add)
-            return out, look(run, h, out, steps)
-
-        h, found = over_layers(up, h, (layers, stats), run.length)
-        seen.append(found)
-    return h, seen
-
-
-def at_least_float32(tree: Any) -> Any:
-    """The same arrays, those of narrower floats widened."""
-    return jax.tree.map(lambda a: a.astype(np.promote_types(a.dtype, np.float32)), tree)
-
-
-# --- the steps of a layer, there and back ---------------------------------------------------
 
 
 class _Times(NamedTuple):
@@ -202,24 +171,17 @@ def scaled_steps(
     """
 
     def linear(h: Scaled) -> tuple[Scaled, Any]:
-        def back(g: Scaled) -> Scaled:
-            return normalise(g.array @ layer.w.T, g.exponent)
-
-        if z is not None:
-            return z, back
-        product = normalise(h.array @ layer.w, h.exponent)
-        return product if layer.b is None else add(product, normalise(layer.b[None])), back
-
-    def activate(u: Scaled) -> tuple[Scaled, _Times]:
-        value, slope = slopes.apply(u)
-        return value, _Times(slope)
+        out = normalise(h.array @ layer.w, h.exponent) if z is None else z
+        if z is None and layer.b is not None:
+            out = add(out, normalise(layer.b[None]))
+        return out, lambda g: normalise(g.array @ layer.w.T, g.exponent)
 
     def branch(z: Scaled) -> tuple[Scaled, _Times]:
         times = _Times(parts.branch if layer.alpha is None else parts.branch * layer.alpha)
         return times(z), times
 
     norm = partial(_norm, parts, train, layer, stats)
-    return {"linear": linear, "norm": norm, "activate": activate, "branch": branch}
+    return {"linear": linear, "norm": norm, "activate": slopes.apply, "branch": branch}
 
 
 def _norm(parts: Parts, train: bool, layer: Layer, stats: Any, z: Scaled) -> tuple[Scaled, Any]:
@@ -244,9 +206,6 @@ def _norm(parts: Parts, train: bool, layer: Layer, stats: Any, z: Scaled) -> tup
     return value, lambda g: normalise(back(g.array)[0], g.exponent - small)
 
 
-# --- activations -----------------------------------------------------------------------------
-
-
 class Slopes:
     """An activation with its slope, on arrays of any size.
 
@@ -259,35 +218,31 @@ class Slopes:
 
     def __init__(self, phi: str | Activation, dtype: Any) -> None:
         """What does not depend on the layer is looked at once."""
-        row = facts(phi)
-        self.phi, self.exact_slope, self.dtype = row.function, row.slope, dtype
+        self.row, self.dtype = facts(phi), dtype
         self.proportional_low = self._proportional(self.low)
         self.proportional_high = self._proportional(self.high)
         grid = jnp.linspace(-8.0, 8.0, 1601, dtype=dtype)
         self.steepest = jnp.max(jnp.abs(self._value_and_slope(grid)[1]))
 
     def _value_and_slope(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
-        if self.exact_slope is not None:
-            return self.phi(u), self.exact_slope(u)
-        return jax.jvp(self.phi, (u,), (jnp.ones_like(u),))
+        if self.row.slope is not None:
+            return self.row(u), self.row.slope(u)
+        return jax.jvp(self.row.function, (u,), (jnp.ones_like(u),))
 
     def _proportional(self, exponent: int) -> jax.Array:
         ends = jnp.asarray([-1.0, 1.0], self.dtype) * 2.0**exponent
-        once, twice = jnp.sum(jnp.abs(self.phi(ends))), jnp.sum(jnp.abs(self.phi(2 * ends)))
+        once, twice = jnp.sum(jnp.abs(self.row(ends))), jnp.sum(jnp.abs(self.row(2 * ends)))
         return (once > 0) & (jnp.abs(twice / once - 2) < 1e-3)
 
-    def apply(self, u: Scaled) -> tuple[Scaled, jax.Array]:
-        """(phi(u), phi'(u)) entry by entry."""
+    def apply(self, u: Scaled) -> tuple[Scaled, _Times]:
+        """phi(u), and the way back: times phi'(u)."""
         low, high = u.exponent - self.low, u.exponent - self.high
         carried = jnp.where(self.proportional_low, jnp.minimum(low, 0), 0)
         carried += jnp.where(self.proportional_high, jnp.maximum(high, 0), 0)
         info = jnp.finfo(self.dtype)
         exponent = jnp.clip(u.exponent - carried, int(info.minexp), int(info.maxexp) - 2)
         value, slope = self._value_and_slope(u.array * pow2(exponent, self.dtype))
-        return normalise(value, carried), slope
-
-
-# --- statistics ------------------------------------------------------------------------------
+        return normalise(value, carried), _Times(slope)
 
 
 def _describe(
@@ -322,9 +277,6 @@ def _check_bins(bins: Any, dtype: Any) -> jax.Array:
             f"{f'shape {list(edges.shape)}' if rising else bins}; use np.linspace(-1, 1, 51)."
         )
     return edges
-
-
-# --- the gradient by the outputs -------------------------------------------------------------
 
 
 def _output_gradient(h: Scaled, targets: jax.Array, loss: Loss) -> Scaled:

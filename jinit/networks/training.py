@@ -105,19 +105,14 @@ def train_step(
             metrics, state = metrics_of(params, carry.state, batch, True, key)
             return metrics.loss, (metrics, state)
 
-        (value, (metrics, state)), gradient = jax.value_and_grad(objective, has_aux=True)(
-            carry.params
-        )
+        gradient_of = jax.value_and_grad(objective, has_aux=True)
+        (value, (metrics, state)), gradient = gradient_of(carry.params)
         # Most optax transformations mix dtypes, which strict promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = extended.update(
-                gradient,
-                carry.opt_state,
-                carry.params,
-                value=value,
-                grad=gradient,
-                value_fn=lambda params: objective(params)[0],
-            )
+                gradient, carry.opt_state, carry.params,
+                value=value, grad=gradient, value_fn=lambda params: objective(params)[0],
+            )  # fmt: skip
             params = optax.apply_updates(carry.params, updates)
         return TrainState(params, state, opt_state), metrics
 
@@ -153,9 +148,7 @@ def train(
         key: draws the minibatches: each epoch is a fresh permutation of the training samples, cut
             into batches; samples that do not fill a batch wait for the next epoch. A `Network`
             gets a key of its own for every step.
-        net: the description.
-        params: what `init` returned, or a sequence of `Layer`s.
-        state: what `init` returned.
+        net, params, state: the description, and what `init` returned; or a sequence of `Layer`s.
         data: a `Data`, or a pair (x, y); for a `Network` x is any pytree of arrays [batch, ...],
             and y is labels [batch] or [batch, time], or floats of the outputs' shape.
         optimizer: any optax transformation, for example `optax.sgd(0.1)`.
@@ -256,9 +249,7 @@ def evaluate(
     """Loss and accuracy in evaluation mode (running batch statistics).
 
     Args:
-        net: the description.
-        params: what `init` returned or `train` trained.
-        state: the batch-norm state that belongs to them.
+        net, params, state: the description, and what `init` returned or `train` trained.
         x: inputs [batch, in]; for a `Network` any pytree of arrays [batch, ...].
         y: labels [batch] (or [batch, time]), or float targets of the outputs' shape.
         loss: as in `train_step`.
@@ -275,19 +266,12 @@ def evaluate(
     return _measure(bound, loss)(params, state, (x, y), False)[0]
 
 
-# --- kinds of networks ------------------------------------------------------------------------
-
-
 def _bind_mlp(net: MLP) -> Bound:
-    def inputs(x: Any, params: Any, name: str) -> jax.Array:
-        checks.finite(name, x)
-        return as_input(net, x, params.runs[0].w.dtype, name=name)
-
     return Bound(
         check=partial(as_stacked, net),
-        inputs=inputs,
+        inputs=lambda x, params, name: as_input(net, params, x, name),
         shape=lambda params, state, x: (x.shape[0], net.dims[-1]),
-        forward=lambda params, state, x, train, key: forward(net, params, state, x, train=train),
+        forward=lambda *of, train, key=None: forward(net, *of, train=train),
         signals=partial(layer_signals, net),
     )
 
@@ -311,15 +295,12 @@ def _measure(bound: Bound, loss: str | Loss | None) -> Callable[..., tuple[Metri
     def metrics(
         params: Any, state: Any, batch: tuple[Any, Any], train: bool, key: jax.Array | None = None
     ) -> tuple[Metrics, Any]:
-        outputs, state = bound.forward(params, state, batch[0], train, key)
+        outputs, state = bound.forward(params, state, batch[0], train=train, key=key)
         targets = as_targets(batch[1], outputs.shape, loss)
         value = loss_function(loss, targets, outputs.shape)(outputs, targets)
         return Metrics(value, accuracy(outputs, targets)), state
 
     return metrics
-
-
-# --- helpers ----------------------------------------------------------------------------------
 
 
 def _batches(
