@@ -59,10 +59,6 @@ class Scheme(NamedTuple):
 # --- draws that do not look at the shape ------------------------------------------------------
 
 
-def _zeros() -> Draw:
-    return jax.nn.initializers.zeros
-
-
 def _constant(value: ArrayLike = 1.0) -> Draw:
     return lambda key, shape, dtype: jnp.full(shape, value, dtype)
 
@@ -121,7 +117,16 @@ def _structured(fill: Draw) -> Callable[..., Draw]:
     """`gain` times what `fill` makes of a shape `[*field, in, out]`, on any axes."""
 
     def make(gain: ArrayLike = 1.0, in_axis: int = -2, out_axis: int = -1) -> Draw:
-        return _on_axes(lambda *of: _times(gain, fill(*of)), in_axis, out_axis)
+        def draw(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+            if (in_axis, out_axis) == (-2, -1):
+                return _times(gain, fill(key, shape, dtype))
+            _require_rank(shape, 2, 5)
+            axes = [in_axis % len(shape), out_axis % len(shape)]
+            rest = [n for i, n in enumerate(shape) if i not in axes]
+            kernel = fill(key, (*rest, shape[in_axis], shape[out_axis]), dtype)
+            return jnp.moveaxis(_times(gain, kernel), (-2, -1), axes)
+
+        return draw
 
     return make
 
@@ -184,32 +189,8 @@ def _looks_linear(
     return _structured(fill)(gain, in_axis, out_axis)
 
 
-# --- helpers ----------------------------------------------------------------------------------
-
-
 def _times(factor: ArrayLike, draws: jax.Array) -> jax.Array:
     return jnp.asarray(factor, draws.dtype) * draws
-
-
-def _on_axes(draw: Draw, in_axis: int, out_axis: int) -> Draw:
-    """The draw of a kernel whose inputs and outputs lie on other axes than the last two."""
-    if (in_axis, out_axis) == (-2, -1):
-        return draw
-
-    def moved(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        _require_rank(shape, 2, 5)
-        axes = [in_axis % len(shape), out_axis % len(shape)]
-        rest = [n for i, n in enumerate(shape) if i not in axes]
-        kernel = draw(key, (*rest, shape[in_axis], shape[out_axis]), dtype)
-        return jnp.moveaxis(kernel, (-2, -1), axes)
-
-    return moved
-
-
-def _check_axis(option: str, value: Any) -> None:
-    axes = value if isinstance(value, tuple | list) else (value,)
-    if not all(isinstance(axis, int) and not isinstance(axis, bool) for axis in axes):
-        raise TypeError(f"{option} must be an integer or a tuple of them, got {value!r}.")
 
 
 def _require_rank(shape: tuple[int, ...], least: int, most: int) -> None:
@@ -226,11 +207,17 @@ _HE = "He et al. 2015, eq. 10"
 _IN_JAX = "; as in jax.nn.initializers"
 _LECUN = f"LeCun et al. 1998, section 4.6{_IN_JAX}"
 _GLOROT = f"Glorot & Bengio 2010, eq. 12 and 16{_IN_JAX}"
-_glorot_normal = _scaling(1.0, "fan_avg", "truncated_normal")
-_glorot_uniform = _scaling(1.0, "fan_avg", "uniform")
+_GLOROT_NORMAL = Scheme(
+    _scaling(1.0, "fan_avg", "truncated_normal"),
+    "N(0, 2 gain²/(fan_in + fan_out)), truncated",
+    _GLOROT,
+)
+_GLOROT_UNIFORM = Scheme(
+    _scaling(1.0, "fan_avg", "uniform"), "U(±gain √(6/(fan_in + fan_out)))", _GLOROT
+)
 
 SCHEMES: dict[str, Scheme] = {
-    "zeros": Scheme(_zeros, "0", "the text's first mistake"),
+    "zeros": Scheme(lambda: jax.nn.initializers.zeros, "0", "the text's first mistake"),
     "constant": Scheme(_constant, "value", "the text's second mistake"),
     "normal": Scheme(_normal, "N(0, scale²)", "the text's randn * scale"),
     "uniform": Scheme(_uniform, "U(-scale, scale)", "symmetric; jax's own is U(0, scale)"),
@@ -245,14 +232,10 @@ SCHEMES: dict[str, Scheme] = {
         "the text's and CS231n's Xavier; Glorot's on square layers",
     ),
     "he": Scheme(_scaling(2.0, "fan_in", "normal"), "N(0, 2 gain²/fan_in)", _HE),
-    "glorot_normal": Scheme(_glorot_normal, "N(0, 2 gain²/(fan_in + fan_out)), truncated", _GLOROT),
-    "glorot_uniform": Scheme(_glorot_uniform, "U(±gain √(6/(fan_in + fan_out)))", _GLOROT),
-    "xavier_normal": Scheme(
-        _glorot_normal, "N(0, 2 gain²/(fan_in + fan_out)), truncated", "another name: glorot_normal"
-    ),
-    "xavier_uniform": Scheme(
-        _glorot_uniform, "U(±gain √(6/(fan_in + fan_out)))", "another name: glorot_uniform"
-    ),
+    "glorot_normal": _GLOROT_NORMAL,
+    "glorot_uniform": _GLOROT_UNIFORM,
+    "xavier_normal": _GLOROT_NORMAL._replace(source="another name: glorot_normal"),
+    "xavier_uniform": _GLOROT_UNIFORM._replace(source="another name: glorot_uniform"),
     "he_normal": Scheme(
         _scaling(2.0, "fan_in", "truncated_normal"),
         "N(0, 2 gain²/fan_in), truncated",
@@ -326,7 +309,10 @@ def scheme(name: str, **options: Any) -> Initializer:
         if option in options:
             checks.number(option, options[option])
     for option in ("in_axis", "out_axis", "batch_axis"):
-        _check_axis(option, options.get(option, 0))
+        value = options.get(option, 0)
+        axes = value if isinstance(value, tuple | list) else (value,)
+        if not all(isinstance(axis, int) and not isinstance(axis, bool) for axis in axes):
+            raise TypeError(f"{option} must be an integer or a tuple of them, got {value!r}.")
     if options.get("in_axis", -2) == options.get("out_axis", -1):
         raise ValueError(
             f"in_axis and out_axis must differ, got {options.get('in_axis', -2)} for both; "
