@@ -94,9 +94,8 @@ def gaussian(
     x_key, teacher_key = jax.random.split(key)
     x = np.asarray(jax.random.normal(x_key, (samples, features)))
     teacher = np.asarray(jax.random.normal(teacher_key, (features, classes)))
-    test = round(samples * _fraction(test_fraction))
     y = np.argmax(x @ teacher, axis=1).astype(np.int32)
-    cut = samples - test
+    cut = samples - round(samples * _fraction(test_fraction))
     return Data(x[:cut], y[:cut], x[cut:], y[cut:])
 
 

@@ -75,11 +75,7 @@ def map_trainability(
         data: "digits", "circles", "moons", or a `jinit.Data`.
         batch: samples of a batch.
         steps: of training; without any, only the gradients at the start are measured.
-        store: as in `jinit.sweep`; so are `block`, `shard`, `executor` and `progress`.
-        block: networks that are stored at once.
-        shard: (i, n), the i-th of n parts.
-        executor: who computes blocks.
-        progress: whether to report on stderr.
+        store, block, shard, executor, progress: as in `jinit.sweep`.
 
     Returns:
         The dataset, over "scheme", "depth", "gain", "learning_rate" (if there is training) and
@@ -92,11 +88,10 @@ def map_trainability(
     """
     setting = Setting(activation, width, norm, bias_var, data, batch, steps)
     sweep = plan(setting, schemes, depths, gains, learning_rates, seeds)
-    return with_units(
-        jinit.sweep(
-            sweep, store=store, block=block, shard=shard, executor=executor, progress=progress
-        )
+    found = jinit.sweep(
+        sweep, store=store, block=block, shard=shard, executor=executor, progress=progress
     )
+    return with_units(found)
 
 
 def plan(
@@ -162,8 +157,7 @@ def _net(setting: Setting, depth: int) -> jinit.MLP:
 
 
 def _draw(key: jax.Array, *, scheme: str, depth: int, gain: jax.Array, setting: Setting) -> Any:
-    net = _net(setting, depth)
-    return jinit.init(key, net, scheme, gain=gain, bias_var=setting.bias_var)
+    return jinit.init(key, _net(setting, depth), scheme, gain=gain, bias_var=setting.bias_var)
 
 
 def _measure(key: jax.Array, start: Any, *, depth: int, setting: Setting) -> dict[str, jax.Array]:
@@ -183,9 +177,6 @@ def _train(
     )  # fmt: skip
     before = _measure(key, start, depth=depth, setting=setting)
     return before | {"loss": run.loss, "accuracy": run.accuracy}
-
-
-# --- reading it ---------------------------------------------------------------------------------
 
 
 def crossings(dataset: xr.Dataset) -> xr.DataArray:

@@ -46,9 +46,6 @@ class Traced(NamedTuple):
     """bytes of all arrays that one pass of its busiest loop body makes"""
 
 
-# --- tracing ------------------------------------------------------------------------------------
-
-
 def trace_point(sweep: Sweep, point: Mapping[str, Any]) -> Traced:
     """Abstract results of one row; the function's own error, with the point as a note."""
     start: Any = ()
@@ -90,10 +87,8 @@ def _checked(out: Any, point: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStru
         raise ValueError(f"fn returned an empty dict{where}; return at least one array.")
     for name, value in out.items():
         dtype: Any = getattr(value, "dtype", None)
-        if not isinstance(value, jax.ShapeDtypeStruct) or not (
-            jnp.issubdtype(dtype, jnp.floating)
-            or jnp.issubdtype(dtype, jnp.integer)
-            or dtype == np.bool_
+        if not isinstance(value, jax.ShapeDtypeStruct) or not any(
+            jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, np.bool_)
         ):
             kind = dtype if dtype is not None else type(value).__name__
             raise TypeError(
@@ -184,9 +179,6 @@ def _check_sizes(outputs: list[Output]) -> None:
                 )
 
 
-# --- widths -------------------------------------------------------------------------------------
-
-
 def usual_group(sweep: Sweep, traced: list[Traced], *, cpu: bool, devices: int = 1) -> int:
     """How many rows are vmapped together: a power of two that is known before anything runs.
 
@@ -211,9 +203,6 @@ def row_bytes(traced: Traced) -> int:
 
 def _itemsize(dtype: Any) -> int:
     return 8 if jnp.issubdtype(dtype, jax.dtypes.prng_key) else np.dtype(dtype).itemsize
-
-
-# --- compiled programs --------------------------------------------------------------------------
 
 
 class Program:

@@ -1,5 +1,6 @@
 """From rows of blocks to an xarray Dataset with named dimensions."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,12 +25,10 @@ def assemble(
             numbers are then NaN (integers become floats).
         block: rows of a block.
     """
-    static, traced = description["static"], description["traced"]
-    seeds = description["seeds"]
-    points = int(np.prod([len(values) for values in static.values()], dtype=int))
-    inner = (*(len(values) for values in traced.values()), len(seeds))
-    rows = int(np.prod(inner))
+    static, traced, seeds = (description[part] for part in ("static", "traced", "seeds"))
     outer = tuple(len(values) for values in static.values())
+    inner = (*(len(values) for values in traced.values()), len(seeds))
+    points, rows = math.prod(outer), math.prod(inner)
     per_point = -(-rows // block)
     assert len(blocks) == points * per_point
     whole = all(each is not None for each in blocks)

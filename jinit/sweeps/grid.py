@@ -200,9 +200,6 @@ def as_coordinate(value: Any) -> Any:
     return getattr(value, "__name__", None) or repr(value)
 
 
-# --- validation ---------------------------------------------------------------------------------
-
-
 class _Names(NamedTuple):
     """What arguments a function takes beyond key (and start)."""
 

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from types import TracebackType
 from typing import Any
 
 _EVERY = 10.0  # seconds between plain lines
@@ -47,12 +46,7 @@ class Reporter:
             ending = f"about {left:.0f} s left" if left else f"{now - self._start:.0f} s in all"
             self._line(f"{self._words(rate)}, {ending}")
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Leave the terminal as it was."""
         if self._bar is not None:
             self._bar.stop()

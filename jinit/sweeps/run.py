@@ -163,9 +163,6 @@ def dry_run(plan: Sweep, *, block: int | None = None) -> DryRun:
     )  # fmt: skip
 
 
-# --- filling a store ----------------------------------------------------------------------------
-
-
 def _store(place: str | os.PathLike[str] | None, runner: Runner, block: int | None) -> Store:
     """Memory, or a store on disk: made if it is not there, and compared if it is."""
     if place is None:

@@ -37,7 +37,7 @@ class ZarrStore:
             StoreError: for anything else.
         """
         zarr = _zarr()
-        self.path, self.name = path, f"store '{path}'"
+        self.path, self.name = path, _named(path)
         if not path.exists():
             raise StoreError(f"{self.name} does not exist; give the folder that a sweep has made.")
         try:
