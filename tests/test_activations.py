@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import scipy.special as sp
 
-from jinit.activations import ACTIVATIONS, activation, facts
+import jinit
+from jinit import theory
+from jinit.activations import ACTIVATIONS, ActivationFacts, activation, facts
 
 
 def _sigmoid(x):
@@ -124,3 +126,22 @@ def test_a_row_is_called_like_its_function_and_one_of_your_own_has_no_facts():
     assert facts(ACTIVATIONS["tanh"]) is facts("tanh")
     assert facts(jnp.cos) == (jnp.cos, (), None, False, False)
     assert activation(ACTIVATIONS["tanh"]) is jnp.tanh
+
+
+def test_an_activation_is_one_row(monkeypatch):
+    """Hardtanh of half the width, by nothing but its row: theory and networks know it."""
+    with pytest.raises(ValueError, match="unknown activation 'half'"):
+        jinit.MLP((8, 8, 2), activation="half")
+    row = ActivationFacts(lambda x: jnp.clip(x, -0.5, 0.5), kinks=(-0.5, 0.5), squashes=True)
+    monkeypatch.setitem(ACTIVATIONS, "half", row)
+    # E[clip(z)^2] in closed form: inside (-a, a) the variance, outside a^2.
+    a, density = 0.5, np.exp(-0.125) / np.sqrt(2 * np.pi)
+    second = 1 - 2 * sp.ndtr(-a) - 2 * a * density + 2 * a * a * sp.ndtr(-a)
+    assert jinit.gain("half") == pytest.approx(second**-0.5, rel=1e-9)
+    assert theory.critical("half", bias_var=0.01).weight_var > 1
+    net = jinit.MLP((64, 64, 64, 2), activation="half")
+    params, state = jinit.init(jax.random.key(0), net, "he")
+    x = 100 * jax.random.normal(jax.random.key(1), (32, 64))
+    signals = jinit.layer_signals(net, params, state, x, key=jax.random.key(2))
+    assert signals.saturated[0] > 0.9  # it says that it is flat on both sides
+    assert theory.recommend("half").scheme == "xavier"  # it does not rectify

@@ -1,6 +1,8 @@
 """The harness of experiments: comparison, estimates, files, options, one script or all of them."""
 
 import math
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -292,3 +294,54 @@ def test_experiments_are_run_by_name():
     helped = run("cs231n_activations", "--help")
     assert helped.returncode == 0
     assert "without 12 of 20 seeds" in helped.stdout
+
+
+# --- a new one ------------------------------------------------------------------------------------
+
+SCRIPT = '''"""Halves: two of them make a whole."""
+
+import xarray as xr
+from harness.checks import Check
+from harness.experiment import Experiment
+from harness.figures import Figure, label, panels
+
+
+def measure(halves: int = 2) -> xr.Dataset:
+    return xr.Dataset({"sum": ("half", [0.5] * halves)})
+
+
+def checks(data: xr.Dataset) -> list[Check]:
+    return [Check("halves", "sum", 1, float(data["sum"].sum()), 1e-9, "theory")]
+
+
+def figure(data: xr.Dataset) -> Figure:
+    fig, (axes,) = panels("Halves", "no note", (9, 6), columns=1)
+    axes.plot(data["sum"])
+    label(axes, "Halves", "half", "size")
+    return fig
+
+
+EXPERIMENT = Experiment(__file__, __doc__, measure, checks, figure, quick={}, lacks="")
+EXPERIMENT.run(__name__)
+'''
+
+
+@pytest.mark.script
+def test_an_experiment_is_one_script(tmp_path):
+    """Beside the harness and nothing else: listed and run."""
+    here = tmp_path / "experiments"
+    shutil.copytree(ROOT / "experiments" / "harness", here / "harness")
+    shutil.copy(ROOT / "experiments" / "__main__.py", here)
+    (here / "halves.py").write_text(SCRIPT)
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "experiments", *arguments]
+        env = os.environ | {"PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+
+    assert run("--list").stdout == "halves: Halves: two of them make a whole.\n"
+    met = run("halves", "--out", "met")
+    assert met.returncode == 0, met.stderr
+    assert "1 of 1 numbers met" in met.stdout
+    written = {path.name for path in (tmp_path / "met").iterdir()}
+    assert {"halves.png", "published_measured.csv", "data.nc"} <= written
