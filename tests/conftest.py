@@ -4,7 +4,9 @@ Warnings are errors (pyproject.toml). Here jax is told to refuse implicit promot
 of ranks, so that a float64 that slips in, or a [n, 1] that broadcasts against [n], is an error in
 the library and not a surprise in somebody's figure.
 
-Most of the time goes into compiling, and many tests, workers and scripts compile the same programs.
+Three quarters of the time go into compiling. Many tests, workers and scripts compile the same
+programs, hence the cache; and where a test is about what is computed, and not about the program
+that XLA makes of it, XLA optimises little (`OPTIMISED` lists where it does as for users).
 
 Every annotation of jinit is checked while the tests run (pyproject.toml gives the option to
 jaxtyping's plugin), except in the body of a test marked `bad_input`, which would meet the checker
@@ -44,6 +46,13 @@ CORE = (
 )  # fmt: skip
 
 
+# Compiled as for users: training, signals, sweeps, and what is compared with eager evaluation.
+OPTIMISED = (
+    "networks", "sweeps", "models/drawing/test_reinit.py", "test_benchmarks.py", "test_runtime.py",
+    "test_tour.py",
+)  # fmt: skip
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """`core` is given by path; what is `long` waits until it is asked for."""
     here = Path(__file__).parent
@@ -63,6 +72,15 @@ def pytest_unconfigure() -> None:
     """Only the process that made the cache removes it."""
     if CACHE:
         shutil.rmtree(CACHE, ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item):
+    """Fixtures included; programs that a test starts are compiled as ever."""
+    path = item.path.relative_to(Path(__file__).parent)
+    little = not any(path.is_relative_to(part) for part in OPTIMISED)
+    jax.config.update("jax_disable_most_optimizations", little)
+    return (yield)
 
 
 @pytest.hookimpl(wrapper=True)

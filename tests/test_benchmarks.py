@@ -37,6 +37,7 @@ def test_every_peer_agrees_with_numpy(entry, name):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.script
 def test_compare_on_tiny_networks(tmp_path):
     """The whole way: processes, the check of results, rounds, tables, the figure."""
