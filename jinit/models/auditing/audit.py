@@ -184,7 +184,6 @@ def _cells(fan_in: int | float | None) -> tuple[int | float, ...]:
 
 
 def _leaf(role: Role, found: tuple[Role, ...], hidden: Mapping[Any, int | float | None]) -> Leaf:
-    """What the conventions look at."""
     if role.kind == "bias":
         size = math.prod(role.shape) // role.layers
         gated = hidden.get(size, size)  # of three or four gates, which are added to one after all

@@ -52,10 +52,8 @@ def _truncated_kurtosis() -> float:
 FORMS: dict[FormName, Form] = {
     "normal": Form(3.0, math.inf, ndtr),
     "truncated": Form(_truncated_kurtosis(), 2 / TRUNCATED_STD, _truncated_cdf),
-    "uniform": Form(
-        1.8, math.sqrt(3.0), lambda x: np.clip(0.5 + x / math.sqrt(12.0), 0.0, 1.0)
-    ),
-}  # fmt: skip
+    "uniform": Form(1.8, math.sqrt(3.0), lambda x: np.clip(0.5 + x / math.sqrt(12.0), 0.0, 1.0)),
+}
 
 
 class Leaf(NamedTuple):

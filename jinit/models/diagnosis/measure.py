@@ -25,19 +25,9 @@ from jinit.models.diagnosis.records import (
 )
 from jinit.models.diagnosis.report import Diagnosis
 from jinit.models.diagnosis.sites import Passes, Site, Sites, layers_of, named, sites
-from jinit.models.tracing import curves
+from jinit.models.tracing import curves, probe
 from jinit.models.tracing.model import TracedModel, face
 from jinit.models.tracing.names import short_name
-from jinit.models.tracing.probe import (
-    Moments,
-    Spot,
-    interpret,
-    log_size,
-    moments,
-    size,
-    tap,
-    tap_zeros,
-)  # fmt: skip
 from jinit.models.tracing.roles import Role
 from jinit.models.tracing.trace import Trace
 from jinit.models.tracing.uses import ActivationUse
@@ -71,7 +61,7 @@ def diagnose(model: TracedModel, variables: Any = None, *, targets: Any = None) 
     run = compiled(model, where, targets)
     value, output, records, gradients, by_leaf = jax.device_get(run())
     seen = {i: _seen(r, gradients[i]) if i in gradients else r for i, r in records.items()}
-    by_part = [log_size(g[:, 0], g[:, 1]) for g in by_leaf]
+    by_part = [probe.log_size(g[:, 0], g[:, 1]) for g in by_leaf]
     n, m = len(where.weights), len(where.activations)
     acts: dict[int | None, Any] = {
         i: (seen[n + m + i], *seen[n + i]) for i in range(m) if {n + i, n + m + i} <= seen.keys()
@@ -94,7 +84,7 @@ def diagnose(model: TracedModel, variables: Any = None, *, targets: Any = None) 
             for role, leaf, parts in zip(roles, model.floats, by_part, strict=True)
         ),
         float(value),
-        float(log_size(*output)),
+        float(probe.log_size(*output)),
         sum(math.prod(loop.length for loop in r.loops) for r in traced.residuals),
         tuple(
             Branch(*(
@@ -148,8 +138,8 @@ def _objective(model: TracedModel, targets: Any) -> Callable[[list[Any]], Any]:
 
 
 def _random(out: jax.Array) -> jax.Array:
-    probe = jax.random.normal(jax.random.key(0), out.shape, jnp.float32)
-    return jnp.sum(out.astype(jnp.float32) * probe)
+    factors = jax.random.normal(jax.random.key(0), out.shape, jnp.float32)
+    return jnp.sum(out.astype(jnp.float32) * factors)
 
 
 # --- the run ------------------------------------------------------------------------------------
@@ -164,27 +154,29 @@ def _run(
 ) -> Any:
     weights, activations = where
     n, m = len(weights), len(activations)
-    places = [*(site.place for site in weights), *(Spot(*a.entry) for a in activations),
-              *(Spot(a.path) for a in activations)]  # fmt: skip
+    places = [*(site.place for site in weights), *(probe.Spot(*a.entry) for a in activations),
+              *(probe.Spot(a.path) for a in activations)]  # fmt: skip
     tapped = dict(enumerate(weights)) | dict(enumerate(activations, n + m))
 
     def visit(i: int, value: jax.Array, zeros: Any) -> tuple[jax.Array, Any]:
         still = jax.lax.stop_gradient(value)
         if i not in tapped:
             return value, _slopes(activations[i - n], still)
-        return tap(value, zeros), moments(still)
+        return probe.tap(value, zeros), probe.moments(still)
 
-    taps = {i: tap_zeros([loop.length for loop in at.loops]) for i, at in tapped.items()}
+    taps = {i: probe.tap_zeros([loop.length for loop in at.loops]) for i, at in tapped.items()}
 
     def run(floats: list[Any], taps: Any) -> Any:
-        out, records = interpret(traced, floats, inputs, places, visit, taps)
+        out, records = probe.interpret(traced, floats, inputs, places, visit, taps)
         shown = next((leaf for leaf in out if jnp.issubdtype(leaf.dtype, np.inexact)), jnp.zeros(1))
-        return objective(out), (size(jax.lax.stop_gradient(shown)), records)
+        return objective(out), (probe.size(jax.lax.stop_gradient(shown)), records)
 
     (value, (output, records)), (by_leaf, by_tap) = jax.value_and_grad(
         run, argnums=(0, 1), has_aux=True
     )(floats, taps)
-    by_part = [jax.vmap(size)(g.reshape(_parts(traced, i), -1)) for i, g in enumerate(by_leaf)]
+    by_part = [
+        jax.vmap(probe.size)(g.reshape(_parts(traced, i), -1)) for i, g in enumerate(by_leaf)
+    ]
     return value, output, records, by_tap, by_part
 
 
@@ -197,13 +189,13 @@ class _Seen(NamedTuple):
     log_grad: np.ndarray
 
 
-def _seen(found: Moments, gradient: np.ndarray) -> _Seen:
+def _seen(found: probe.Moments, gradient: np.ndarray) -> _Seen:
     scale, mean, square = (np.asarray(a, np.float64) for a in found)
     with np.errstate(invalid="ignore"):  # what is inf or NaN stays so
         std = np.sqrt(np.maximum(square - mean**2, 0))
     return _Seen(
-        scale * mean, scale * std, log_size(scale, square),
-        log_size(gradient[..., 0], gradient[..., 1]),
+        scale * mean, scale * std, probe.log_size(scale, square),
+        probe.log_size(gradient[..., 0], gradient[..., 1]),
     )  # fmt: skip
 
 
@@ -218,7 +210,7 @@ def _slopes(activation: ActivationUse, u: jax.Array) -> tuple[jax.Array, jax.Arr
         row = ACTIVATIONS[activation.name]
         phi, exact = row.function, row.slope
         slope = exact(u) if exact else jax.jvp(phi, (u,), (jnp.ones_like(u),))[1]
-        steepest = np.max(curves.slopes(curves.curve_of(activation.name)))
+        steepest = np.max(curves.slopes(curves.known()[activation.name]))
     else:
         middles = (curves.GRID[1:] + curves.GRID[:-1]) / 2
         slope = jnp.interp(u, middles, curves.slopes(activation.curve))
@@ -304,11 +296,8 @@ def _parts(traced: Trace, leaf: int) -> int:
 def _parameter(role: Role, leaf: np.ndarray, log_grad: float) -> ParameterSignal:
     values = leaf.astype(np.float64)
     constant = semi_orthogonal = False
-    if not np.isfinite(values).all():
-        return ParameterSignal(
-            role, short_name(role.path), math.nan, math.nan, log_grad, False, False
-        )
-    if role.kind in ("weight", "tied") and role.fan_out and role.fan_out > 1:
+    finite = np.isfinite(values).all()
+    if finite and role.kind in ("weight", "tied") and role.fan_out and role.fan_out > 1:
         try:
             matrices = values.ravel()[role.matrix()]
         except ValueError:  # chosen while the model runs
@@ -316,7 +305,7 @@ def _parameter(role: Role, leaf: np.ndarray, log_grad: float) -> ParameterSignal
         else:
             constant = bool(matrices.shape[-1] > 1 and np.all(matrices == matrices[..., :1]))
             semi_orthogonal = orthogonal(matrices, float(jnp.finfo(leaf.dtype).eps))
+    mean, std = (float(values.mean()), float(values.std())) if finite else (math.nan, math.nan)
     return ParameterSignal(
-        role, short_name(role.path), float(values.mean()), float(values.std()), log_grad, constant,
-        semi_orthogonal,
-    )  # fmt: skip
+        role, short_name(role.path), mean, std, log_grad, constant, semi_orthogonal
+    )

@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jinit.models.diagnosis.records import (
-    ActivationSignal,
-    Branch,
-    DiagnosedLayer,
-    Finding,
-    ParameterSignal,
-    decades,
-)
+from jinit.models.diagnosis import records
 from jinit.models.tracing.names import table
 from jinit.networks.signals import LayerSignals
 from jinit.templates import render
@@ -37,18 +30,18 @@ class Diagnosis:
     `layers`, `signals` and every form of data hold natural logarithms.
     """
 
-    layers: tuple[DiagnosedLayer, ...]
+    layers: tuple[records.DiagnosedLayer, ...]
     """in call order, the layers of loops one by one"""
-    activations: tuple[ActivationSignal, ...]
-    parameters: tuple[ParameterSignal, ...]
+    activations: tuple[records.ActivationSignal, ...]
+    parameters: tuple[records.ParameterSignal, ...]
     loss: float
     """its value, or the mean of output times random numbers"""
     log_output: float
     """of the root mean square of the output's first array"""
     residuals: int
     """branches that end in a sum, the layers of loops one by one"""
-    branches: tuple[Branch, ...]
-    findings: tuple[Finding, ...] = ()
+    branches: tuple[records.Branch, ...]
+    findings: tuple[records.Finding, ...] = ()
     """what is wrong, the worst first; empty for a healthy model"""
 
     @property
@@ -57,14 +50,14 @@ class Diagnosis:
         rows = [row.signals for row in self.layers]
         found: Any = {
             name: np.array([getattr(row, name) for row in rows])
-            if name in DiagnosedLayer._fields
+            if name in records.DiagnosedLayer._fields
             else None
             for name in LayerSignals._fields
         }
         return LayerSignals(**found)
 
     @property
-    def weights(self) -> list[ParameterSignal]:
+    def weights(self) -> list[records.ParameterSignal]:
         """Parameters that are weights, in call order."""
         found = [p for p in self.parameters if p.role.kind in ("weight", "tied")]
         return sorted(found, key=lambda p: p.role.order or 0)
@@ -119,8 +112,8 @@ class Diagnosis:
         return [
             [
                 row.layer, f"{row.fan_in} -> {row.fan_out}", row.activation or "",
-                f"{row.pre_mean:.3g}", f"{row.pre_std:.3g}", f"{decades(row.log_pre):.2f}",
-                f"{decades(row.log_grad):.2f}", percent(row.dead, row.activation),
+                f"{row.pre_mean:.3g}", f"{row.pre_std:.3g}", f"{records.decades(row.log_pre):.2f}",
+                f"{records.decades(row.log_grad):.2f}", percent(row.dead, row.activation),
                 percent(row.saturated, row.activation),
             ]
             for row in self.layers

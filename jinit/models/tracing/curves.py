@@ -36,17 +36,12 @@ def _single(values: np.ndarray) -> np.ndarray:
 
 
 @cache
-def _known() -> dict[str, np.ndarray]:
+def known() -> dict[str, np.ndarray]:
+    """The curves of jinit's activations, by name."""
     # Under vmap functions with a derivative of their own are mapped here too, unless compiled.
     with jax.ensure_compile_time_eval():
         grid = jnp.asarray(GRID)
-        known = ACTIVATIONS.items()
-        return {name: np.asarray(jax.jit(row.function)(grid)) for name, row in known}
-
-
-def curve_of(name: str) -> np.ndarray:
-    """Of one of jinit's activations."""
-    return _known()[name]
+        return {name: np.asarray(jax.jit(row.function)(grid)) for name, row in ACTIVATIONS.items()}
 
 
 def again(name: str | None, curve: np.ndarray) -> np.ndarray | None:
@@ -64,17 +59,17 @@ def name_of(curve: np.ndarray) -> str | None:
     line = np.interp(GRID, GRID[[0, -1]], curve[[0, -1]])
     if np.max(np.abs(curve - line)) <= 1e-4 * (1 + np.max(np.abs(curve))):
         return "identity"
-    apart = {n: _distance(curve, known) for n, known in _known().items()}
+    apart = {name: _distance(curve, other) for name, other in known().items()}
     nearest = min(apart, key=lambda name: apart[name])
     return nearest if apart[nearest] < _NEAR else None
 
 
-def _distance(curve: np.ndarray, known: np.ndarray) -> float:
+def _distance(curve: np.ndarray, other: np.ndarray) -> float:
     """Up to a factor: dropout, for one, scales what it keeps."""
-    factor = np.dot(curve, known) / np.dot(known, known)
+    factor = np.dot(curve, other) / np.dot(other, other)
     if factor <= 0:
         return np.inf
-    return float(np.max(np.abs(curve / factor - known) / (1 + np.abs(known))))
+    return float(np.max(np.abs(curve / factor - other) / (1 + np.abs(other))))
 
 
 def slopes(curve: np.ndarray) -> np.ndarray:

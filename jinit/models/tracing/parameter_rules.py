@@ -29,15 +29,19 @@ def _lost(call: Call, *, data: bool | None = None) -> list[Value]:
 # --- another shape ------------------------------------------------------------------------------
 
 
-def moved(call: Call) -> list[Value] | None:
-    """Entries that are moved or repeated, and not changed."""
-    return _then(call)
+def moved(call: Call, step: Callable[[Any], Any] | None = None, **known: Any) -> list[Value] | None:
+    """Entries that are moved or repeated, and not changed: by the operation itself, or a step."""
+    primitive, params, view = call.equation.primitive, dict(call.equation.params), call.values[0]
+    if isinstance(view, View):
+        step = step or (lambda indices: primitive.bind(jax.numpy.asarray(indices), **params))
+        return [view.then(step, call.shape)._replace(**known)]
+    return [view] if isinstance(view, Factors) else None
 
 
 def cut(call: Call) -> list[Value] | None:
     """A part; of axes that are cut down to one entry it is noted how many there were."""
     cuts = enumerate(zip(call.equation.invars[0].aval.shape, call.shape, strict=True))
-    return _then(call, narrowed=tuple((a, n) for a, (n, m) in cuts if n > m == 1))
+    return moved(call, narrowed=tuple((a, n) for a, (n, m) in cuts if n > m == 1))
 
 
 def squeezed(call: Call) -> list[Value] | None:
@@ -47,16 +51,7 @@ def squeezed(call: Call) -> list[Value] | None:
     if not isinstance(view, View):
         return moved(call)
     picked = view.picked * math.prod(n for a, n in view.narrowed if a in gone)
-    return _then(call, picked=picked)
-
-
-def _then(call: Call, step: Callable[[Any], Any] | None = None, **known: Any) -> list[Value] | None:
-    """The same view after one more step, which is the operation itself if none is given."""
-    primitive, params, view = call.equation.primitive, dict(call.equation.params), call.values[0]
-    if isinstance(view, View):
-        step = step or (lambda indices: primitive.bind(jax.numpy.asarray(indices), **params))
-        return [view.then(step, call.shape)._replace(**known)]
-    return [view] if isinstance(view, Factors) else None
+    return moved(call, picked=picked)
 
 
 def chosen(call: Call) -> list[Value] | None:
@@ -68,7 +63,7 @@ def chosen(call: Call) -> list[Value] | None:
             "applied; scan over stacked layers instead of indexing them."
         )
 
-    return _then(call, unknown_place)
+    return moved(call, unknown_place)
 
 
 def in_parts(call: Call) -> list[Value] | None:

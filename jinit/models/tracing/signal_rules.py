@@ -105,11 +105,8 @@ def as_one(end: Value, values: Sequence[Value], at: Path) -> Value:
         return end  # the last: passed through
     entry = end.pointwise.entry
     if entry[0][: len(at)] == at:
-        operands = (
-            i for i, v in enumerate(values) if isinstance(v, Signal) and v.source == end.source
-        )
-        operand = next(operands, None)
-        if operand is None:
+        own = [i for i, v in enumerate(values) if isinstance(v, Signal) and v.source == end.source]
+        if not own:
             return end
-        entry = at, operand
+        entry = at, own[0]
     return replace(end, pointwise=end.pointwise._replace(entry=entry), path=at)
