@@ -127,7 +127,8 @@ def coordinate_check(
             for i, layer in enumerate(layers):
                 ax.plot(
                     dataset["width"].values, finite.sel(step=step).values[i], "o-", markersize=4,
-                    color=_ramp(i, len(layers)), label=_short(layer),
+                    color=colormaps["viridis"](0.9 * i / max(len(layers) - 1, 1)),  # dark to light
+                    label=_short(layer),
                 )  # fmt: skip
             ax.set_xscale("log", base=2)
             ax.set_yscale("log")
@@ -143,11 +144,6 @@ def coordinate_check(
                 fig.legend(handles, labels, loc="outside lower center", ncols=min(len(layers), 6))
             fig.suptitle(title, fontweight="bold")
     return fig
-
-
-def _ramp(i: int, count: int) -> Any:
-    """From the first layer, dark, to the last, light."""
-    return colormaps["viridis"](0.9 * i / max(count - 1, 1))
 
 
 def _short(layer: str) -> str:

@@ -60,26 +60,21 @@ def histograms(
     """
     counts, edges = np.asarray(counts, float), np.asarray(edges, float)
     layers = len(counts)
-    peaks = np.maximum(counts.max(1, keepdims=True), 1)
-    ridges = overlap * counts / peaks
+    ridges = overlap * counts / np.maximum(counts.max(1, keepdims=True), 1)
     artists: list[Any] = []
     for i, ridge in enumerate(ridges):
         base = layers - 1 - i
-        artists.append(
-            ax.stairs(
-                base + ridge, edges, baseline=base, fill=True, alpha=0.75, facecolor=color,
-                edgecolor="white", linewidth=0.8, zorder=2 + i,
-            )
-        )  # fmt: skip
+        artists.append(ax.stairs(
+            base + ridge, edges, baseline=base, fill=True, alpha=0.75, facecolor=color,
+            edgecolor="white", linewidth=0.8, zorder=2 + i,
+        ))  # fmt: skip
         if notes:
             ax.text(
                 1.01, base + 0.15, notes[i], transform=ax.get_yaxis_transform(), fontsize=9,
                 va="bottom", family="monospace",
             )  # fmt: skip
     ax.set_yticks(range(layers), [str(layers - i) for i in range(layers)])
-    ax.set_ylabel("hidden layer")
-    ax.set_xlim(edges[0], edges[-1])
-    ax.set_ylim(-0.1, layers - 1 + overlap + 0.1)
+    ax.set(xlim=edges[[0, -1]], ylim=(-0.1, layers - 1 + overlap + 0.1), ylabel="hidden layer")
     ax.grid(axis="y", visible=False)
     return artists
 
@@ -89,8 +84,7 @@ def weights(ax: Axes, w: Values, *, limit: float) -> Any:
     image = ax.imshow(
         np.asarray(w), cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="none"
     )
-    ax.set_xlabel("unit of the next layer")
-    ax.set_ylabel("unit of the layer below")
+    ax.set(xlabel="unit of the next layer", ylabel="unit of the layer below")
     ax.grid(visible=False)
     return image
 
@@ -128,17 +122,15 @@ def gradient_map(
     lines = ax.contour(scale, depth, values, levels=steps, colors=shades, linewidths=0.8)
     far = [v for v in lines.levels if abs(v) > 2]  # near zero there is no room for a label
     ax.clabel(
-        lines, far, fmt=power_of_ten, fontsize=9,
-        manual=_label_places(scale, depth, values, far),
-    )  # fmt: skip
+        lines, far, fmt=power_of_ten, fontsize=9, manual=_label_places(scale, depth, values, far)
+    )
     ax.contour(scale, depth, values, levels=[0.0], colors="black", linewidths=2.5)
     if theory is not None:
         ax.plot(
             np.asarray(theory), depth, "o", color="white", markeredgecolor="black", markersize=7,
             label="theory, infinite width", zorder=3,
         )  # fmt: skip
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+    ax.set(xscale="log", yscale="log")
     ticks = [d for d in (2, 5, 10, 20, 50, 100, 200, 500) if depth[0] <= d <= depth[-1]]
     ax.set_yticks(ticks, [str(d) for d in ticks])
     ax.minorticks_off()

@@ -65,10 +65,9 @@ def grid(dataset: Any, variable: str | None = None, *, title: str = "") -> Figur
             columns, rows=rows, width=1.5 + 4.0 * columns, height=0.8 + 3.4 * rows,
             sharex=True, sharey=True,
         )  # fmt: skip
-        for i, ax in enumerate(axes.flat):
-            if i >= count:
-                ax.set_visible(False)
-                continue
+        for ax in axes.flat[count:]:
+            ax.set_visible(False)
+        for i, ax in enumerate(axes.flat[:count]):
             panel = panels.isel(panel=i)
             mesh = _panel(ax, panel, across, upwards, low, high)
             if form and upwards is None:
@@ -99,15 +98,14 @@ def _panel(ax: Axes, panel: Any, across: str, upwards: str | None, low: float, h
     ax.set_yticks(y[:: -(-len(y) // 8)])
     ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
     ax.yaxis.set_minor_locator(NullLocator())
-    colors = "viridis"
-    if low < 0 < high:
-        colors = "RdBu_r"
-        high = max(abs(low), abs(high))
-        low = -high
+    signed = low < 0 < high
+    if signed:  # white at zero
+        low, high = min(low, -high), max(-low, high)
     cells = panel.transpose(upwards, across).values
     mesh = ax.pcolormesh(
-        x, y, np.ma.masked_invalid(cells), shading="nearest", vmin=low, vmax=high, cmap=colors
-    )
+        x, y, np.ma.masked_invalid(cells), shading="nearest", vmin=low, vmax=high,
+        cmap="RdBu_r" if signed else "viridis",
+    )  # fmt: skip
     ax.set_facecolor("0.8")  # what diverged
     ax.grid(visible=False)
     return mesh

@@ -41,17 +41,15 @@ def signals(measured: Any, theory: Any, *, title: str = "") -> Figure:
         log_grad = log_grad[:, :depth] - log_grad[:, depth - 1 : depth]
     with style():
         fig, axes = figure(2, width=12.0, height=4.4)
-        for ax, runs, line, scatter, words in (
+        for ax, runs, line, scatter, heading, ylabel in (
             (axes[0][0], log_act[:, :depth], theory.log_act, theory.log_act_band,
-             ("Forward: the signal", "root mean square of the activations")),
+             "Forward: the signal", "root mean square of the activations"),
             (axes[0][1], log_grad, theory.log_grad, theory.log_grad_band,
-             ("Backward: the gradient", "gradient, relative to the last hidden layer")),
+             "Backward: the gradient", "gradient, relative to the last hidden layer"),
         ):  # fmt: skip
             _predicted(ax, line, scatter)
             _measured(ax, runs)
-            ax.set_title(words[0])
-            ax.set_ylabel(words[1])
-            ax.set_xlabel("hidden layer")
+            ax.set(title=heading, ylabel=ylabel, xlabel="hidden layer")
             ax.margins(x=0.02)
             _powers_of_ten(ax)
         axes[0][0].legend(loc="best")
@@ -106,8 +104,7 @@ def _powers_of_ten(ax: Axes) -> None:
     low, high = ax.get_ylim()
     if high - low < 0.4:
         middle = (low + high) / 2
-        low, high = middle - 0.2, middle + 0.2
-        ax.set_ylim(low, high)
+        low, high = ax.set_ylim(middle - 0.2, middle + 0.2)
     if high - low > 2.5:
         ax.yaxis.set_major_locator(MaxNLocator(8, integer=True))
         ax.yaxis.set_major_formatter(power_of_ten)
@@ -161,8 +158,7 @@ def phase_diagram(
         ax.set_ylim(theory.bias_var[0], theory.bias_var[-1])
         _stars(ax, marks or {})
         ax.tick_params(pad=10)  # marks and circles may lie on the axes
-        ax.set_xlabel("variance of the weights × fan_in")
-        ax.set_ylabel("variance of the biases")
+        ax.set(xlabel="variance of the weights × fan_in", ylabel="variance of the biases")
         ax.set_title(title or f"{theory.activation}: where gradients vanish and explode", pad=12)
         ax.grid(visible=False)
         bar = fig.colorbar(mesh, ax=ax, pad=0.02)
