@@ -69,8 +69,7 @@ def _model(factory: str) -> tuple[Any, Any, tuple[Any, ...], dict[str, Any]]:
         made = made()
     if isinstance(made, dict):
         checks.options(factory, made, ["apply", "variables", "inputs", "loss", "rules"])
-        missing = [name for name in ("apply", "variables", "inputs") if name not in made]
-        if not missing and isinstance(made["inputs"], tuple | list):
+        if {"apply", "variables"} <= made.keys() and isinstance(made.get("inputs"), tuple | list):
             rest = {name: made[name] for name in ("loss", "rules") if name in made}
             return made["apply"], made["variables"], tuple(made["inputs"]), rest
     elif isinstance(made, tuple) and len(made) >= 2 and callable(made[0]):

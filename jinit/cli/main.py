@@ -13,14 +13,9 @@ app = typer.Typer(
     help="Does the signal survive the depth of this network?",
     pretty_exceptions_enable=False,
 )
-app.command("tour")(tour.tour)
-app.command("theory")(theory.theory)
-app.command("schemes")(schemes.schemes)
-app.command("diagnose")(diagnose.diagnose)
-app.command("map")(sweeps.map_)
-app.command("status")(sweeps.status)
-app.command("plot")(sweeps.plot)
-app.command("export")(sweeps.export)
+for command in (tour.tour, theory.theory, schemes.schemes, diagnose.diagnose,
+                sweeps.map_, sweeps.status, sweeps.plot, sweeps.export):  # fmt: skip
+    app.command(command.__name__.rstrip("_"))(command)
 
 
 def _version(value: bool) -> None:

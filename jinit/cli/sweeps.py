@@ -1,7 +1,7 @@
 """`jinit map`, and what is asked of any stored sweep: `status`, `plot`, `export`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -66,7 +66,12 @@ def map_(
             seeds=seeds,
         )
         if dry_run:
-            console.print(_costs(jinit.dry_run(sweep)))
+            cost = jinit.dry_run(sweep)
+            console.print(
+                f"{cost.networks:,} networks in {cost.blocks:,} blocks, {cost.compiles} programs "
+                f"to compile, {cost.bytes / 1e6:.1f} MB, and at most about {cost.seconds:.2g} s on "
+                f"this machine, without compiling."
+            )
             return
         found = jinit.sweep(sweep, store=store, shard=_parts(shard))
     console.print(trainability.table(found))
@@ -75,14 +80,6 @@ def map_(
         console.print(f"The map is in {plot}.")
     if store is not None:
         console.print(f"The results are in {store}; read them with jinit.load.")
-
-
-def _costs(found: Any) -> str:
-    return (
-        f"{found.networks:,} networks in {found.blocks:,} blocks, {found.compiles} programs to "
-        f"compile, {found.bytes / 1e6:.1f} MB, and at most about {found.seconds:.2g} s on this "
-        f"machine, without compiling."
-    )
 
 
 def _parts(shard: str | None) -> tuple[int, int] | None:

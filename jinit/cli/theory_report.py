@@ -228,14 +228,11 @@ def _advice(found: Forecast) -> str:
 
 def _starts(found: Forecast) -> Table:
     table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    table.add_column("start", no_wrap=True)
-    for column in ("weight\nvar", "bias\nvar"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("phase", no_wrap=True)
-    for column in ("length\nq", "gradient\nper layer", "trains to\nlayers"):
-        table.add_column(column, justify="right", no_wrap=True)
-    if found.depth is not None:
-        table.add_column(f"through\n{found.depth}", justify="right", no_wrap=True)
+    columns = ["start", "weight\nvar", "bias\nvar", "phase", "length\nq", "gradient\nper layer",
+               "trains to\nlayers", f"through\n{found.depth}"]  # fmt: skip
+    for column in columns if found.depth is not None else columns[:-1]:
+        words = column in ("start", "phase")
+        table.add_column(column, justify="left" if words else "right", no_wrap=True)
     for start in found.starts:
         row = [
             start.name,

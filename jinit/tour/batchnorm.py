@@ -72,19 +72,15 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
     with plots.style():
         fig, axes = plots.figure(3, width=15.5, height=4.8, width_ratios=[1, 1, 1.2])
         plain_ax, batch_ax, train_ax = axes[0]
-        ridge_panel(plain_ax, ridges[None], color=plots.COLORS["0.01 randn"])
-        plain_ax.set_title("ReLU, randn × 0.01", pad=18)
-        ridge_panel(batch_ax, ridges["batch"], color=plots.COLORS["batch norm"])
-        batch_ax.set_title("The same with batch norm", pad=18)
-        for ax in (plain_ax, batch_ax):
-            ax.set_xlabel("activation (where not 0)")
+        blue, orange = plots.COLORS["0.01 randn"], plots.COLORS["batch norm"]
+        ridge_panel(plain_ax, ridges[None], "ReLU, randn × 0.01", color=blue)
+        ridge_panel(batch_ax, ridges["batch"], "The same with batch norm", color=orange)
         steps = np.arange(1, setting.steps + 1)
         plots.band(train_ax, steps, batch, label="batch norm, batch statistics",
                    color=plots.COLORS["batch norm"])  # fmt: skip
         plots.band(train_ax, steps, running, label="batch norm, running statistics",
                    color=plots.COLORS["he"], linestyle="--")  # fmt: skip
-        plots.band(train_ax, steps, plain, label="no batch norm",
-                   color=plots.COLORS["0.01 randn"])  # fmt: skip
+        plots.band(train_ax, steps, plain, label="no batch norm", color=plots.COLORS["0.01 randn"])
         train_ax.set(xlabel="training step", ylabel="accuracy on unseen digits", ylim=(0, 1.02))
         train_ax.set_title(f"Training {setting.hidden} such layers, {seeds} seeds", pad=18)
         train_ax.legend(loc="center right", bbox_to_anchor=(1.0, 0.4))

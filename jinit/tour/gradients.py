@@ -135,19 +135,13 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
         f"10^{-at['tanh', 'small']:.0f} with tanh. Past the line, tanh "
         f"explodes more slowly than ReLU, because its flat ends hold the gradient back.",
     ]
-    numbers = [
-        ("networks", f"{networks:,}"),
-        *(
-            (
-                f"where the line lies at the largest depth, {TITLES[a]} (measured; theory)",
-                f"{crossing[a]:.3f}; {theory[a][-1]:.3f}",
-            )
-            for a in TITLES
-        ),
-        *(
-            (f"gradient ratio through {depth} layers, {a}, {name}", f"10^{at[a, name]:.2f}")
-            for a in middle
-            for name in ("xavier", "he")
-        ),
+    numbers = [("networks", f"{networks:,}")]
+    for a, title in TITLES.items():
+        where = f"where the line lies at the largest depth, {title} (measured; theory)"
+        numbers.append((where, f"{crossing[a]:.3f}; {theory[a][-1]:.3f}"))
+    numbers += [
+        (f"gradient ratio through {depth} layers, {a}, {name}", f"10^{at[a, name]:.2f}")
+        for a in middle
+        for name in ("xavier", "he")
     ]
     return Chapter("map", "The map", fig, trainability.with_units(data), words, numbers)

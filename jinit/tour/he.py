@@ -9,7 +9,7 @@ import numpy as np
 import jinit
 from jinit import plots
 from jinit.pages.report import Chapter
-from jinit.tour.histograms import LAYERS, hidden_net, measure, ridge_panel, theory_std
+from jinit.tour.histograms import beside_theory, hidden_net, measure, ridge_panel, theory_std
 from jinit.tour.loss_curves import LABELS, STARTS, as_dataset, loss_panel, train_starts
 from jinit.tour.setting import Setting
 
@@ -37,9 +37,8 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
     with plots.style():
         fig, axes = plots.figure(2, width=13.0, height=4.8)
         ridge_ax, loss_ax = axes[0]
-        ridge_panel(ridge_ax, ridges, color=plots.COLORS["he"], theory=theory)
-        ridge_ax.set_title("He with ReLU: every layer speaks", pad=18)
-        ridge_ax.set_xlabel("activation (where not 0)")
+        title = "He with ReLU: every layer speaks"
+        ridge_panel(ridge_ax, ridges, title, color=plots.COLORS["he"], theory=theory)
         loss_panel(loss_ax, curves)
         loss_ax.set_ylim(1e-2, 1e3)
         loss_ax.set_title(f"Training {setting.hidden} ReLU layers, {setting.seeds} seeds", pad=18)
@@ -67,17 +66,8 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
         f"{accuracy['0.01 randn']:.0%}, {accuracy['10 randn']:.0%} and {accuracy['zeros']:.0%} "
         f"with randn × 0.01, randn × 10 and zeros.",
     ]
-    numbers = [
-        (
-            f"std of the activations, layer {i}: measured; infinite width",
-            f"{std[i - 1]:.4f}; {theory[i - 1]:.4f}",
-        )
-        for i in (1, 5, LAYERS)
-    ] + [
-        (
-            f"{LABELS[n]}: first loss; last loss; test accuracy",
-            f"{first[n]:.3g}; {last[n]:.3g}; {accuracy[n]:.3f}",
-        )
-        for n in curves.starts
-    ]
+    numbers = beside_theory("", std, theory)
+    for n in curves.starts:
+        measured = f"{first[n]:.3g}; {last[n]:.3g}; {accuracy[n]:.3f}"
+        numbers.append((f"{LABELS[n]}: first loss; last loss; test accuracy", measured))
     return Chapter("he", "He", fig, data, words, numbers)

@@ -55,8 +55,12 @@ def measure(
     return Ridges(counts[0], edges, np.asarray(std, np.float64))
 
 
-def ridge_panel(ax: Axes, ridges: Ridges, *, color: str, theory: np.ndarray | None = None) -> None:
+def ridge_panel(
+    ax: Axes, ridges: Ridges, title: str, *, color: str, theory: np.ndarray | None = None
+) -> None:
     """The ridges, with the measured std beside each layer (and the infinite-width one)."""
+    ax.set_title(title, pad=18)
+    ax.set_xlabel("activation (where not 0)" if ridges.edges[0] > 0 else "activation")
     std = ridges.rms
     if theory is None:
         header, notes = "  std", [f"{s:7.2g}" for s in std]
@@ -71,6 +75,15 @@ def theory_std(net: jinit.MLP, weight_var: float) -> np.ndarray:
     """The infinite-width std of the activations, layer by layer."""
     found = jinit.theory.trajectory(net.activation, depth=LAYERS, weight_var=weight_var)
     return np.asarray(found.act_std)
+
+
+def beside_theory(whose: str, std: np.ndarray, theory: np.ndarray) -> list[tuple[str, str]]:
+    """Rows of a chapter's numbers: the std in some layers, measured and infinitely wide."""
+    what = f"std of the activations, {whose}layer"
+    return [
+        (f"{what} {i}: measured; infinite width", f"{std[i - 1]:.4f}; {theory[i - 1]:.4f}")
+        for i in (1, 5, LAYERS)
+    ]
 
 
 def hidden_net(activation: str, *, norm: Any = None) -> jinit.MLP:

@@ -124,9 +124,7 @@ def as_dataset(curves: Curves) -> xr.Dataset:
     )
     if curves.signals is None:
         return data
-    layer = ("start", "seed", "layer")
-    return data.assign(
-        log_grad=(layer, curves.signals.log_grad),
-        saturated=(layer, curves.signals.saturated),
-        act_std=(layer, curves.signals.act_std),
-    ).assign_coords(layer=1 + np.arange(curves.signals.log_grad.shape[-1]))
+    return data.assign({
+        name: (("start", "seed", "layer"), getattr(curves.signals, name))
+        for name in ("log_grad", "saturated", "act_std")
+    }).assign_coords(layer=1 + np.arange(curves.signals.log_grad.shape[-1]))  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 import jinit
 from jinit.pages.report import Chapter, page, png
@@ -149,13 +149,9 @@ def _run_chapters(setting: Setting, seed: int, console: Console) -> list[Chapter
 
 
 def _table(chapters: list[Chapter]) -> Table:
-    table = Table(title="Measured in this run", show_lines=False)
-    table.add_column("chapter")
-    table.add_column("what")
-    table.add_column("value", justify="right")
+    table = Table("chapter", "what", Column("value", justify="right"), title="Measured in this run")
     for i, chapter in enumerate(chapters, 1):
         for j, (name, value) in enumerate(chapter.numbers):
-            last = j == len(chapter.numbers) - 1
-            title = f"{i}. {chapter.title}" if j == 0 else ""
-            table.add_row(title, name, value, end_section=last)
+            table.add_row(f"{i}. {chapter.title}" if j == 0 else "", name, value)
+        table.add_section()
     return table

@@ -64,10 +64,8 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
         f"{accuracy['xavier']:.0%}.",
     ]
     numbers = [
-        *(
-            (f"gradient times, per layer on its way back, {LABELS[n]}", f"{1 / factor:.3g}")
-            for n, factor in per_layer.items()
-        ),
-        *((f"test accuracy, {LABELS[n]}", f"{a:.3f}") for n, a in accuracy.items()),
+        (f"gradient times, per layer on its way back, {LABELS[n]}", f"{1 / factor:.3g}")
+        for n, factor in per_layer.items()
     ]
+    numbers += [(f"test accuracy, {LABELS[n]}", f"{a:.3f}") for n, a in accuracy.items()]
     return Chapter("random", "Random", fig, as_dataset(curves), words, numbers)

@@ -23,24 +23,10 @@ class Setting:
 
 
 FULL = Setting(
-    name="full",
-    seeds=16,
-    steps=300,
-    hidden=8,
-    histogram_seeds=10,
-    histogram_inputs=1000,
-    map_gains=65,
-    map_depths=(2, 3, 5, 8, 13, 21, 34, 55),
-    map_seeds=32,
-)
+    name="full", seeds=16, steps=300, hidden=8, histogram_seeds=10, histogram_inputs=1000,
+    map_gains=65, map_depths=(2, 3, 5, 8, 13, 21, 34, 55), map_seeds=32,
+)  # fmt: skip
 QUICK = Setting(
-    name="quick",
-    seeds=4,
-    steps=80,
-    hidden=5,
-    histogram_seeds=2,
-    histogram_inputs=300,
-    map_gains=21,
-    map_depths=(2, 14),
-    map_seeds=32,
-)
+    name="quick", seeds=4, steps=80, hidden=5, histogram_seeds=2, histogram_inputs=300,
+    map_gains=21, map_depths=(2, 14), map_seeds=32,
+)  # fmt: skip

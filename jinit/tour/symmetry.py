@@ -36,13 +36,9 @@ def _as_one_unit(rate: float) -> optax.GradientTransformation:
 
     def scaled(updates: jinit.Params, _: object) -> jinit.Params:
         first, second, readout = updates.runs
-        return jinit.Params(
-            (
-                first._replace(w=first.w / UNITS, b=first.b / UNITS),
-                second._replace(b=second.b / UNITS),
-                readout._replace(w=readout.w * UNITS),
-            )
-        )
+        first = first._replace(w=first.w / UNITS, b=first.b / UNITS)
+        second = second._replace(b=second.b / UNITS)
+        return jinit.Params((first, second, readout._replace(w=readout.w * UNITS)))
 
     return optax.chain(optax.stateless(scaled), optax.sgd(rate))
 
@@ -51,14 +47,11 @@ def _single_unit(key: jax.Array, data: jinit.Data, steps: int) -> jinit.TrainRes
     """One unit per layer, started and stepped as `UNITS` equal ones are."""
     net = jinit.MLP((64, 1, 1, 10), activation="tanh")
     params, state = jinit.init(key, net, "constant", value=VALUE)
-    first, second, readout = params.runs
-    params = jinit.Params(
-        (first, second._replace(w=second.w * UNITS), readout._replace(w=readout.w * UNITS))
-    )
+    first, *others = params.runs
+    params = jinit.Params((first, *(layer._replace(w=layer.w * UNITS) for layer in others)))
     return jinit.train(
-        key, net, params, state, data,
-        optimizer=_as_one_unit(RATE), steps=steps, batch_size=128,
-    )  # fmt: skip
+        key, net, params, state, data, optimizer=_as_one_unit(RATE), steps=steps, batch_size=128
+    )
 
 
 def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) -> Chapter:
@@ -91,10 +84,7 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
     with plots.style():
         fig, axes = plots.figure(3, width=13.5, height=4.3, width_ratios=[1.5, 1, 1])
         ax, equal_ax, random_ax = axes[0]
-        colors = {
-            "zeros": plots.COLORS["zeros"], "equal": plots.COLORS["equal"],
-            "single unit": "black", "xavier": plots.COLORS["xavier"],
-        }  # fmt: skip
+        colors = plots.COLORS | {"single unit": "black"}
         labels = {
             "zeros": "all zeros", "equal": f"all equal, {UNITS} units per layer",
             "single unit": "one unit per layer", "xavier": "random (Xavier)",
@@ -151,10 +141,7 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
     numbers = [
         ("loss from zeros", f"{final['zeros']:.4f}"),
         ("entropy of the classes", f"{entropy:.4f}"),
-        *(
-            (f"largest difference between two units, {n}", f"{value:.2g}")
-            for n, value in spread.items()
-        ),
+        *((f"largest difference between two units, {n}", f"{v:.2g}") for n, v in spread.items()),
         ("largest difference in loss, equal units and one unit", f"{apart:.2g}"),
         *((f"test accuracy, {n}", f"{value:.3f}") for n, value in accuracy.items()),
     ]

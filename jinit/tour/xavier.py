@@ -8,7 +8,8 @@ import xarray as xr
 
 from jinit import plots
 from jinit.pages.report import Chapter
-from jinit.tour.histograms import LAYERS, WIDTH, hidden_net, measure, ridge_panel, theory_std
+from jinit.tour import histograms
+from jinit.tour.histograms import LAYERS, WIDTH
 from jinit.tour.setting import Setting
 
 
@@ -18,26 +19,21 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
     edges = {"tanh": np.linspace(-1, 1, 61), "relu": np.linspace(1e-6, 2, 61)}
     measured, theory = {}, {}
     for activation, bins in edges.items():
-        net = hidden_net(activation)
-        measured[activation] = measure(key, net, "xavier", edges=bins, **sizes)
-        theory[activation] = theory_std(net, weight_var=1.0)
+        net = histograms.hidden_net(activation)
+        measured[activation] = histograms.measure(key, net, "xavier", edges=bins, **sizes)
+        theory[activation] = histograms.theory_std(net, weight_var=1.0)
         advance(0.5)
     std = {a: m.rms for a, m in measured.items()}
     worst = max(float(np.max(np.abs(std[a] / theory[a] - 1))) for a in std)
 
     with plots.style():
         fig, axes = plots.figure(2, width=13.0, height=4.8)
-        for ax, (activation, title, color) in zip(
-            axes[0],
-            [
-                ("tanh", "Xavier with tanh: every layer speaks", plots.COLORS["xavier"]),
-                ("relu", "Xavier with ReLU: the signal collapses", plots.COLORS["10 randn"]),
-            ],
-            strict=True,
+        for ax, a, title, name in (
+            (axes[0][0], "tanh", "Xavier with tanh: every layer speaks", "xavier"),
+            (axes[0][1], "relu", "Xavier with ReLU: the signal collapses", "10 randn"),
         ):
-            ridge_panel(ax, measured[activation], color=color, theory=theory[activation])
-            ax.set_title(title, pad=18)
-            ax.set_xlabel("activation" if activation == "tanh" else "activation (where not 0)")
+            color = plots.COLORS[name]
+            histograms.ridge_panel(ax, measured[a], title, color=color, theory=theory[a])
 
     data = xr.Dataset(
         {
@@ -65,12 +61,5 @@ def chapter(key: jax.Array, setting: Setting, advance: Callable[[float], None]) 
         f"1/√2 = 0.71). Infinitely wide networks, computed without drawing a weight, agree to "
         f"{worst:.1%} (the networks here are finite and scatter from seed to seed).",
     ]
-    numbers = [
-        (
-            f"std of the activations, {a}, layer {layer}: measured; infinite width",
-            f"{std[a][layer - 1]:.4f}; {theory[a][layer - 1]:.4f}",
-        )
-        for a in edges
-        for layer in (1, 5, 10)
-    ]
+    numbers = [row for a in edges for row in histograms.beside_theory(f"{a}, ", std[a], theory[a])]
     return Chapter("xavier", "Xavier", fig, data, words, numbers)
