@@ -107,7 +107,7 @@ def _objective(model: TracedModel, targets: Any) -> Callable[[list[Any]], Any]:
     """The loss, or the sum of outputs times random numbers, of the output's arrays."""
     traced = model.trace
     loss = _random if model.loss is None else model.loss_of(targets)
-    shapes = [v.aval for v in traced.jaxpr.jaxpr.outvars]
+    shapes: list[Any] = [v.aval for v in traced.jaxpr.jaxpr.outvars]
     if model.loss is None:
         tree: Any = jax.tree.structure(traced.outputs(shapes))
         if targets is not None:

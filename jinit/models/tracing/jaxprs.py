@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import Jaxpr
+
+ClosedJaxpr = Any
+"""A program with its constants: a class of jax's own before jax 0.12, a `Jaxpr` from there on."""
 
 
 def inner_jaxprs(equation: Any) -> list[Jaxpr] | None:
@@ -48,4 +51,4 @@ def _alike(outside: Sequence[Any], inside: Sequence[Any]) -> int:
 
 def opened(jaxpr: Any) -> Jaxpr:
     """The program without its constants."""
-    return jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
+    return getattr(jaxpr, "jaxpr", jaxpr)

@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr
 from jax.extend.core import Literal as JaxprLiteral
 from jaxtyping import Array, ArrayLike, Float
 
-from jinit.models.tracing.jaxprs import inner_jaxpr, split_scan
+from jinit.models.tracing.jaxprs import inner_jaxpr, opened, split_scan
 from jinit.models.tracing.trace import Trace
 from jinit.models.tracing.values import Path
 
@@ -67,9 +66,9 @@ class _Run:
             self.at.setdefault(path, []).append((i, operand))
             self.inside.update(path[:n] for n in range(1, len(path), 2))
 
-    def program(self, closed: ClosedJaxpr, values: list[Any], at: Path, given: Records) -> Found:
-        jaxpr = closed.jaxpr
-        env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *values], strict=True))
+    def program(self, program: Any, values: list[Any], at: Path, given: Records) -> Found:
+        jaxpr, consts = opened(program), getattr(program, "consts", ())
+        env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *values], strict=True))
         records: Records = {}
 
         def read(atom: Any) -> Any:
@@ -101,9 +100,7 @@ class _Run:
             return self._scan(equation, values, path, given)
         if name == "cond":
             return self._cond(equation, values, path, given)
-        inner = inner_jaxpr(params)
-        closed = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
-        return self.program(closed, values, (*path, 0), given)
+        return self.program(inner_jaxpr(params), values, (*path, 0), given)
 
     def _scan(self, equation: Any, values: list[Any], path: Path, given: Records) -> Found:
         params = equation.params

@@ -12,10 +12,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.extend.core import jaxpr_as_fun
 
 from jinit.models.tracing.interpreter import follow
-from jinit.models.tracing.jaxprs import inner_jaxprs
+from jinit.models.tracing.jaxprs import ClosedJaxpr, inner_jaxprs
 from jinit.models.tracing.uses import ActivationUse, Kind, ResidualSum, Use
 from jinit.models.tracing.values import Path
 
