@@ -49,16 +49,19 @@ def test_they_are_what_the_definition_says(norm, residual, train):
     net = jinit.MLP((WIDTH, *(9,) * DEPTH, 4), activation="tanh", norm=norm, residual=residual)
     params, state = jinit.init(jax.random.key(0), net, "xavier", gain=1.5, bias_var=0.1)
     params, state = jax.tree.map(lambda a: a + 0.3, (params, state))
-    got = jinit.correlations(net, params, state, X, OTHER, train=train)
-    chex.assert_shape(list(got), (PAIRS, DEPTH + 1))
+    with jax.enable_x64(True):  # the same formulas, to the same digits
+        params, state = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), (params, state))
+        found = jinit.correlations(net, params, state, X, OTHER, train=train)
+    chex.assert_shape(list(found), (PAIRS, DEPTH + 1))
+    got = jax.tree.map(np.asarray, found)
     for i, z in enumerate(pre_activations(net, params, state, np.concatenate([X, OTHER]), train)):
-        u, v = np.split(np.asarray(z, np.float64), 2)
+        u, v = np.split(z, 2)
         expected = (u * v).sum(1) / np.sqrt((u * u).sum(1) * (v * v).sum(1))
-        np.testing.assert_allclose(got.correlation[:, i], expected, atol=2e-6)
-        np.testing.assert_allclose(got.apart[:, i], 1 - expected, rtol=2e-5, atol=2e-6)
-        np.testing.assert_allclose(got.length[:, i], (u * u).mean(1), rtol=1e-5)
-        np.testing.assert_allclose(got.other_length[:, i], (v * v).mean(1), rtol=1e-5)
-        np.testing.assert_allclose(got.distance[:, i], ((u - v) ** 2).mean(1), rtol=3e-5)
+        np.testing.assert_allclose(got.correlation[:, i], expected, atol=1e-13)
+        np.testing.assert_allclose(got.apart[:, i], 1 - expected, atol=1e-13)
+        np.testing.assert_allclose(got.length[:, i], (u * u).mean(1), rtol=1e-13)
+        np.testing.assert_allclose(got.other_length[:, i], (v * v).mean(1), rtol=1e-13)
+        np.testing.assert_allclose(got.distance[:, i], ((u - v) ** 2).mean(1), rtol=1e-13)
 
 
 def test_near_one_nothing_cancels():
