@@ -85,7 +85,12 @@ def layer_norm(
 ) -> Float[Array, "rows columns"]:
     """Normalise every sample over its units (Ba, Kiros & Hinton 2016, eq. 4).
 
-    The arguments are those of `batch_norm`.
+    Args:
+        x: pre-activations [batch, features]; [features, batch] with `batch_axis=1`.
+        gamma: scale.
+        beta: shift.
+        eps: added to the variance.
+        batch_axis: 0, or 1 where samples are columns.
     """
     checks.choice("batch_axis", batch_axis, [0, 1])
     along = partial(jnp.expand_dims, axis=batch_axis)
