@@ -106,13 +106,14 @@ def test_half_precision_is_scaled_in_float32_and_rounded(learn):
 
 def test_scales_do_not_fall_below_their_bound():
     params = start(3.0, depth=3)
-    options = {"loss": loss, "steps": 30, "lower": 0.5}
+    # few steps, straight down: after many at this rate the scales swing, and rounding decides
+    options = {"loss": loss, "steps": 5, "lower": 0.6}
     for found in (
-        metainit(KEY, apply, params, X, learning_rate=5.0, **options),
-        gradinit(apply, params, X, learning_rate=0.5, **options),
+        metainit(KEY, apply, params, X, learning_rate=1.0, **options),
+        gradinit(apply, params, X, learning_rate=0.1, **options),
     ):
         scales = np.array([float(scale) for scale in found.scales.values()])
-        assert scales.min() == pytest.approx(0.5, rel=1e-6)
+        assert scales.min() == pytest.approx(0.6, rel=1e-6)
 
 
 # --- what is not allowed ------------------------------------------------------------------------
