@@ -41,6 +41,13 @@ def test_every_part_of_the_core_exists(core_paths):
         assert (ROOT / "tests" / path).exists(), path
 
 
+def test_every_test_that_is_compiled_as_for_users_exists(optimised_paths):
+    for entry in optimised_paths:
+        path, _, test = entry.partition("::")
+        assert (ROOT / "tests" / path).exists(), path
+        assert not test or f"\ndef {test}(" in (ROOT / "tests" / path).read_text(), entry
+
+
 def test_the_version_is_one():
     version = jinit.__version__
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
