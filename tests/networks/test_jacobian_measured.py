@@ -18,24 +18,34 @@ def net_of(dims, **options):
 
 
 def drawn(net):
-    params, state = jinit.init(
-        jax.random.key(0), net, "xavier", gain=1.4, bias_var=0.1, dtype=jnp.float64
-    )
-    return jax.tree.map(lambda a: a + 0.2, (params, state))
+    """Arrays in which every leaf matters."""
+    rng = np.random.default_rng(8)
+    shapes = jax.eval_shape(lambda key: jinit.init(key, net), jax.random.key(0))
+    params, state = jax.tree.map(lambda a: 0.2 + 0.5 * rng.normal(size=a.shape), shapes)
+    return jax.tree.map(jnp.asarray, (params, jax.tree.map(np.exp, state)))
 
 
-@pytest.mark.parametrize("train", [True, False])
-@pytest.mark.parametrize("norm", [None, "batch", "layer"])
-@pytest.mark.parametrize("residual", [None, "scaled"])
-@pytest.mark.parametrize("dims", [(6, 8, 8, 8, 3), (6, 6, 6, 4)])
+DEEP, SQUARE = (6, 8, 8, 8, 3), (6, 6, 6, 4)  # the second has a branch round its first layer
+
+
+# Only batch norm asks whether it trains.
+@pytest.mark.parametrize(
+    ("dims", "norm", "residual", "train"),
+    [
+        *((DEEP, norm, residual, True) for norm in (None, "batch", "layer")
+          for residual in (None, "scaled")),
+        (DEEP, None, None, False), (DEEP, "batch", None, False), (DEEP, "batch", "scaled", False),
+        (SQUARE, None, None, True), (SQUARE, None, "scaled", True),
+        (SQUARE, "batch", "scaled", True), (SQUARE, "layer", "scaled", False),
+    ],
+)  # fmt: skip
 def test_with_the_readout_it_is_that_of_jax_jacobian(dims, norm, residual, train):
     with jax.enable_x64(True):
         net = net_of(dims, norm=norm, residual=residual)
         params, state = drawn(net)
         got = jinit.measure_jacobian_spectrum(net, params, state, X, readout=True, train=train)
-        whole = jax.jacobian(lambda x: jinit.forward(net, params, state, x, train=train)[0])(
-            jnp.asarray(X)
-        )
+        forward = lambda x: jinit.forward(net, params, state, x, train=train)[0]  # noqa: E731
+        whole = jax.jit(jax.jacobian(forward))(jnp.asarray(X))
         assert got.dtype == jnp.float64
         assert got.shape == (3, dims[-1])
         for i in range(3):
