@@ -15,11 +15,15 @@ from jinit.runtime import jit_once
 DIMS = (4, 5, 5, 5, 3)
 X = np.random.default_rng(0).normal(size=(6, 4))
 Y = np.random.default_rng(1).normal(size=(6, 3))
+# Every norm, over the batch and over what it has gathered, and every residual kind. A norm meets
+# the branch's order of steps in one program; residual kinds differ in the branch's scale alone.
 WALK = [
-    (norm, residual, train)
-    for norm, row in NORMS.items()
-    for residual in RESIDUALS
-    for train in ((True, False) if row.over_batch else (True,))
+    *((None, residual, True) for residual in RESIDUALS),
+    *((norm, None, True) for norm in NORMS if norm),
+    ("batch", None, False),
+    ("batch", "skipinit", True),
+    ("batch", "scaled", False),
+    ("layer", "plain", True),
 ]
 
 
@@ -43,7 +47,7 @@ def test_every_layer_back_is_the_derivative_of_every_layer_forward(norm, residua
         return signals.log_weight_grad, jax.grad(loss)(params)
 
     with jax.enable_x64(True):
-        found, gradient = jit_once(both)(*jax.tree.map(jnp.asarray, stirred(net)))
+        found, gradient = jit_once(both, level=0)(*jax.tree.map(jnp.asarray, stirred(net)))
         expected = [0.5 * math.log(np.mean(np.square(layer.w))) for layer in gradient]
     np.testing.assert_allclose(found, np.array(expected) - math.log(len(X)), rtol=1e-8, atol=1e-10)
 
@@ -61,6 +65,15 @@ def test_every_layer_mapped_equals_looped(norm, residual, train):
         alone = single(*jax.tree.map(lambda a, i=i: a[i], start))
         for many, one in zip(jax.tree.leaves(mapped), jax.tree.leaves(alone), strict=True):
             np.testing.assert_allclose(many[i], one, rtol=1e-5, atol=1e-5)
+
+
+def test_the_walk_meets_every_row():
+    met = set(WALK)
+    assert {residual for _, residual, _ in met} == set(RESIDUALS)
+    for norm, row in NORMS.items():
+        for train in (True, False) if row.over_batch else (True,):
+            of_norm = {residual is None for own, residual, t in met if (own, t) == (norm, train)}
+            assert of_norm == {True, False}, (norm, train)
 
 
 def test_every_step_of_every_order_is_known():
@@ -83,7 +96,7 @@ def test_a_norm_is_one_row(monkeypatch):
     with pytest.raises(ValueError, match=r"unknown norm 'rms'.*Allowed: None, 'batch', 'layer'"):
         jinit.MLP(DIMS, norm="rms")
     monkeypatch.setitem(NORMS, "rms", Norm(rms, standardise))
-    for residual in RESIDUALS:
+    for residual in (None, "skipinit"):  # the layer's two orders
         test_every_layer_back_is_the_derivative_of_every_layer_forward("rms", residual, True)
 
 

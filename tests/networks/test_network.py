@@ -255,12 +255,15 @@ def test_under_vmap_only_chosen_steps_are_recorded():
 
 def test_records_and_evaluations_are_of_the_network_before_the_step():
     net = jinit.Network(*linen_network())
-    whole = run(KEY, 0.05, net, **RECORDED)
-    for slot, steps in enumerate(RECORDED["record_at"]):
-        part = run(KEY, 0.05, net, steps=steps)
-        np.testing.assert_allclose(whole.history.record["norm"][slot], size(part.params), rtol=1e-5)
-    for slot, steps in enumerate((0, 5, 10)):
-        part = run(KEY, 0.05, net, steps=steps)
+    record_at, evaluated_at = [10, 0, 3], (0, 5, 10)
+    whole = run(KEY, 0.05, net, **RECORDED | {"record_at": record_at})
+    # Every length of a run is a program of its own.
+    parts = {n: run(KEY, 0.05, net, steps=n) for n in {*record_at, *evaluated_at}}
+    for slot, steps in enumerate(record_at):
+        found = whole.history.record["norm"][slot]
+        np.testing.assert_allclose(found, size(parts[steps].params), rtol=1e-5)
+    for slot, steps in enumerate(evaluated_at):
+        part = parts[steps]
         assert_close(jax.tree.map(lambda a, s=slot: a[s], whole.history.test), jinit.evaluate(
             net, part.params, part.state, DATA.x_test, DATA.y_test
         ))  # fmt: skip
@@ -273,8 +276,10 @@ MLP_NETWORK = jinit.Network(
 )
 
 
-@pytest.mark.parametrize("batch_size", [None, 4, 6])
-@pytest.mark.parametrize("kind", ["mlp", "linen"])
+# All of the data, a divisor of it and none; a network of one's own, with dropout, in the hardest.
+@pytest.mark.parametrize(
+    ("kind", "batch_size"), [("mlp", None), ("mlp", 4), ("mlp", 6), ("linen", 6)]
+)
 def test_a_run_in_two_parts_is_the_run_in_one(kind, batch_size):
     """Bit for bit: momenta, batch norm, dropout, and the permutation that the first part began."""
     net = MLP if kind == "mlp" else jinit.Network(*linen_network())
