@@ -1,21 +1,17 @@
-"""The command line, as a person calls it."""
+"""The command line, as a person calls it.
+
+A process takes seconds to start, so that each kind of end has one real one (help, version, a table,
+a refusal, a failed check, no device), and the other cases are called in this process.
+"""
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 
 import jinit
-
-
-def call(*arguments, cwd=None):
-    return subprocess.run(
-        [sys.executable, "-m", "jinit", *arguments],
-        capture_output=True, text=True, timeout=120, cwd=cwd,
-        env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1"},
-    )  # fmt: skip
+from tests.shell import call, call_here
 
 
 def test_help_names_the_commands():
@@ -42,7 +38,7 @@ def test_version():
 
 
 def test_schemes_lists_every_scheme():
-    done = call("schemes")
+    done = call_here("schemes")
     assert done.returncode == 0
     for name in jinit.SCHEMES:
         assert name in done.stdout
@@ -51,7 +47,7 @@ def test_schemes_lists_every_scheme():
 @pytest.mark.bad_input
 def test_tour_into_a_used_folder_is_one_sentence(tmp_path):
     (tmp_path / "kept.txt").write_text("kept")
-    done = call("tour", "--out", str(tmp_path))
+    done = call_here("tour", "--out", str(tmp_path))
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert str(tmp_path) in done.stderr
@@ -61,7 +57,7 @@ def test_tour_into_a_used_folder_is_one_sentence(tmp_path):
 
 @pytest.mark.bad_input
 def test_unknown_option_names_the_nearest():
-    done = call("tour", "--quik")
+    done = call_here("tour", "--quik")
     assert done.returncode == 2
     assert "--quick" in done.stderr
 
@@ -71,7 +67,7 @@ def test_unknown_option_names_the_nearest():
     "arguments", [("--out", "a" * 300), ("--out", "~nosuchuser/x"), ("--seed", "9" * 20)]
 )
 def test_impossible_options_are_one_message(arguments, tmp_path):
-    done = call("tour", *arguments, cwd=tmp_path)
+    done = call_here("tour", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
@@ -99,31 +95,28 @@ def test_theory_tells_a_newcomer_what_to_do():
     assert "gain=1.54701" in done.stdout
 
 
-@pytest.mark.script
 def test_theory_of_a_function_of_ones_own_with_its_picture(tmp_path):
     (tmp_path / "mine.py").write_text("import jax.numpy as jnp\ndef phi(x): return x*jnp.tanh(x)\n")
-    done = call("theory", "mine:phi", "--plot", "phases.png", cwd=tmp_path)
+    done = call_here("theory", "mine:phi", "--plot", "phases.png", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("phi: does the signal survive")
     assert (tmp_path / "phases.png").stat().st_size > 10_000
-    again = call("theory", "mine:phi", "--plot", "phases.png", cwd=tmp_path)
+    again = call_here("theory", "mine:phi", "--plot", "phases.png", cwd=tmp_path)
     assert again.returncode == 2
     assert "is there already; choose another name, or add --overwrite" in again.stderr
 
 
-@pytest.mark.script
 def test_the_picture_of_an_activation_whose_moments_end(tmp_path):
-    done = call("theory", "jax.numpy:exp", "--plot", "phases.png", cwd=tmp_path)
+    done = call_here("theory", "jax.numpy:exp", "--plot", "phases.png", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert done.stdout.endswith("The phase diagram is in phases.png.\n")
     assert (tmp_path / "phases.png").stat().st_size > 10_000
 
 
-@pytest.mark.script
 def test_a_picture_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "phases.png").mkdir()
-    done = call("theory", "tanh", "--plot", "phases.png", "--overwrite", cwd=tmp_path)
+    done = call_here("theory", "tanh", "--plot", "phases.png", "--overwrite", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("jinit: ")
     assert "phases.png" in done.stderr
@@ -131,17 +124,23 @@ def test_a_picture_that_cannot_be_written_is_one_sentence(tmp_path):
     assert done.stdout == ""
 
 
-@pytest.mark.script
-@pytest.mark.parametrize(("arguments", "sentence"), [
+REFUSED = [
     (["gellu"], "unknown activation 'gellu'; did you mean 'gelu'?"),
     (["gelu", "--bias-var", "-1"], "bias_var is a variance and must not be negative, got -1.0"),
     (["gelu", "--depth", "0"], "depth must be an integer of at least 1, got 0"),
     (["gelu", "--plot", "a.txt"], "--plot must end in .png, .svg or .pdf, got 'a.txt'"),
     (["gelu", "--plot", "no/such/a.png"], "must lie in a folder that can be written"),
     (["jax.numpy:sign"], "must be continuous with a bounded derivative, got one that jumps at x ="),
-])  # fmt: skip
-def test_theory_refuses_in_one_sentence(arguments, sentence):
-    done = call("theory", *arguments)
+]
+
+
+@pytest.mark.script
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("how", "arguments", "sentence"), [(call, *REFUSED[0]), *((call_here, *row) for row in REFUSED)]
+)
+def test_theory_refuses_in_one_sentence(how, arguments, sentence):
+    done = how("theory", *arguments)
     assert done.returncode == 2
     assert sentence in done.stderr
     assert done.stderr.count("\n") == 1
@@ -185,16 +184,15 @@ def test_diagnose_prints_writes_and_fails_where_it_is_told_to(tmp_path):
     assert json.loads(done.stdout)["findings"][0]["kind"] == "vanish"
     assert (tmp_path / "a.png").stat().st_size > 10_000
     assert "vanish" in (tmp_path / "a.html").read_text(encoding="utf-8")
-    done = call("diagnose", "models:small", "--fail-on", "dead", cwd=tmp_path)
+    done = call_here("diagnose", "models:small", "--fail-on", "dead", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "vanish: x0.0" in done.stdout
-    done = call("diagnose", "models:fine", "--fail-on", "any", cwd=tmp_path)
+    done = call_here("diagnose", "models:fine", "--fail-on", "any", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Healthy: over 9 layers" in done.stdout
 
 
 @pytest.mark.bad_input
-@pytest.mark.script
 def test_diagnose_of_nothing_is_one_sentence(tmp_path):
     (tmp_path / "models.py").write_text(MODELS)
     for arguments, words in (
@@ -207,7 +205,7 @@ def test_diagnose_of_nothing_is_one_sentence(tmp_path):
             "without arguments that returns (apply, variables, *inputs), got one that needs s",
         ),
     ):
-        done = call("diagnose", *arguments, cwd=tmp_path)
+        done = call_here("diagnose", *arguments, cwd=tmp_path)
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1
         assert words in done.stderr
