@@ -61,6 +61,7 @@ def test_work_is_counted_by_hand():
     assert work.flops == (3 * 10 - 1) * square + 3 * readout
 
 
+@pytest.mark.long
 @pytest.mark.script
 def test_jinit_against_itself_at_a_commit(tmp_path):
     """Two folders, two processes, one row of each kind; sizes are too small to ask for a ratio."""
