@@ -48,7 +48,7 @@ def all_(session: nox.Session) -> None:
 
 @nox.session
 def long(session: nox.Session) -> None:
-    """The small settings of slow experiments, jinit beside its peers and its past: 5 minutes."""
+    """The small settings of slow experiments, jinit beside its peers and its past."""
     install(session)
     session.run("pytest", "-m", "long", *session.posargs)
 
