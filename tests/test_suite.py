@@ -2,6 +2,8 @@
 
 import importlib
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import jaxtyping
 import pytest
 
 import jinit
+from tests.selection import ALWAYS, CORE, OPTIMISED
 
 ROOT = Path(__file__).parent.parent
 CHECKER = "jinit,beartype.beartype"
@@ -36,16 +39,23 @@ def test_bad_input_meets_the_sentence_and_not_the_checker(checked):
         jinit.gain("gelu", kind=3)
 
 
-def test_every_part_of_the_core_exists(core_paths):
-    for path in core_paths:
-        assert (ROOT / "tests" / path).exists(), path
-
-
-def test_every_test_that_is_compiled_as_for_users_exists(optimised_paths):
-    for entry in optimised_paths:
+@pytest.mark.parametrize("table", [CORE, OPTIMISED, tuple(ALWAYS)])
+def test_every_test_that_is_chosen_by_name_exists(table):
+    for entry in table:
         path, _, test = entry.partition("::")
         assert (ROOT / "tests" / path).exists(), path
         assert not test or f"\ndef {test}(" in (ROOT / "tests" / path).read_text(), entry
+
+
+@pytest.mark.script
+def test_every_setting_that_always_runs_exists():
+    files = sorted({f"tests/{entry.partition('::')[0]}" for entry in ALWAYS})
+    found = subprocess.run(
+        [sys.executable, "-m", "pytest", "-o", "addopts=", "--collect-only", "-q", *files],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    for entry, settings in ALWAYS.items():
+        assert {f"tests/{entry}[{setting}]" for setting in settings} <= set(found)
 
 
 def test_the_version_is_one():

@@ -119,11 +119,11 @@ def test_two_processes_under_jax_distributed_start_at_the_same_moment(tmp_path):
 
 @pytest.mark.script
 def test_kills_at_random_instants_change_nothing():
-    """Three of the fifty that the script does when it is run on its own."""
+    """One of the fifty that the script does when it is run on its own."""
     done = subprocess.run(
-        [sys.executable, str(HERE / "kill_and_resume.py"), "--kills", "3", "--seed", "5"],
+        [sys.executable, str(HERE / "kill_and_resume.py"), "--kills", "1", "--seed", "5"],
         capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 kills, " in done.stdout
+    assert "1 kills, " in done.stdout
     assert done.stdout.rstrip().endswith("all identical.")

@@ -1,0 +1,95 @@
+"""Which tests are the core, which are compiled as for users, which settings always run.
+
+Paths from this folder; a test is `path::name`. tests/conftest.py applies them.
+"""
+
+# A minute of tests, `pytest -m core`: files, or folders, that say most for their time.
+CORE = (
+    "test_house.py", "test_suite.py", "test_checks.py", "test_activations.py", "test_schemes.py",
+    "test_data.py", "networks/test_linear_map.py", "networks/test_losses.py",
+    "networks/test_scaled.py", "theory/moments/test_expectation.py", "theory/moments/test_roots.py",
+    "theory/test_ensemble.py", "models/tracing/test_rules.py", "sweeps/test_sweep_grid.py",
+)  # fmt: skip
+
+# Compiled as for users: drawing, training and sweeps, numbers at the edge of float32, what is the
+# same bit for bit, mapped or looped, eager or not; and what computes for longer than it compiles.
+# Folders, files or tests.
+OPTIMISED = (
+    "sweeps", "test_benchmarks.py", "test_runtime.py",
+    "networks/test_batch_norm.py", "networks/test_linear_map.py", "networks/test_losses.py",
+    "networks/test_mlp.py", "networks/test_params.py", "networks/test_scaled.py",
+    "networks/test_training.py",
+    "networks/test_correlations.py::test_mapped_over_seeds_and_gains_equals_one_by_one_in_one_trace",
+    "networks/test_correlations.py::test_near_one_nothing_cancels",
+    "networks/test_correlations.py::test_they_are_right_where_lengths_leave_float32",
+    "networks/test_jacobian_measured.py::test_mapped_over_seeds_equals_one_by_one_in_one_trace",
+    "networks/test_layer.py::test_a_branch_far_below_the_stream_has_its_gradient",
+    "networks/test_network.py::test_mapped_equals_one_by_one_in_one_trace_with_records_and_dropout",
+    "networks/test_network.py::test_a_run_in_two_parts_is_the_run_in_one",
+    "networks/test_signals.py::test_mapped_equals_looped_and_eager_equals_jitted",
+    "models/drawing/test_reinit.py::test_mapped_over_keys_is_a_loop",
+    "models/drawing/test_reinit.py::test_many_gains_are_one_trace_and_mapped_gains_a_loop",
+    "models/drawing/test_reinit.py::test_numbers_that_are_not_finite_change_no_draw",
+    "models/drawing/test_reinit.py::test_the_automatic_gain_inside_a_jit",
+    # Longer in computing than in compiling:
+    "models/drawing/test_reinit.py::test_he_keeps_the_signal_over_thirty_layers",
+    "networks/test_correlations.py::test_the_mean_over_seeds_is_theorys_trajectory",
+    "theory/test_agreement.py::test_prediction_agrees_with_simulation",
+    "theory/layers/test_norms.py::test_deep_networks_leave_an_unstable_fixed_point",
+    "theory/maps/test_lengths.py::test_twenty_networks_of_cs231n_agree_with_infinite_width",
+    "theory/maps/test_tailored.py::test_correlation_behind_a_wide_network",
+)  # fmt: skip
+
+# Of families whose every setting takes seconds: those that always run. The others are `long`.
+ALWAYS = {
+    "models/diagnosis/test_one_record.py::test_two_instruments_read_the_same": (
+        "gelu-None-None", "sigmoid-layer-None", "tanh-None-plain", "gelu-None-skipinit",
+        "relu-batch-scaled",
+    ),
+    "models/diagnosis/test_one_record.py::test_the_same_model_in_linen": ("gelu-layer-scaled",),
+    "models/diagnosis/test_one_record.py::test_the_same_model_in_equinox": ("relu-None-scaled",),
+    "models/drawing/test_gradinit.py::"
+    "test_gradinit_lowers_the_loss_after_one_step_under_its_bound": (
+        "3.0-sgd-0.1-1.0", "0.5-adam-0.001-None",
+    ),
+    "models/drawing/test_metainit.py::"
+    "test_metainit_lowers_the_gradient_quotient_and_comes_nearer_to_criticality": ("0.5-1.7",),
+    "models/drawing/test_reinit.py::test_mapped_over_keys_is_a_loop": (
+        "linen scan on axis 1", "haiku gru",
+    ),
+    "models/scaling/test_coordinate_check.py::"
+    "test_one_step_moves_every_layer_alike_at_every_width": ("adam",),
+    "networks/test_correlations.py::test_they_are_what_the_definition_says": (
+        "None-None-False", "None-plain-True", "None-scaled-True", "batch-None-True",
+        "batch-skipinit-True", "layer-plain-True",
+    ),
+    "networks/test_jacobian_measured.py::test_moments_over_seeds_are_theorys": (
+        "tanh-orthogonal", "relu-xavier",
+    ),
+    "networks/test_layer.py::test_every_layer_back_is_the_derivative_of_every_layer_forward": (
+        "None-plain-True", "None-scaled-True", "batch-None-True", "batch-skipinit-True",
+        "layer-None-True",
+    ),
+    "networks/test_mlp.py::test_mapped_equals_looped_bit_for_bit": (
+        "constant", "normal", "uniform", "he", "glorot_normal", "orthogonal", "delta_orthogonal",
+        "looks_linear",
+    ),
+    "networks/test_mlp.py::test_mapped_equals_looped_bit_for_bit_in_deep_nets": ("orthogonal",),
+    "networks/test_network.py::test_a_run_in_two_parts_is_the_run_in_one": ("mlp-None", "linen-6"),
+    "networks/test_signals.py::test_mapped_equals_looped_and_eager_equals_jitted": ("batch",),
+    "networks/test_signals.py::test_signals_are_those_of_plain_autodiff": (
+        "None-None-True-tanh-cross_entropy", "None-plain-True-relu-squared_error",
+        "batch-skipinit-True-tanh-cross_entropy", "batch-scaled-False-relu-cross_entropy",
+        "layer-plain-True-softplus-squared_error",
+    ),
+    "networks/test_training.py::test_any_optax_optimiser_learns_under_strict_promotion": (
+        "adamw", "lion", "nesterov, clipped, on a schedule",
+    ),
+    "theory/layers/test_finite_width.py::test_against_networks": ("relu", "tanh", "x_tanh"),
+    "theory/layers/test_trajectory.py::test_residual_networks": (
+        "None-scaled-64-0.0", "batch-plain-512-0.5",
+    ),
+    "theory/test_agreement.py::test_prediction_agrees_with_simulation": (
+        "identity", "leaky_relu", "tanh", "hard_sigmoid", "selu", "gelu", "softplus", "own",
+    ),
+}  # fmt: skip
