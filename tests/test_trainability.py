@@ -114,7 +114,7 @@ def started(monkeypatch):
 
 @pytest.mark.script
 def test_a_map_that_is_killed_goes_on_and_is_read_in_every_form(tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # what is computed is not the question
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # its numbers are not asked
     grid = (*SMALL, "--depth", "4")  # the second of three programs compiles when the kill comes
     begun = subprocess.Popen(
         command("map", *grid, "--store", "map.zarr"), cwd=tmp_path, stderr=subprocess.DEVNULL,
