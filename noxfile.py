@@ -57,7 +57,7 @@ def long(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """What is written runs: programs of the README, examples in docstrings, links within."""
     install(session)
-    session.run("pytest", "tests/test_readme.py", *session.posargs)
+    session.run("pytest", "-m", "long or not long", "tests/test_readme.py", *session.posargs)
 
 
 @nox.session

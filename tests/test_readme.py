@@ -1,5 +1,6 @@
 """What the README says is true: programs run, the table is the code's, links lead somewhere."""
 
+import ast
 import os
 import re
 import subprocess
@@ -14,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 @pytest.mark.script
 def test_programs_run_as_written(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
@@ -28,6 +30,18 @@ def test_programs_run_as_written(tmp_path):
         [sys.executable, str(program)], capture_output=True, text=True, timeout=300, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_programs_name_what_exists():
+    """What always runs of the programs: they parse, and every name of jinit's is there."""
+    for block in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Attribute) and re.match(
+                r"(jinit|theory)\b", text := ast.unparse(node)
+            ):
+                found = {"jinit": jinit, "theory": jinit.theory}
+                for name in text.split("(")[0].split("."):
+                    found = found[name] if isinstance(found, dict) else getattr(found, name)
 
 
 @pytest.mark.parametrize("name", list(jinit.SCHEMES))

@@ -112,8 +112,9 @@ def started(monkeypatch):
     monkeypatch.setattr(jinit, "configure", lambda: None)
 
 
+@pytest.mark.long
 @pytest.mark.script
-def test_a_map_that_is_killed_goes_on_and_is_read_in_every_form(tmp_path, monkeypatch):
+def test_a_map_that_is_killed_goes_on(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # its numbers are not asked
     grid = (*SMALL, "--depth", "4")  # the second of three programs compiles when the kill comes
     begun = subprocess.Popen(
@@ -143,10 +144,21 @@ def test_a_map_that_is_killed_goes_on_and_is_read_in_every_form(tmp_path, monkey
     assert "3 of 3 blocks" in status.stdout
     assert "scheme (1) x depth (3) x gain (5) x seed (2)" in status.stdout
 
+
+def test_shards_of_a_map_share_a_store_that_is_read_in_every_form(tmp_path, started):
+    one, two = (
+        call_here("map", *SMALL, "--store", "map.zarr", "--shard", f"{i}/2", cwd=tmp_path)
+        for i in range(2)
+    )
+    assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
+    ds = jinit.load(tmp_path / "map.zarr")
+    assert np.isfinite(ds.log_gradient_ratio).all()
+    status = call_here("status", "map.zarr", cwd=tmp_path)
+    assert "scheme (1) x depth (2) x gain (5) x seed (2)" in status.stdout
+
     for option, file in (("--csv", "map.csv"), ("--nc", "map.nc")):
         assert call_here("export", "map.zarr", option, file, cwd=tmp_path).returncode == 0
-    ds = jinit.load(tmp_path / "map.zarr")
-    assert len((tmp_path / "map.csv").read_text().splitlines()) == 31
+    assert len((tmp_path / "map.csv").read_text().splitlines()) == 21
     with xr.open_dataset(tmp_path / "map.nc", engine="scipy") as read:
         np.testing.assert_array_equal(read.log_gradient_ratio, ds.log_gradient_ratio)
     assert call_here("plot", "map.zarr", "again.svg", cwd=tmp_path).returncode == 0
@@ -154,15 +166,6 @@ def test_a_map_that_is_killed_goes_on_and_is_read_in_every_form(tmp_path, monkey
     again = call_here("plot", "map.zarr", "again.svg", cwd=tmp_path)
     assert again.returncode == 2
     assert "add --overwrite" in again.stderr
-
-
-def test_shards_of_a_map_share_a_store(tmp_path, started):
-    one, two = (
-        call_here("map", *SMALL, "--store", "map.zarr", "--shard", f"{i}/2", cwd=tmp_path)
-        for i in range(2)
-    )
-    assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
-    assert np.isfinite(jinit.load(tmp_path / "map.zarr").log_gradient_ratio).all()
 
 
 def test_a_dry_run_makes_nothing(tmp_path, started):

@@ -481,6 +481,7 @@ def stretched(theory, by):
     )
 
 
+@pytest.mark.long
 def test_pennington_wrong_spectra_miss(load, monkeypatch):
     script = load("pennington2017_jacobian_spectra")
     assert len(script.ENSEMBLES) == 6

@@ -133,7 +133,7 @@ def kernel(entry):
     return next((path, what) for path, what in entry.expected.items() if is_weight(what))
 
 
-@pytest.mark.parametrize("entry", LAYERS, ids=lambda e: e.name)
+@pytest.mark.parametrize("entry", zoo.first_of_its_kind(LAYERS))
 def test_the_fans_written_by_hand_are_those_that_the_jacobian_counts(entry):
     _, what = kernel(entry)
     taps = jacobian(entry) != 0
@@ -210,7 +210,7 @@ def rounding(entry, times):
     return 4 * times * float(eps)
 
 
-@pytest.mark.parametrize("entry", MODELS, ids=lambda e: e.name)
+@pytest.mark.parametrize("entry", zoo.first_of_its_kind(MODELS))
 def test_the_gradient_has_the_rank_of_its_applications_in_the_matrix(entry):
     inputs, times = few(entry)
     grads, looked = gradients(entry, inputs), 0

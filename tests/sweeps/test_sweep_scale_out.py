@@ -46,6 +46,7 @@ def test_an_error_of_the_function_comes_back_before_any_worker_starts():
         jinit.sweep(broken, traced={"a": [1.0]}, executor=Never(), progress=False)
 
 
+@pytest.mark.long
 @pytest.mark.script
 @pytest.mark.filterwarnings("ignore")  # dask's own, about a worker that is gone
 @mock.patch.dict(os.environ)  # where Dask leaves settings of malloc and BLAS behind

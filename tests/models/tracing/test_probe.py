@@ -10,7 +10,6 @@ from jinit.models.tracing.trace import trace_model
 from tests.zoo import entries as zoo
 
 MODELS = [e for e in zoo.ENTRIES if e.kind not in (*zoo.CONVOLUTIONS, "linear", "vector")]
-"""One framework's model of each kind always; the others of that kind are long."""
 
 
 def close(a, b, rounding=0.0):
@@ -20,14 +19,7 @@ def close(a, b, rounding=0.0):
     np.testing.assert_allclose(a / scale, b / scale, atol=2e-2 if a.ndim and scale > 1e3 else 2e-5)
 
 
-@pytest.mark.parametrize(
-    "entry",
-    [
-        pytest.param(e, marks=[pytest.mark.long] * any(e.kind == f.kind for f in MODELS[:i]))
-        for i, e in enumerate(MODELS)
-    ],
-    ids=lambda e: e.name,
-)
+@pytest.mark.parametrize("entry", zoo.first_of_its_kind(MODELS))
 def test_a_model_and_its_gradient_are_the_same_under_the_interpreter(entry):
     apply, variables, inputs = entry.build(jax.random.key(3))
     traced = trace_model(apply, variables, *inputs)
