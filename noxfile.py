@@ -41,14 +41,14 @@ def core(session: nox.Session) -> None:
 
 @nox.session(name="all", python=PYTHONS)
 def all_(session: nox.Session) -> None:
-    """Every test, but for those that take minutes by themselves."""
+    """Every test but `long`: what `.ci/run` runs."""
     install(session)
     session.run("pytest", *session.posargs)
 
 
 @nox.session
 def long(session: nox.Session) -> None:
-    """The small settings of slow experiments, jinit beside its peers and its past."""
+    """What `all` leaves out: the README's programs, more settings, small experiments."""
     install(session)
     session.run("pytest", "-m", "long", *session.posargs)
 
