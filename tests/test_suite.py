@@ -11,6 +11,8 @@ import jaxtyping
 import pytest
 
 import jinit
+from jinit.networks.layer import RESIDUALS
+from jinit.networks.norms import NORMS
 from tests.selection import ALWAYS, CORE, OPTIMISED
 
 ROOT = Path(__file__).parent.parent
@@ -56,6 +58,18 @@ def test_every_setting_that_always_runs_exists():
     ).stdout.splitlines()  # fmt: skip
     for entry, settings in ALWAYS.items():
         assert {f"tests/{entry}[{setting}]" for setting in settings} <= set(found)
+
+
+@pytest.mark.parametrize("test", [
+    "networks/test_correlations.py::test_they_are_what_the_definition_says",
+    "networks/test_layer.py::test_every_layer_back_is_the_derivative_of_every_layer_forward",
+    "networks/test_signals.py::test_signals_are_those_of_plain_autodiff",
+])  # fmt: skip
+def test_what_always_runs_of_the_layers_has_every_norm_and_residual_kind(test):
+    settings = [setting.split("-")[:3] for setting in ALWAYS[test]]
+    norms, residuals, _ = map(set, zip(*settings, strict=True))
+    assert (norms, residuals) == (set(map(str, NORMS)), set(map(str, RESIDUALS)))
+    assert {train for norm, _, train in settings if norm == "batch"} == {"True", "False"}
 
 
 def test_the_version_is_one():

@@ -64,7 +64,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder) / "cache"
         whole, seconds = {}, {}
-        while kills < options.kills:
+        while kills < options.kills or not midway:  # a kill before the first block proves little
             block = BLOCKS[rounds % len(BLOCKS)]
             if block not in whole:
                 store = Path(folder) / f"whole-{block}.zarr"
@@ -77,7 +77,7 @@ def main() -> int:
                 while True:
                     child = start(store, block, shard, cache)
                     child.stdout.readline()
-                    if kills < options.kills:
+                    if kills < options.kills or not midway:
                         time.sleep(rng.uniform(0.0, 0.9 * seconds[block]))
                         if child.poll() is None:
                             child.send_signal(signal.SIGKILL)

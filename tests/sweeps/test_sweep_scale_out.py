@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -120,11 +121,11 @@ def test_two_processes_under_jax_distributed_start_at_the_same_moment(tmp_path):
 
 @pytest.mark.script
 def test_kills_at_random_instants_change_nothing():
-    """One of the fifty that the script does when it is run on its own."""
+    """One midway; the script does fifty when it is run on its own."""
     done = subprocess.run(
         [sys.executable, str(HERE / "kill_and_resume.py"), "--kills", "1", "--seed", "5"],
         capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 kills, " in done.stdout
+    assert re.search(r"kills, [1-9]\d* of them midway", done.stdout)
     assert done.stdout.rstrip().endswith("all identical.")
