@@ -14,9 +14,11 @@ class Rule(NamedTuple):
     """How one primitive treats what it is given."""
 
     parameters: tuple[Step, ...] = ()
-    """tried in order if an operand is made of parameters"""
+    """tried in order if operands are made of parameters, and others are signals"""
+    moves: tuple[Step, ...] = ()
+    """tried in order if there is no signal among them, before a new leaf is made of them"""
     signals: tuple[Step, ...] = ()
-    """tried in order if none is"""
+    """tried in order if none is made of parameters"""
     pointwise: bool = False
     """a function of single entries, whose curve is followed"""
     same: bool = False
@@ -48,10 +50,23 @@ class Call(NamedTuple):
         """Of the first value that comes out."""
         return self.equation.outvars[0].aval.shape if self.made else ()
 
+    def spread(self, i: int) -> frozenset[int]:
+        """Axes of what comes out along which an operand is repeated, as far as is known."""
+        shape = self.equation.invars[i].aval.shape
+        own = getattr(self.values[i], "spread", frozenset())
+        if len(shape) != len(self.shape):
+            return frozenset(range(len(self.shape)))
+        return own | {a for a, n in enumerate(self.shape) if n > 1 == shape[a]}
+
     @property
     def places(self) -> list[int]:
         """Which operands are made of parameters."""
         return [i for i, v in enumerate(self.values) if isinstance(v, Parameters)]
+
+    @property
+    def signals(self) -> bool:
+        """Whether one of them is a signal."""
+        return any(isinstance(v, Signal) for v in self.values)
 
     @property
     def rest(self) -> list[Value]:

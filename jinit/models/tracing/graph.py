@@ -8,9 +8,26 @@ from typing import Any
 
 import numpy as np
 
+import jax.numpy as jnp
+
 from jinit.models.tracing import curves
+from jinit.models.tracing.jaxprs import evaluated
+from jinit.models.tracing.made import Anatomy, Made, Part, numbers_of
 from jinit.models.tracing.uses import ActivationUse, Kind, ResidualSum, Use
-from jinit.models.tracing.values import Loop, Parameters, Path, RoleError, Signal, Value, View
+from jinit.models.tracing.values import (
+    Constant,
+    Fixed,
+    Joined,
+    Known,
+    Loop,
+    Parameters,
+    Path,
+    RoleError,
+    Rows,
+    Signal,
+    Value,
+    View,
+)
 
 
 def is_bent(signal: Signal) -> bool:
@@ -39,7 +56,13 @@ class Graph:
 
     def __init__(self, shapes: Sequence[tuple[int, ...]]) -> None:
         """Nothing found yet; `shapes` are those of the parameters."""
-        self.shapes = shapes
+        self.shapes = list(shapes)
+        self.count = len(self.shapes)  # parameters
+        self.made: list[Made] = []  # leaves more, of the shapes that come after
+        self.cuts: dict[int, set[tuple[tuple[int, ...], int, int, int]]] = {}  # of uses' columns
+        self.rejoined = frozenset[int]()  # uses whose parts come together again
+        self.returned: set[int] = set()  # parameters that are outputs themselves
+        self.anatomy = Anatomy(self.made, self.shapes, self.count)
         self.uses: list[Use] = []
         self.activations: list[ActivationUse] = []
         self.residuals: list[ResidualSum] = []
@@ -51,6 +74,7 @@ class Graph:
         self.loops: tuple[Loop, ...] = ()
         self.subtracted: dict[int, int] = {}  # node of a difference to the use in it
         self.size = 0  # of what the present equation makes
+        self.dtype: Any = np.dtype(np.float32)
         self.floating = True  # whether those are floating-point numbers
 
     def node(self, values: Iterable[Value] = (), own: int = 0) -> int:
@@ -73,7 +97,6 @@ class Graph:
         features: int | None = None,
         summed: bool = False,
         normed: bool = False,
-        data: bool | None = None,
     ) -> Signal:
         """What an operation on several entries makes: the uses before it wait on."""
         signals = _signals(values)
@@ -81,14 +104,21 @@ class Graph:
             self.settle(signal, summed=summed)
         return Signal(
             self.node(signals),
-            data=any(s.data for s in signals) if data is None else data,
             # A choice, as an argmax makes: nothing flows on from there.
             uses=_waiting(signals) if self.floating else frozenset(),
             path=at,
             features=features,
             size=self.size,
             normed=normed or any(s.normed for s in signals),
+            terms=frozenset[int]().union(*(s.terms for s in signals)),
+            raised=frozenset[int]().union(*(s.raised for s in signals)),
+            cut=frozenset[int]().union(*(s.cut for s in signals if not is_bent(s))),
         )
+
+    def cut(self, uses: Iterable[int], piece: tuple[tuple[int, ...], int, int, int]) -> None:
+        """Of units laid out on a grid, a range along an axis is taken."""
+        for i in uses:
+            self.cuts.setdefault(i, set()).add(piece)
 
     def settle(self, signal: Signal, *, summed: bool = False, read: bool = False) -> None:
         """A pointwise function is over: it was the activation of the weights before it.
@@ -104,6 +134,7 @@ class Graph:
         smaller = signal.size < max((self.uses[i].size for i in signal.uses), default=0)
         if name is None and (summed or smaller):
             return
+        self.apply_factor(signal)
         if any(a.path == signal.path and a.uses >= signal.uses for a in self.activations):
             return
         self.activations.append(ActivationUse(
@@ -196,37 +227,177 @@ class Graph:
         times = math.prod(loop.length for loop in self.loops) // math.prod(view.layers)
         made = {s.path for s in signals}
         after = made.pop() if len(made) == 1 else None
+        columns = more.pop("columns", ())
         self.uses.append(
             Use(kind, order, times, view, at, self.loops, size=self.size, after=after, **more)
         )
         self._used_at.append(self.node(signals, 1 << order))
         self._fed.append(sum(1 << node for node in {s.node for s in signals}))
+        if kind == "weight":
+            for signal in signals:
+                self.apply_factor(signal)
         node, features = self._used_at[-1], more.get("features")
         waiting = frozenset({order} if kind == "weight" else ())
-        return Signal(node, data=True, uses=waiting, path=at, features=features, size=self.size)
+        return Signal(
+            node, uses=waiting, path=at, features=features, size=self.size, columns=columns
+        )
 
     def use_between(
         self, view: View, kind: Kind, rest: Sequence[Value], at: Path, *, normed: bool = False
     ) -> Signal:
         """A shift or a factor: the weights before it still wait for their activation."""
         used, signals = self.use(view, kind, rest, at), _signals(rest)
+        order = len(self.uses) - 1
         self.settle_all(signals)
         normed = normed or any(s.normed for s in signals)
         if kind == "scale" and normed and self.is_vector(view):
             self.uses[-1] = self.uses[-1]._replace(normed=True)
-        features = signals[0].features if len(signals) == 1 else None
+        lone = signals[0] if len(signals) == 1 else None
+        if kind == "scale" and lone is not None and self._turns(view, lone):
+            self.uses[-1] = self.uses[-1]._replace(kind="rate")
+        features = lone.features if lone else None
         kept = normed and kind != "scale"
-        return replace(used, uses=_waiting(signals), features=features, normed=kept)
+        multiplied = (order, lone) if kind == "scale" and lone is not None else None
+        is_line = lone is not None and not is_bent(lone)
+        return replace(
+            used, uses=_waiting(signals), features=features, normed=kept,
+            spread=lone.spread & view.spread if lone else frozenset(),
+            columns=lone.columns if lone else (), multiplied=multiplied,
+            rescaled=lone.rescaled if lone and is_line and kind == "bias" else (),
+            terms=frozenset({order}).union(*(s.terms for s in signals)),
+            raised=frozenset[int]().union(*(s.raised for s in signals)),
+        )  # fmt: skip
+
+    def _turns(self, view: View, signal: Signal) -> bool:
+        """Whether a factor is a decay or a frequency: complex, or by it a loop's state goes on."""
+        if jnp.issubdtype(self.dtype, jnp.complexfloating):
+            return True
+        time = not view.layers or len(self.loops) - 1 not in view.stacked
+        return signal.state and bool(self.loops) and time
 
     def is_vector(self, view: View) -> bool:
         """Whether a layer has more than one number of it."""
         return len(self.shapes[view.leaf]) > len(view.layers)
 
     def is_made_of(self, value: Value, leaf: int) -> bool:
-        """Whether a use of that parameter leads to it."""
+        """Whether a use of the parameters of that leaf leads to it."""
+        own = self.parts(leaf).keys()
         return isinstance(value, Signal) and any(
-            self.uses[i].view.leaf == leaf for i in _bits(self._seen[value.node])
+            self.parts(self.uses[i].view.leaf).keys() & own for i in _bits(self._seen[value.node])
         )
+
+    def parts(self, leaf: int) -> dict[int, Part]:
+        """Of a leaf: parameter -> what it is in it."""
+        return self.anatomy.parts(leaf)
+
+    def make(self, equation: Any, values: Sequence[Value]) -> list[View]:
+        """What an operation makes of views and constants alone, one leaf more for each result."""
+        operands = [self.whole(v) if isinstance(v, Joined) else v for v in values]
+        operands = [
+            Known(lambda v=v, a=a: np.broadcast_to(numbers_of(v), a.aval.shape))
+            if isinstance(v, Constant) and a.aval.shape else v
+            for v, a in zip(operands, equation.invars, strict=True)
+        ]  # fmt: skip
+        summed = 1
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            summed = math.prod(equation.invars[0].aval.shape[a] for a in contracted)
+        return [
+            self._made(
+                equation.primitive.name, lambda *a, i=i: evaluated(equation, a)[i], operands,
+                out.aval.shape, out.aval.dtype, summed,
+            )
+            for i, out in enumerate(equation.outvars)
+        ]  # fmt: skip
+
+    def whole(self, value: View | Joined) -> View:
+        """One view of what lies side by side."""
+        if isinstance(value, View):
+            return value
+        shape, axis = list(value.views[0].shape), value.axis
+        shape[axis] = sum(view.shape[axis] for view in value.views)
+
+        def concatenated(*parts: Any) -> Any:
+            return jnp.concatenate(parts, axis)
+
+        dtype = self.dtype
+        return self._made("concatenate", concatenated, value.views, tuple(shape), dtype)
+
+    def _made(
+        self, name: str, run: Any, operands: Sequence[Value], shape: tuple[int, ...], dtype: Any,
+        summed: int = 1,
+    ) -> View:  # fmt: skip
+        given: Any = tuple(v if isinstance(v, View | Fixed) else None for v in operands)
+        loops: dict[int, int] = {}
+        for value in given:
+            if isinstance(value, View):
+                loops |= dict(zip(value.stacked, value.layers, strict=True))
+        stacked = tuple(sorted(loops))
+        layers = tuple(loops[i] for i in stacked)
+        self.made.append(Made(name, run, given, shape, dtype, layers, stacked, summed))
+        self.shapes.append((*layers, *shape))
+        return View(len(self.shapes) - 1, shape, (None,) * len(layers), layers, stacked)
+
+    def apply_factor(self, signal: Signal) -> None:
+        """A constant factor on what came out of weights is one on the matrix that is applied."""
+        if not signal.rescaled:
+            return
+        factor, path = signal.rescaled[-1]
+        for i in signal.uses:
+            use = self.uses[i]
+            if use.rescaled is None:
+                whole = View(use.view.leaf, self.shapes[use.view.leaf])
+                made = self._made(
+                    "mul", lambda w: w * jnp.asarray(factor, w.dtype), [whole], whole.shape,
+                    self.dtype,
+                )  # fmt: skip
+                view = use.view._replace(leaf=made.leaf)
+                self.uses[i] = use._replace(view=view, rescaled=path)
+
+    def look_up(
+        self, table: View, rest: Sequence[Value], at: Path, picked: int, axes: Iterable[int],
+        size: int,
+    ) -> Signal:  # fmt: skip
+        """Rows of a table that data picks along an axis; `axes` of what comes out hold the rest."""
+        own = (tuple(a for a in range(len(table.shape)) if a != picked))
+        used = self.use(table, "embedding", rest, at, fan_out=size, axes=((picked,), own, ()))
+        return replace(used, rows=Rows(len(self.uses) - 1, tuple(axes)))
+
+    def sum_product(self, signal: Signal, summed: Sequence[int], at: Path) -> Signal | None:
+        """A sum over a product entry by entry: a matrix product, if the parameter varies there."""
+        assert signal.multiplied is not None
+        order, read = signal.multiplied
+        use = self.uses[order]
+        view, shape = use.view, use.view.shape
+        own = [a for a, n in enumerate(shape) if n > 1 and a not in view.spread]
+        inner = [a for a in own if a in summed]
+        if not inner or use.normed or use.kind != "scale":
+            return None
+        batched = [a for a in own if a not in summed and a not in read.spread]
+        free = [a for a in own if a not in summed and a in read.spread]
+        taken = tuple(slice(None) if a in own else 0 for a in range(len(shape)))
+        place = {a: i for i, a in enumerate(own)}
+
+        def one(numbers: Any) -> Any:
+            return numbers[taken]
+
+        size = {name: math.prod(shape[a] for a in axes)
+                for name, axes in (("in", inner), ("out", free), ("groups", batched))}
+        axes: Any = tuple(tuple(place[a] for a in each) for each in (batched, inner, free))
+        left = [a for a in range(len(shape)) if a not in summed]
+        features = left.index((free or batched or left)[-1]) if left else None
+        self.settle(read, read=True)
+        self.apply_factor(read)
+        self.uses[order] = use._replace(
+            kind="weight", view=view.then(one, [shape[a] for a in own]), path=at, size=self.size,
+            fan_in=size["in"], fan_out=size["out"], groups=size["groups"], axes=axes,
+            features=features,
+        )  # fmt: skip
+        columns = tuple(left.index(a) for a in free)
+        return Signal(
+            self.node([signal]), uses=frozenset({order}), path=at, features=features,
+            size=self.size, columns=columns,
+        )  # fmt: skip
 
     def are_same(self, a: Value, b: Value) -> bool:
         """Whether two values hold the same entries of the same parameter, however they came."""
@@ -246,24 +417,31 @@ class Graph:
             return value
         views = [value] if isinstance(value, View) else value.views
         used = [self.use(view, "other", [], at) for view in views]
-        return Signal(self.node(used), data=True, path=at, size=self.size)
+        return Signal(self.node(used), path=at, size=self.size)
 
     # --- the second look at a loop's body, and the end ---
 
     def keep_activations(self, run: Callable[[], Any]) -> None:
         """Run the same equations again, for the activations that they add alone."""
         uses, residuals, found = list(self.uses), list(self.residuals), len(self.activations)
+        cuts, rejoined = {i: set(pieces) for i, pieces in self.cuts.items()}, self.rejoined
         run()
         shift = len(self.uses) - len(uses)
         for i, activation in enumerate(self.activations[found:], found):
             known = frozenset(u - shift if u >= len(uses) else u for u in activation.uses)
             self.activations[i] = activation._replace(uses=known)
         self.uses, self.residuals = uses, residuals
+        self.cuts, self.rejoined = cuts, rejoined
         del self._used_at[len(uses) :], self._fed[len(uses) :]
 
     def conclude(self, ends: Sequence[tuple[Value, tuple[int, ...]]]) -> None:
         """What only the whole program shows: `ends` are its outputs with their shapes."""
         self.settle_all([end for end, _ in ends])
+        for end, _ in ends:
+            if isinstance(end, Signal):
+                self.apply_factor(end)
+            elif isinstance(end, Parameters):
+                self.returned |= set(self.parts(self.whole(end).leaf))
         self.activations = _merged(self.activations)
         # What looks like a projected skip may be a step of a network unrolled in time.
         leaves = {use.order: use.view.leaf for use in self.uses if use.kind == "weight"}
@@ -275,6 +453,19 @@ class Graph:
         for i, use in enumerate(self.uses):
             if use.kind in ("bias", "scale") and self._only_kept(i, ends):
                 self.uses[i] = use._replace(kind="statistic")
+        for i, pieces in self.cuts.items():
+            if self.uses[i].kind == "weight" and i not in self.rejoined:
+                self.uses[i] = self.uses[i]._replace(gates=_gates(pieces, self.uses[i].fan_out))
+        self.uses = [use._replace(parts=self.parts(use.view.leaf)) for use in self.uses]
+
+    def leads_to_its_like(self, i: int) -> bool:
+        """Whether something of its parameter's shape comes of a use, and nothing reads that."""
+        node, parameter = self._used_at[i], self.uses[i].leaf
+        size = math.prod(self.shapes[parameter])
+        return all(
+            not self._leads(node, self._used_at[j]) or use.size == size
+            for j, use in enumerate(self.uses) if j != i
+        )  # fmt: skip
 
     def _only_kept(self, i: int, ends: Sequence[tuple[Value, tuple[int, ...]]]) -> bool:
         """Whether a use leads to nothing but a new value of its parameter, as running means do."""
@@ -284,6 +475,21 @@ class Graph:
             if isinstance(end, Signal) and self._leads(node, end.node)
         ]  # fmt: skip
         return bool(reached) and 0 not in reached and all(ends[k][1] == own for k in reached)
+
+
+def _gates(
+    pieces: set[tuple[tuple[int, ...], int, int, int]], columns: int | None
+) -> np.ndarray | None:
+    """Which of several equal parts every column belongs to, if all of them are taken."""
+    grids = {(grid, axis) for grid, axis, *_ in pieces}
+    sizes = {last - first for *_, first, last in pieces}
+    if len(grids) > 1 or len(sizes) > 1 or len(pieces) < 2:
+        return None
+    ((grid, axis),), (size,) = grids, sizes
+    starts = sorted(first for *_, first, _ in pieces)
+    if starts != list(range(0, grid[axis], size)) or math.prod(grid) != columns:
+        return None
+    return np.indices(grid)[axis].ravel() // size
 
 
 def _merged(activations: Sequence[ActivationUse]) -> list[ActivationUse]:

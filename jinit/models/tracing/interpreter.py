@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -12,19 +13,38 @@ from jax.extend.core import Literal as JaxprLiteral
 from jinit.models.tracing import curves
 from jinit.models.tracing.calls import Call, Rule
 from jinit.models.tracing.graph import Graph, is_bent
-from jinit.models.tracing.jaxprs import inner_jaxprs, opened, split_scan
+from jinit.models.tracing.jaxprs import (
+    ClosedJaxpr,
+    evaluated,
+    inner_jaxpr,
+    inner_jaxprs,
+    opened,
+    split_scan,
+)
+from jinit.models.tracing.made import known
 from jinit.models.tracing.parameter_rules import with_parameters
 from jinit.models.tracing.rules import RULES, WHOLE
 from jinit.models.tracing.signal_rules import as_one, through_signals
-from jinit.models.tracing.values import Constant, Loop, Parameters, Path, Signal, Value, View
+from jinit.models.tracing.values import (
+    Constant,
+    Fixed,
+    Joined,
+    Known,
+    Loop,
+    Parameters,
+    Path,
+    Signal,
+    Value,
+    View,
+)
 
 
-def follow(jaxpr: Jaxpr, shapes: Sequence[tuple[int, ...]]) -> Graph:
+def follow(program: ClosedJaxpr, shapes: Sequence[tuple[int, ...]]) -> Graph:
     """What is found in a whole model: parameters of these shapes come first, then its inputs."""
-    graph = Graph(shapes)
+    graph, jaxpr = Graph(shapes), opened(program)
     values: list[Value] = [View(i, shape) for i, shape in enumerate(shapes)]
-    values += [Signal(graph.node(), data=True) for _ in jaxpr.invars[len(shapes) :]]
-    ends = _Walk(graph).run(jaxpr, values, ())
+    values += [Signal(graph.node()) for _ in jaxpr.invars[len(shapes) :]]
+    ends = _Walk(graph).run(program, values, ())
     out: list[Any] = jaxpr.outvars
     graph.conclude([(end, v.aval.shape) for end, v in zip(ends, out, strict=True)])
     return graph
@@ -36,13 +56,16 @@ class _Walk:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
 
-    def run(self, jaxpr: Jaxpr, values: Sequence[Value], at: Path) -> list[Value]:
+    def run(self, program: ClosedJaxpr, values: Sequence[Value], at: Path) -> list[Value]:
         """What comes out of a program that stands at a path."""
+        jaxpr = opened(program)
         env: dict[Any, Value] = dict(zip(jaxpr.invars, values, strict=True))
+        for variable, number in zip(jaxpr.constvars, getattr(program, "consts", ()), strict=False):
+            env[variable] = _fixed(number)
 
         def read(atom: Any) -> Value:
             if isinstance(atom, JaxprLiteral):
-                return Constant(np.asarray(atom.val)) if np.ndim(atom.val) == 0 else None
+                return _fixed(atom.val)
             return env.get(atom)
 
         for number, equation in enumerate(jaxpr.eqns):
@@ -56,8 +79,9 @@ class _Walk:
         out = equation.outvars[0].aval if count else None
         self.graph.size = math.prod(out.shape) if out is not None else 0
         self.graph.floating = out is not None and _is_floating(out)
+        self.graph.dtype = getattr(out, "dtype", np.dtype(np.float32))
         if not any(isinstance(v, Signal | Parameters) for v in values):
-            return [_constant(equation, values)] * count
+            return _constants(equation, values)
         rule = RULES.get(name, Rule())
         call = Call(self.graph, equation, values, at, rule)
         if equation.params.get("name") in WHOLE and not call.places:
@@ -66,10 +90,12 @@ class _Walk:
         if rule.random and not any(_is_floating(v.aval) for v in equation.invars):
             return [None] * count
         if name in _CONTROL:
+            if not any(isinstance(v, Signal) for v in values):
+                return list(self.graph.make(equation, values))
             return _CONTROL[name](self, equation, values, at)
-        inner = inner_jaxprs(equation)
-        if inner:
-            return [as_one(end, values, at) for end in self.run(inner[0], values, (*at, 0))]
+        if inner_jaxprs(equation):
+            ends = self.run(inner_jaxpr(equation.params), values, (*at, 0))
+            return [as_one(end, values, at) for end in ends]
         bent = isinstance(values[0], Signal) and values[0].pointwise is not None
         if rule.same and not bent:
             return [values[0]] * count
@@ -106,25 +132,27 @@ class _Walk:
         """What a loop carries, in its first pass."""
         if isinstance(value, Parameters):
             return value if unchanged else self.graph.use_as_other(value, at)
-        return self.graph.new([value], at, data=True)
+        return replace(self.graph.new([value], at), state=True)
 
     def _one_of(self, value: Value, at: Path) -> Value:
         """What one pass of a loop takes of what is stacked."""
-        if isinstance(value, View):
-            layers = (*value.layers, value.shape[0])
-            stacked = (*value.stacked, len(self.graph.loops))
-            return value.then(None, value.shape[1:])._replace(layers=layers, stacked=stacked)
-        if isinstance(value, Signal):
-            return self.graph.new([value], at)
-        return self.graph.use_as_other(value, at)
+        if isinstance(value, View | Joined):
+            view = self.graph.whole(value)
+            layers = (*view.layers, view.shape[0])
+            stacked = (*view.stacked, len(self.graph.loops))
+            return view.then(None, view.shape[1:])._replace(layers=layers, stacked=stacked)
+        return self.graph.new([value], at) if isinstance(value, Signal) else None
 
     def _collected(self, out: Value, own: list[Value], given: list[Value], at: Path) -> Value:
         """What the passes of a loop return, side by side."""
         if not isinstance(out, View):
             return self.graph.new([out], at)
         pairs = zip(own, given, strict=True)  # as it came, perhaps
-        stacked = (o for inner, o in pairs if inner == out and isinstance(o, View))
-        return next(stacked, None) or self.graph.use_as_other(out, at)
+        stacked = next((o for inner, o in pairs if inner == out and isinstance(o, View)), None)
+        if stacked is None and _is_layer(out, len(self.graph.loops)):
+            shape = (out.layers[-1], *out.shape)
+            return View(out.leaf, shape, out.steps[:-1], out.layers[:-1], out.stacked[:-1])
+        return stacked or self.graph.use_as_other(out, at)
 
     def _passed(self, value: Value, at: Path) -> Value:
         return value if isinstance(value, View) else self.graph.new([value], at)
@@ -136,7 +164,7 @@ class _Walk:
         if is_bent(after) or after.uses <= before.uses:
             return before
         uses = after.uses | before.uses
-        return Signal(before.node, data=before.data, uses=uses, size=self.graph.size)
+        return Signal(before.node, uses=uses, size=self.graph.size, state=True)
 
     def _while(self, equation: Any, values: list[Value], at: Path) -> list[Value]:
         body, consts = opened(equation.params["body_jaxpr"]), equation.params["body_nconsts"]
@@ -182,16 +210,43 @@ _CONTROL = {"scan": _Walk._scan, "while": _Walk._while, "cond": _Walk._cond}
 
 
 def _is_floating(aval: Any) -> bool:
-    return bool(jax.numpy.issubdtype(aval.dtype, np.floating))
+    dtype = getattr(aval, "dtype", None)
+    return dtype is not None and bool(jax.numpy.issubdtype(dtype, np.inexact))
 
 
-def _constant(equation: Any, values: list[Value]) -> Constant | None:
+def _is_layer(view: View, loop: int) -> bool:
+    """Whether a view is one layer of this loop and nothing more."""
+    return view.stacked[-1:] == (loop,) and view.steps[-1:] == (None,)
+
+
+def _fixed(numbers: Any) -> Fixed:
+    if np.ndim(numbers) == 0 and hasattr(numbers, "dtype") and not _is_key(numbers):
+        return Constant(np.asarray(numbers))
+    return Constant(np.asarray(numbers)) if np.isscalar(numbers) else Known(lambda: numbers)
+
+
+def _is_key(numbers: Any) -> bool:
+    return bool(jax.numpy.issubdtype(numbers.dtype, jax.dtypes.extended))
+
+
+def _constants(equation: Any, values: list[Value]) -> list[Value]:
     """What comes of values that are neither data nor parameters."""
-    name = equation.primitive.name
+    name, count = equation.primitive.name, len(equation.outvars)
+    if not all(isinstance(v, Fixed) for v in values) or equation.effects:
+        return [None] * count
     given = [v.number for v in values if isinstance(v, Constant)]
-    if not given or len(given) < len(values):
-        return None
-    if len(given) == 1 and name in ("broadcast_in_dim", "reshape"):
-        return Constant(given[0])
-    rule = RULES.get(name, Rule())
-    return Constant(curves.apply(equation, given, cast=rule.same)) if rule.pointwise else None
+    if given and len(given) == len(values):
+        if len(given) == 1 and name in ("broadcast_in_dim", "reshape"):
+            return [Constant(given[0])]
+        rule = RULES.get(name, Rule())
+        if rule.pointwise:
+            return [Constant(curves.apply(equation, given, cast=rule.same))]
+    operands: Any = [_laid_out(v, a.aval) for v, a in zip(values, equation.invars, strict=True)]
+    return [known(lambda *a, i=i: evaluated(equation, a)[i], operands) for i in range(count)]
+
+
+def _laid_out(value: Any, aval: Any) -> Fixed:
+    """A constant number in the shape that an operation asks for."""
+    if isinstance(value, Constant) and aval.shape:
+        return Known(lambda: np.broadcast_to(value.number, aval.shape))
+    return value

@@ -3,27 +3,31 @@
 import math
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
 
 from jinit.models.tracing.calls import Call
-from jinit.models.tracing.values import Constant, Factors, Joined, RoleError, Signal, Value, View
+from jinit.models.tracing.jaxprs import axes_after
+from jinit.models.tracing.made import numbers_of
+from jinit.models.tracing.values import Fixed, Joined, RoleError, Signal, Value, View
 
 
 def with_parameters(call: Call) -> list[Value]:
     """What comes out of an operation with an operand that is made of parameters."""
-    for step in call.rule.parameters:
+    steps = call.rule.parameters
+    for step in steps if call.signals else (*call.rule.moves, made):
         found = step(call)
         if found is not None:
             return found
     return _lost(call)
 
 
-def _lost(call: Call, *, data: bool | None = None) -> list[Value]:
+def _lost(call: Call) -> list[Value]:
     """Used in a way that says nothing."""
     lost = [call.graph.use_as_other(call.values[i], call.at) for i in call.places]
-    return [call.graph.new([*call.rest, *lost], call.at, data=data)] * call.made
+    return [call.graph.new([*call.rest, *lost], call.at)] * call.made
 
 
 # --- another shape ------------------------------------------------------------------------------
@@ -32,10 +36,31 @@ def _lost(call: Call, *, data: bool | None = None) -> list[Value]:
 def moved(call: Call, step: Callable[[Any], Any] | None = None, **known: Any) -> list[Value] | None:
     """Entries that are moved or repeated, and not changed: by the operation itself, or a step."""
     primitive, params, view = call.equation.primitive, dict(call.equation.params), call.values[0]
-    if isinstance(view, View):
-        step = step or (lambda indices: primitive.bind(jax.numpy.asarray(indices), **params))
-        return [view.then(step, call.shape)._replace(**known)]
-    return [view] if isinstance(view, Factors) else None
+    if not isinstance(view, View) or len(call.values) > 1:
+        return None
+    step = step or (lambda numbers: primitive.bind(jax.numpy.asarray(numbers), **params))
+    axes, fresh = axes_after(call.equation)
+    spread = frozenset(axes[a] for a in view.spread if axes.get(a) is not None) | fresh
+    return [view.then(step, call.shape)._replace(spread=spread, **known)]
+
+
+def moved_together(call: Call) -> list[Value] | None:
+    """Views side by side of which each is moved in the same way."""
+    joined = call.values[0]
+    if not isinstance(joined, Joined) or len(call.values) > 1:
+        return None
+    axes, _ = axes_after(call.equation)
+    axis = axes.get(joined.axis)
+    if axis is None or call.equation.primitive.name not in ("transpose", "broadcast_in_dim"):
+        return None
+    primitive, params, found = call.equation.primitive, call.equation.params, list[View]()
+    for view in joined.views:
+        shape = (*call.shape[:axis], view.shape[joined.axis], *call.shape[axis + 1 :])
+        own = dict(params, **({"shape": shape} if "shape" in params else {}))
+        found.append(view.then(
+            lambda numbers, own=own: primitive.bind(jax.numpy.asarray(numbers), **own), shape
+        ))  # fmt: skip
+    return [Joined(tuple(found), axis)]
 
 
 def cut(call: Call) -> list[Value] | None:
@@ -56,6 +81,9 @@ def squeezed(call: Call) -> list[Value] | None:
 
 def chosen(call: Call) -> list[Value] | None:
     """A part that is chosen while the model runs."""
+    view = call.values[0]
+    if not isinstance(view, View) or any(isinstance(v, View | Joined) for v in call.values[1:]):
+        return None
 
     def unknown_place(indices: Any) -> Any:
         raise RoleError(
@@ -63,7 +91,7 @@ def chosen(call: Call) -> list[Value] | None:
             "applied; scan over stacked layers instead of indexing them."
         )
 
-    return moved(call, unknown_place)
+    return [view.then(unknown_place, call.shape)]
 
 
 def in_parts(call: Call) -> list[Value] | None:
@@ -81,15 +109,19 @@ def in_parts(call: Call) -> list[Value] | None:
 
 
 def side_by_side(call: Call) -> list[Value] | None:
-    """Several views joined; beside a signal, as a class token is, they are embeddings."""
+    """Several views joined."""
     views = [v for v in call.values if isinstance(v, View)]
     if len(views) == len(call.values) > 1:
         return [Joined(tuple(views), call.equation.params["dimension"])]
-    if not views or not any(isinstance(v, Signal) for v in call.values):
-        return None
-    out: list[Value] = [v for v in call.values if not isinstance(v, View)]
+    return None
+
+
+def beside_signals(call: Call) -> list[Value] | None:
+    """What stands beside a signal, as a class token does, is an embedding."""
+    views = [call.graph.whole(v) for v in call.values if isinstance(v, View | Joined)]
+    out: list[Value] = [v for v in call.values if isinstance(v, Signal)]
     for view in views:
-        out = [call.graph.use(view, "embedding", out, call.at, fan_out=view.shape[-1])]
+        out = [call.graph.use(view, "embedding", out, call.at, fan_out=(1, *view.shape)[-1])]
     return out
 
 
@@ -104,43 +136,26 @@ def batched(call: Call) -> list[Value] | None:
     return [first._replace(axis=len(leading))]
 
 
+def taken(call: Call) -> list[Value] | None:
+    """Entries that are picked at places which the program holds: a weight that symmetry shares."""
+    view, *places = call.values
+    if not isinstance(view, View) or not all(isinstance(v, Fixed) for v in places):
+        return None
+    primitive, params, known = call.equation.primitive, dict(call.equation.params), places
+
+    def step(numbers: Any) -> Any:
+        at = [numbers_of(v) for v in known if isinstance(v, Fixed)]
+        return primitive.bind(jax.numpy.asarray(numbers), *map(jax.numpy.asarray, at), **params)
+
+    return [view.then(step, call.shape)]
+
+
 # --- parameters and constants alone -------------------------------------------------------------
 
 
-def factor_alone(call: Call) -> list[Value] | None:
-    """A factor on a view leaves it as it is; several parameters are multiplied into one."""
-    values = call.values
-    views = [v for v in values if isinstance(v, View)]
-    constants = [v for v in values if isinstance(v, Constant)]
-    divides = call.equation.primitive.name == "div"
-    if len(views) == len(constants) == 1 and not (divides and values[0] is constants[0]):
-        return [views[0]]  # a factor, or a cast of one
-    parts = _parts(values)
-    if parts and not constants and len(parts) > 1:
-        return [Factors(tuple(parts))]
-    return changed_alone(call)
-
-
-def changed_alone(call: Call) -> list[Value] | None:
-    """A function of one parameter: roots are of running variances, others of no known use."""
-    parts = _parts(call.values)
-    if len(parts) != 1:
-        return None
-    ((view, kind),) = parts
-    return [Factors(((view, "statistic" if call.rule.root or kind == "statistic" else "other"),))]
-
-
-def _parts(values: Sequence[Value]) -> list[tuple[View, str]]:
-    """The parameters among operands that hold nothing else but constants; else none."""
-    found: list[tuple[View, str]] = []
-    for value in values:
-        if isinstance(value, View):
-            found.append((value, "scale"))
-        elif isinstance(value, Factors):
-            found += value.parts
-        elif not isinstance(value, Constant):
-            return []
-    return found
+def made(call: Call) -> list[Value] | None:
+    """What is made of parameters and constants, without a signal."""
+    return list(call.graph.make(call.equation, call.values))
 
 
 # --- uses by signals ----------------------------------------------------------------------------
@@ -158,19 +173,29 @@ def product(call: Call) -> list[Value] | None:
     if not isinstance(value, View | Joined):
         return None
     if isinstance(value, View):
-        return [_product(call, value, i, rest)]
+        looked_up = _one_hot(call, value, i)
+        return [_product(call, value, i, rest) if looked_up is None else looked_up]
     contracting, batch = call.equation.params["dimension_numbers"]
     if value.axis in (*contracting[i], *batch[i]):
-        return None
+        return [_product(call, call.graph.whole(value), i, rest)]
     found = [_product(call, view, i, rest) for view in value.views]
     axes = {signal.features for signal in found}
     features = axes.pop() if len(axes) == 1 else None
     return [call.graph.new(found, call.at, features=features)]
 
 
-def product_alone(call: Call) -> list[Value] | None:
-    """A product of parameters alone may be a part of a weight, as that of two low ranks is."""
-    return None if call.rest else _lost(call, data=False)
+def _one_hot(call: Call, table: View, i: int) -> Signal | None:
+    """What a product with ones and zeros looks up."""
+    other = call.values[1 - i]
+    contracting, batch = call.equation.params["dimension_numbers"]
+    if not isinstance(other, Signal) or tuple(contracting[1 - i]) != (other.one_hot,) or batch[i]:
+        return None
+    free = [a for a in range(len(table.shape)) if a not in contracting[i]]
+    sizes = math.prod(table.shape[a] for a in free)
+    first = len(call.shape) - len(free) if i == 1 else 0
+    return call.graph.look_up(
+        table, call.rest, call.at, contracting[i][0], range(first, first + len(free)), sizes
+    )
 
 
 def lookup(call: Call) -> list[Value] | None:
@@ -178,8 +203,23 @@ def lookup(call: Call) -> list[Value] | None:
     i, table, rest = _only(call)
     if i != 0 or not isinstance(table, View):
         return None
-    sizes = math.prod(call.equation.params["slice_sizes"])
-    return [call.graph.use(table, "embedding", rest, call.at, fan_out=sizes)]
+    numbers, sizes = call.equation.params["dimension_numbers"], call.equation.params["slice_sizes"]
+    whole = [a for a, n in enumerate(table.shape) if a not in numbers.collapsed_slice_dims]
+    picked = numbers.collapsed_slice_dims
+    if len(picked) != 1 or any(sizes[a] != table.shape[a] for a in whole):
+        return [call.graph.use(table, "embedding", rest, call.at, fan_out=math.prod(sizes))]
+    return [call.graph.look_up(
+        table, rest, call.at, picked[0], numbers.offset_dims, math.prod(sizes)
+    )]  # fmt: skip
+
+
+def placed(call: Call) -> list[Value] | None:
+    """Written into a signal, or picked where the signal is not: an embedding, as a mask token."""
+    views = [call.graph.whole(v) for v in call.values if isinstance(v, View | Joined)]
+    out = call.rest
+    for view in views:
+        out = [call.graph.use(view, "embedding", out, call.at, fan_out=(1, *view.shape)[-1])]
+    return out
 
 
 def shift(call: Call) -> list[Value] | None:
@@ -191,8 +231,6 @@ def shift(call: Call) -> list[Value] | None:
         for view in value.views:
             rest = [call.graph.use_between(view, "bias", rest, call.at)]
         return rest
-    if not _is_data(rest[0]):  # numbers that the trace does not know, as noise is
-        return [Factors(((value, "other"),))]
     shifted = call.graph.use_between(value, "bias", rest, call.at)
     if call.equation.primitive.name == "sub" and i == 1:
         call.graph.subtracted[shifted.node] = len(call.graph.uses) - 1
@@ -202,58 +240,77 @@ def shift(call: Call) -> list[Value] | None:
 def factor(call: Call) -> list[Value] | None:
     """A scale."""
     i, value, rest = _only(call)
-    if not isinstance(value, View | Factors):
+    if not isinstance(value, View | Joined):
         return None
-    if isinstance(value, View) and not _is_data(rest[0]):
-        # Numbers that the trace does not know: a factor is one more number, but a mask or noise
-        # makes another parameter.
-        single = math.prod(call.equation.invars[1 - i].aval.shape) == 1
-        return [value if single else Factors(((value, "other"),))]
-    if call.equation.primitive.name == "div" and i == 0:
-        return None
-    parts = _parts([value])
-    normed = any(kind == "statistic" for _, kind in parts)
-    order = call.graph.subtracted.get(rest[0].node) if isinstance(rest[0], Signal) else None
+    view, (signal, *_) = call.graph.whole(value), rest
+    if isinstance(signal, Signal):
+        rest = [replace(signal, spread=call.spread(1 - i))]
+    normed = any(part.under_root for part in call.graph.parts(view.leaf).values())
+    order = call.graph.subtracted.get(signal.node) if isinstance(signal, Signal) else None
     if normed and order is not None:
         # What was subtracted before a running deviation divides is a running mean.
         call.graph.uses[order] = call.graph.uses[order]._replace(kind="statistic")
-    for view, kind in parts:
-        rest = [call.graph.use_between(view, kind, rest, call.at, normed=normed)]  # type: ignore[arg-type]
-    return rest
+    return [call.graph.use_between(view, "scale", rest, call.at, normed=normed)]
 
 
-def _is_data(value: Value) -> bool:
-    return isinstance(value, Signal) and value.data
+def pointwise(call: Call) -> list[Value] | None:
+    """A function of single entries of a signal and of a parameter, as a power that is learned."""
+    used = [
+        call.graph.use(call.graph.whole(v), "other", call.rest, call.at, sure=True)
+        for v in call.values if isinstance(v, View | Joined)
+    ]  # fmt: skip
+    return [call.graph.new([*call.rest, *used], call.at)]
 
 
 def _product(call: Call, view: View, i: int, rest: Sequence[Value]) -> Signal:
     contracting, batch = call.equation.params["dimension_numbers"]
-    summed, batched = tuple(contracting[i]), tuple(batch[i])
-    free = tuple(a for a in range(len(view.shape)) if a not in summed + batched)
+    summed, batch_axes = tuple(contracting[i]), tuple(batch[i])
+    free = tuple(a for a in range(len(view.shape)) if a not in summed + batch_axes)
     # The output: batched axes, then the free ones of the left and of the right operand.
-    features = (len(call.shape) - 1 if i == 1 else len(batched) + len(free) - 1) if free else None
+    last = len(call.shape) if i == 1 else len(batch_axes) + len(free)
     return _weight(
         call, view, rest,
         fan_in=math.prod(view.shape[a] for a in summed),
         fan_out=math.prod(view.shape[a] for a in free),
-        groups=math.prod(view.shape[a] for a in batched), axes=(batched, summed, free),
-        features=features,
+        groups=math.prod(view.shape[a] for a in batch_axes), axes=(batch_axes, summed, free),
+        features=last - 1 if free else None, columns=tuple(range(last - len(free), last)),
     )  # fmt: skip
 
 
-def _weight(call: Call, view: View, rest: Sequence[Value], **more: Any) -> Signal:
+def _weight(
+    call: Call, view: View, rest: Sequence[Value], *, columns: tuple[int, ...] = (), **more: Any
+) -> Signal:
     """A use as a weight; what it reads has met its activation."""
     for value in rest:
         if isinstance(value, Signal):
             call.graph.settle(value, read=True)
-    return call.graph.use(view, "weight", rest, call.at, **more)
+    return call.graph.use(view, "weight", rest, call.at, columns=columns, **more)
+
+
+def ragged(call: Call) -> list[Value] | None:
+    """Experts, each of which reads its own rows of a signal: `[experts, in, out]`."""
+    i, view, rest = _only(call)
+    numbers = call.equation.params["ragged_dot_dimension_numbers"]
+    contracting, batch = numbers.dot_dimension_numbers
+    if i != 1 or not isinstance(view, View):
+        return None
+    groups = (*numbers.rhs_group_dimensions, *batch[1])
+    summed = tuple(contracting[1])
+    free = tuple(a for a in range(len(view.shape)) if a not in (*groups, *summed))
+    return [_weight(
+        call, view, rest, fan_in=math.prod(view.shape[a] for a in summed),
+        fan_out=math.prod(view.shape[a] for a in free),
+        groups=math.prod(view.shape[a] for a in groups), axes=(groups, summed, free),
+        features=len(call.shape) - 1,
+    )]  # fmt: skip
 
 
 def convolution(call: Call) -> list[Value] | None:
     """A weight, if it is the kernel."""
-    i, view, rest = _only(call)
-    if i != 1 or not isinstance(view, View):
+    i, value, rest = _only(call)
+    if i != 1 or not isinstance(value, View | Joined):
         return None
+    view = call.graph.whole(value)
     params = call.equation.params
     numbers = params["dimension_numbers"]
     out, into, *space = numbers.rhs_spec
@@ -287,5 +344,7 @@ def convolution(call: Call) -> list[Value] | None:
         fan_in=int(fan_in) if fan_in == int(fan_in) else fan_in, thinned=thinned,
         fan_out=split[at_new[out]] * field_,
         receptive_field=field_, groups=groups, axes=(tuple(batched), summed, (at_new[out],)),
-        features=numbers.out_spec[1],
+        features=numbers.out_spec[1], columns=(numbers.out_spec[1],) if groups == 1 else (),
     )]  # fmt: skip
+
+

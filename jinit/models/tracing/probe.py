@@ -14,7 +14,7 @@ import numpy as np
 from jax.extend.core import Literal as JaxprLiteral
 from jaxtyping import Array, ArrayLike, Float
 
-from jinit.models.tracing.jaxprs import inner_jaxpr, opened, split_scan
+from jinit.models.tracing.jaxprs import evaluated, inner_jaxpr, opened, split_scan
 from jinit.models.tracing.trace import Trace
 from jinit.models.tracing.values import Path
 
@@ -85,7 +85,7 @@ class _Run:
                 out, found = self._nested(equation, values, path, given)
                 records |= found
             else:
-                out = _evaluate(equation, values)
+                out = evaluated(equation, values)
             for i, operand in here:
                 if operand is None:
                     out[0], records[i] = self.visit(i, out[0], given.get(i))
@@ -95,7 +95,7 @@ class _Run:
     def _nested(self, equation: Any, values: list[Any], path: Path, given: Records) -> Found:
         name, params = equation.primitive.name, equation.params
         if name == "while":
-            return _evaluate(equation, values), {}
+            return evaluated(equation, values), {}
         if name == "scan":
             return self._scan(equation, values, path, given)
         if name == "cond":
@@ -136,14 +136,6 @@ class _Run:
             return out, records | zeros
 
         return jax.lax.switch(index, [partial(filled, program) for program in programs], operands)
-
-
-def _evaluate(equation: Any, values: Sequence[Any]) -> list[Any]:
-    params = equation.primitive.get_bind_params(equation.params)
-    functions, params = params if isinstance(params, tuple) else ((), params)  # jax has changed it
-    with equation.ctx.manager:
-        out = equation.primitive.bind(*functions, *values, **params)
-    return list(out) if equation.primitive.multiple_results else [out]
 
 
 # --- what is seen -------------------------------------------------------------------------------

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, get_args
 
+import jax
 import numpy as np
 
 from jinit import checks
+from jinit.models.tracing.made import Numbers, Way
 from jinit.models.tracing.trace import Trace
 from jinit.models.tracing.uses import Kind, Use
 from jinit.models.tracing.values import RoleError
@@ -30,7 +32,8 @@ class Role:
     """of the leaf"""
     kind: Kind
     """one of "weight", "bias", "scale" (a factor, as norms have), "embedding", "tied" (an embedding
-    that is a weight too), "statistic" (a running mean or variance), "other" and "unused" """
+    that is a weight too), "statistic" (a running mean or variance), "rate" (a decay, frequency or
+    step of a state), "other" and "unused" """
     fan_in: int | float | None = None
     """numbers summed over for one output; None if it is no weight. Of a transposed convolution of
     stride s only every s-th tap along an axis meets a number."""
@@ -50,12 +53,19 @@ class Role:
     """place of the first use in call order"""
     uses: tuple[Use, ...] = field(default=(), repr=False, compare=False)
     """every consumption"""
+    number: int = field(default=0, repr=False, compare=False)
+    """place among the floating-point leaves"""
 
     @property
     def features(self) -> int:
         """Numbers that one lookup gives; the last axis of what is an embedding by rule."""
         looked_up = [use.fan_out for use in self.uses if use.kind == "embedding" and use.fan_out]
         return looked_up[0] if looked_up else self.shape[-1]
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether what products read is made of it, and not it itself."""
+        return any(use.view.leaf != self.number for use in _weights(self.uses))
 
     def matrix(self) -> np.ndarray:
         """Flat indices into the leaf, `[layers * groups, fan_in, fan_out]`: what is really applied.
@@ -65,28 +75,69 @@ class Role:
 
         Raises:
             RoleError: a parameter that is no weight, or of which a part is chosen while the model
-                runs.
+                runs, or that is changed before it is applied (`applied` gives its numbers).
         """
+        if self.is_changed:
+            raise RoleError(f"{self.path} is changed before it is applied: no entry of it is read.")
+        return self._laid_out(lambda use: self._part(use))
+
+    def applied(self, numbers: Numbers) -> np.ndarray:
+        """The numbers that are applied, `[layers * groups, fan_in, fan_out]`.
+
+        Raises:
+            RoleError: as `matrix`.
+        """
+        if self.is_changed:
+            return self._laid_out(lambda use: self._numbers(use, numbers))
+        return np.take(np.asarray(numbers.of(self.number)), self.matrix())
+
+    def _laid_out(self, part: Any) -> np.ndarray:
         weights = _weights(self.uses)
         if not weights:
             raise RoleError(f"{self.path} is no weight but {self.kind!r}: it has no matrix.")
         whole = math.prod(self.shape) // weights[0].layers
         if _stacked(weights, self.shape):
-            return np.concatenate([self._part(use) for use in weights])
+            return np.concatenate([part(use) for use in weights])
         parts = weights if _in_parts(weights, whole) else weights[:1]
-        return np.concatenate([self._part(use) for use in parts], axis=-1)
+        return np.concatenate([part(use) for use in parts], axis=-1)
 
     def _part(self, use: Use) -> np.ndarray:
-        batched, summed, free = use.axes
-        found = []
-        for layer in product(*(range(n) for n in use.view.layers)):
-            try:
-                indices = use.view.indices(self.shape, layer)
-            except RoleError as error:
-                raise RoleError(f"{self.path}: {error}") from None
-            sizes = [math.prod(indices.shape[a] for a in axes) for axes in (summed, free)]
-            found.append(indices.transpose(*batched, *summed, *free).reshape(-1, *sizes))
-        return np.concatenate(found)
+        return np.concatenate([
+            _as_matrices(use, self._of_layer(lambda: use.view.indices(self.shape, layer)))  # noqa: B023
+            for layer in product(*(range(n) for n in use.view.layers))
+        ])  # fmt: skip
+
+    def _numbers(self, use: Use, numbers: Numbers) -> np.ndarray:
+        if use.parts[self.number].way == "factor":
+            return np.asarray(numbers.of(self.number)).reshape(-1, int(use.fan_in or 1), use.fan_out or 1)
+        whole = self._of_layer(lambda: numbers.of(use.view.leaf))
+        found = np.concatenate([
+            _as_matrices(use, np.asarray(use.view.of(whole, layer)))
+            for layer in product(*(range(n) for n in use.view.layers))
+        ])  # fmt: skip
+        own = max(self.layers * self.groups, 1)
+        return found[self._own(use, numbers, len(found))] if len(found) > own else found
+
+    def _own(self, use: Use, numbers: Numbers, count: int) -> np.ndarray:
+        """Of several matrices side by side, those that are made of this parameter."""
+        leaves = list(numbers.leaves)
+        leaves[self.number] = np.full(self.shape, np.nan, leaves[self.number].dtype)
+        marked = Role._numbers(replace(self, layers=count, groups=1), use, Numbers(numbers.made, leaves))
+        own = np.isnan(marked).any((1, 2))
+        return own if own.any() else np.ones(count, bool)
+
+    def _of_layer(self, numbers: Any) -> Any:
+        try:
+            return numbers()
+        except RoleError as error:
+            raise RoleError(f"{self.path}: {error}") from None
+
+
+def _as_matrices(use: Use, values: np.ndarray) -> np.ndarray:
+    """The entries of a view of one layer, `[groups, fan_in, fan_out]`."""
+    batched, summed, free = use.axes
+    sizes = [math.prod(values.shape[a] for a in axes) for axes in (summed, free)]
+    return values.transpose(*batched, *summed, *free).reshape(-1, *sizes)
 
 
 def judge(
@@ -102,13 +153,15 @@ def judge(
         checks.choice(f"rules[{path!r}]", rule, get_args(Kind))
     found, doubts = [], dict[str, RoleError]()
     for i, (path, leaf) in enumerate(zip(traced.paths, traced.leaves, strict=True)):
-        uses = tuple(use for use in traced.uses if use.view.leaf == i)
+        uses = tuple(own_use(traced, use, i) for use in traced.uses if i in use.parts)
         rule = given.pop(path, None)
         try:
-            role = _role(path, leaf, uses, rule)
+            role = _role(path, leaf, uses, rule, i)
         except RoleError as error:
             doubts[path] = error
-            role = _likely(path, leaf, uses)
+            role = _likely(path, leaf, uses, i)
+        if role.kind == "unused" and rule is None and i in traced.statistics | traced.returned:
+            role = replace(role, kind="statistic" if i in traced.statistics else "other")
         following = {traced.following(use.order) for use in uses if use.kind == "weight"} - {None}
         if role.kind in ("weight", "tied") and len(following) == 1:
             role = replace(role, activation=following.pop())
@@ -127,19 +180,85 @@ def judge(
     return tuple(found)
 
 
-def _likely(path: str, leaf: Any, uses: tuple[Use, ...]) -> Role:
+def _likely(path: str, leaf: Any, uses: tuple[Use, ...], number: int) -> Role:
     """The role of a parameter with uses that say different things: a product's, if there is one."""
     try:
-        return _role(path, leaf, uses, "weight" if _weights(uses) else "other")
+        return _role(path, leaf, uses, "weight" if _weights(uses) else "other", number)
     except RoleError:
-        return _role(path, leaf, uses, "other")  # which raises nothing
+        return _role(path, leaf, uses, "other", number)  # which raises nothing
 
 
 # --- from uses to a role ------------------------------------------------------------------------
 
+_WITHIN: dict[tuple[Kind, Way], Kind] = {
+    ("weight", "scale"): "scale", ("weight", "shift"): "bias", ("weight", "inner"): "other",
+    ("bias", "factor"): "weight", ("bias", "scale"): "scale", ("bias", "inner"): "other",
+    ("scale", "factor"): "weight", ("scale", "inner"): "other",
+    ("embedding", "factor"): "weight", ("embedding", "scale"): "scale",
+    ("embedding", "shift"): "bias", ("embedding", "inner"): "other",
+    ("rate", "factor"): "weight",
+}  # fmt: skip
+"""What a parameter is for, from what is done with a view and what it is in that; else the first."""
 
-def _role(path: str, leaf: Any, uses: tuple[Use, ...], rule: Kind | None) -> Role:
-    role = Role(path, tuple(leaf.shape), leaf.dtype, rule or "unused", uses=uses)
+
+def own_use(traced: Trace, use: Use, leaf: int) -> Use:
+    """A use of what is made of several parameters, as that of one of them."""
+    part = use.parts[leaf]
+    kind = _WITHIN.get((use.kind, part.way), use.kind)
+    if kind == "scale" and part.under_root:
+        kind = "statistic"
+    if kind == "weight" and part.way == "factor":
+        return _factor(traced, use, leaf)
+    return use if kind == use.kind else use._replace(kind=kind)
+
+
+def _factor(traced: Trace, use: Use, leaf: int) -> Use:
+    """One of several matrices that are multiplied before a signal meets them: fans of its own."""
+    inner = _contracted(traced, use.view.leaf, leaf)
+    size = math.prod(traced.leaves[leaf].shape) // max(use.layers, 1)
+    outer = max(size // max(inner, 1), 1)
+    fans = (outer, inner) if _reads_inputs(traced, use, leaf) else (inner, outer)
+    return use._replace(
+        kind="weight", fan_in=fans[0], fan_out=fans[1], groups=1, receptive_field=1, thinned=1.0,
+        gates=None,
+    )  # fmt: skip
+
+
+def _contracted(traced: Trace, made: int, leaf: int) -> int:
+    """How many numbers are summed where a parameter meets another one."""
+    first = len(traced.leaves)
+    if made < first:
+        return 1
+    own = traced.made[made - first]
+    below = [v for v in own.views if leaf in traced.parts(v.leaf)]
+    if own.name in ("dot_general", "conv_general_dilated") and len(own.views) > 1:
+        (view, *_), found = below, 1
+        if traced.parts(view.leaf)[leaf].way == "image":
+            return own.summed
+    for view in below:
+        found = _contracted(traced, view.leaf, leaf)
+        if found > 1:
+            return found
+    return 1
+
+
+def _reads_inputs(traced: Trace, use: Use, leaf: int) -> bool:
+    """Whether a change of one entry changes few inputs of many outputs, and not the reverse."""
+    rng = np.random.default_rng(0)
+    leaves = [rng.normal(size=x.shape).astype(x.dtype) for x in traced.leaves]
+    found = []
+    with jax.ensure_compile_time_eval():
+        for change in (0, 1):
+            if leaves[leaf].size:
+                leaves[leaf].flat[0] += change
+            numbers = Numbers(traced.made, leaves).of(use.view.leaf)
+            found.append(_as_matrices(use, np.asarray(use.view.of(numbers, [0] * len(use.view.layers)))))
+    changed = (found[0] != found[1]).any(0)
+    return bool(changed.any(1).mean() < changed.any(0).mean())
+
+
+def _role(path: str, leaf: Any, uses: tuple[Use, ...], rule: Kind | None, number: int) -> Role:
+    role = Role(path, tuple(leaf.shape), leaf.dtype, rule or "unused", uses=uses, number=number)
     if uses:
         whole = math.prod(leaf.shape)
         read = sum(use.times * min(use.part * use.layers, whole) for use in uses)
@@ -151,16 +270,23 @@ def _role(path: str, leaf: Any, uses: tuple[Use, ...], rule: Kind | None) -> Rol
     if rule is None:
         if not uses:
             return role
-        if kinds == {"weight", "embedding"}:
+        told = kinds - {"other"} if all(u.sure for u in uses if u.kind == "other") else kinds
+        told = told or kinds
+        if told >= {"weight"} and told <= {"weight", "scale", "bias"} and _only_inside(uses):
+            told = {"weight"}  # a factor on another weight besides
+        if "rate" in told and told <= {"rate", "scale", "bias"}:
+            told = {"rate"}
+        if told == {"weight", "embedding"}:
             role = replace(role, kind="tied")
-        elif len(kinds) > 1 or "other" in kinds:
-            raise RoleError(
-                f"the trace says nothing certain of {path or 'the only array'}, which is used as "
-                f"{' and as '.join(sorted(kinds))}; say what it is with "
-                f"rules={{{path!r}: 'weight'}} (or bias, scale, embedding, other)."
-            )
+        elif len(told) > 1 or (told == {"other"} and not all(u.sure for u in uses)):
+            raise RoleError(_doubt(path, uses, sorted(kinds)))
         else:
-            role = replace(role, kind=kinds.pop())
+            role = replace(role, kind=told.pop())
+    if role.kind in ("weight", "tied") and not weights:
+        raise RoleError(
+            f"{path or 'the only array'} is no weight, as no product with a signal reads it; leave "
+            f"it as it is with rules={{{path!r}: 'other'}}."
+        )
     if role.kind not in ("weight", "tied") or not weights:
         return role
     shapes = {(use.fan_in, use.fan_out, use.receptive_field, use.groups) for use in weights}
@@ -177,7 +303,9 @@ def _role(path: str, leaf: Any, uses: tuple[Use, ...], rule: Kind | None) -> Rol
             f"parts of {path} have different fan-ins, so that no scheme fits the whole; leave it "
             f"as it is with rules={{{path!r}: 'other'}}."
         )
-    if _stacked(weights, leaf.shape):
+    if role.is_changed:
+        layers = max(min(first.layers, math.prod(leaf.shape) // max(first.part, 1)), 1)
+    elif _stacked(weights, leaf.shape):
         picked = first.view.picked
         layers = first.layers * picked if picked > 1 else sum(use.layers for use in weights)
     elif _in_parts(weights, whole):
@@ -186,6 +314,22 @@ def _role(path: str, leaf: Any, uses: tuple[Use, ...], rule: Kind | None) -> Rol
         role, fan_in=first.fan_in, fan_out=fan_out, receptive_field=first.receptive_field,
         groups=first.groups, layers=layers,
     )  # fmt: skip
+
+
+def _doubt(path: str, uses: Sequence[Use], kinds: Sequence[str]) -> str:
+    """What is not certain, and a rule that works."""
+    advice = "weight" if _weights(uses) else "other"
+    others = "bias, scale, embedding, other" if advice == "weight" else "bias, scale, embedding"
+    return (
+        f"the trace says nothing certain of {path or 'the only array'}, which is used as "
+        f"{' and as '.join(kinds)}; say what it is with rules={{{path!r}: {advice!r}}} (or "
+        f"{others})."
+    )
+
+
+def _only_inside(uses: Sequence[Use]) -> bool:
+    """Whether all uses but those as weights are within what is made of other parameters."""
+    return all(len(use.parts) > 1 for use in uses if use.kind != "weight")
 
 
 def _weights(uses: Sequence[Use]) -> list[Use]:

@@ -10,37 +10,43 @@ from jinit.models.tracing.calls import Rule
 
 RULES: dict[str, Rule] = {
     # linear in a parameter
-    "dot_general": Rule((of.product, of.product_alone), (on.read_one_by_one,)),
+    "dot_general": Rule((of.product,), signals=(on.both_signals,)),
+    "ragged_dot": Rule((of.ragged,)),
+    "ragged_dot_general": Rule((of.ragged,)),
     "conv_general_dilated": Rule((of.convolution,)),
-    "gather": Rule((of.lookup,)),
-    "add": Rule((of.changed_alone, of.shift), (on.added,), pointwise=True),
-    "add_any": Rule((of.shift,), (on.added,), pointwise=True),
-    "sub": Rule((of.changed_alone, of.shift), pointwise=True),
-    "mul": Rule((of.factor_alone, of.factor), (on.late_norm,), pointwise=True),
-    "div": Rule((of.factor_alone, of.factor), (on.late_norm,), pointwise=True),
+    "gather": Rule((of.lookup,), (of.taken,)),
+    "add": Rule((of.shift,), signals=(on.added,), pointwise=True),
+    "add_any": Rule((of.shift,), signals=(on.added,), pointwise=True),
+    "sub": Rule((of.shift,), pointwise=True),
+    "mul": Rule((of.factor,), signals=(on.multiplied,), pointwise=True),
+    "div": Rule((of.factor,), signals=(on.multiplied,), pointwise=True),
     # another shape
-    "reshape": Rule((of.moved, of.batched), (on.moved,)),
-    "broadcast_in_dim": Rule((of.moved, of.batched), (on.moved,)),
-    "transpose": Rule((of.moved,), (on.moved,)),
-    "expand_dims": Rule((of.moved,), (on.moved,)),
-    "rev": Rule((of.moved,), (on.moved,)),
-    "squeeze": Rule((of.squeezed,), (on.moved,)),
-    "slice": Rule((of.cut,), (on.moved,)),
-    "dynamic_slice": Rule((of.chosen,), (on.moved,)),
-    "split": Rule((of.in_parts,)),
-    "concatenate": Rule((of.side_by_side,)),
-    # single entries
-    "max": Rule((of.changed_alone,), pointwise=True),
-    "neg": Rule((of.changed_alone,), pointwise=True),
-    "sqrt": Rule((of.changed_alone,), pointwise=True, root=True),
-    "rsqrt": Rule((of.changed_alone,), pointwise=True, root=True),
-    "pow": Rule(pointwise=True, root=True),
+    "reshape": Rule((), (of.moved, of.moved_together, of.batched), (on.moved,)),
+    "broadcast_in_dim": Rule((), (of.moved, of.batched, of.moved_together), (on.moved,)),
+    "transpose": Rule((), (of.moved, of.moved_together), (on.moved,)),
+    "expand_dims": Rule((), (of.moved,), (on.moved,)),
+    "rev": Rule((), (of.moved,), (on.moved,)),
+    "squeeze": Rule((), (of.squeezed,), (on.moved,)),
+    "slice": Rule((), (of.cut,), (on.cut, on.moved)),
+    "dynamic_slice": Rule((of.chosen,), (of.taken,)),
+    "split": Rule((), (of.in_parts,), (on.cut,)),
+    "concatenate": Rule((of.beside_signals,), (of.side_by_side,), (on.joined,)),
+    # a parameter among signals
     **dict.fromkeys((
-        "abs", "and", "atan2", "cbrt", "clamp", "cos", "cosh", "eq", "erf", "erf_inv", "erfc",
+        "dynamic_update_slice", "pad", "scatter", "scatter-add"
+    ), Rule((of.placed,))),
+    "select_n": Rule((of.placed,), pointwise=True),
+    # single entries
+    "eq": Rule((of.pointwise,), signals=(on.compared,), pointwise=True),
+    "sqrt": Rule((of.pointwise,), pointwise=True, root=True),
+    "rsqrt": Rule((of.pointwise,), pointwise=True, root=True),
+    "pow": Rule((of.pointwise,), pointwise=True, root=True),
+    **dict.fromkeys((
+        "abs", "and", "atan2", "cbrt", "clamp", "cos", "cosh", "erf", "erf_inv", "erfc",
         "exp", "exp2", "expm1", "ge", "gt", "integer_pow", "is_finite", "le", "log", "log1p",
-        "logistic", "lt", "min", "ne", "not", "or", "select_n", "sign", "sin", "sinh", "square",
-        "tan", "tanh", "xor"
-    ), Rule(pointwise=True)),
+        "logistic", "lt", "max", "min", "ne", "neg", "not", "or", "sign", "sin", "sinh",
+        "square", "tan", "tanh", "xor"
+    ), Rule((of.pointwise,), pointwise=True)),
     # the same, perhaps in another precision
     **dict.fromkeys((
         "convert_element_type", "copy", "reduce_precision"
@@ -49,9 +55,11 @@ RULES: dict[str, Rule] = {
         "copy_p", "optimization_barrier", "sharding_constraint", "stop_gradient"
     ), Rule(same=True)),
     # over several entries
+    "reduce_sum": Rule(signals=(on.summed,), summed=True),
+    "cumsum": Rule(signals=(on.accumulated,), summed=True),
     **dict.fromkeys((
-        "reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or",
-        "reduce_xor", "reduce_window_sum", "reduce_window_max", "reduce_window_min", "cumsum",
+        "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or",
+        "reduce_xor", "reduce_window_sum", "reduce_window_max", "reduce_window_min",
         "cumprod", "cummax", "cummin", "cumlogsumexp"
     ), Rule(summed=True)),
     # other numbers at every call

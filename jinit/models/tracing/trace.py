@@ -7,15 +7,17 @@ here, and nothing is guessed from names or shapes.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
+from jinit.models.tracing.graph import Graph
 from jinit.models.tracing.interpreter import follow
-from jinit.models.tracing.jaxprs import ClosedJaxpr, inner_jaxprs
+from jinit.models.tracing.jaxprs import ClosedJaxpr, inner_jaxprs, opened, without_dead_code
+from jinit.models.tracing.made import Anatomy, Made, Part
 from jinit.models.tracing.uses import ActivationUse, Kind, ResidualSum, Use
 from jinit.models.tracing.values import Path
 
@@ -36,6 +38,18 @@ class Trace:
     """the model's output from its arrays"""
     chosen: tuple[int, ...]
     """places of the floating leaves among all leaves of the variables"""
+    made: tuple[Made, ...] = ()
+    """what is made of floating leaves and constants alone, counted on from the leaves"""
+    anatomy: Anatomy = field(default_factory=lambda: Anatomy((), (), 0))
+    """what each leaf is in it"""
+    returned: frozenset[int] = frozenset()
+    """floating leaves that are outputs themselves"""
+    statistics: frozenset[int] = frozenset()
+    """floating leaves that are used in a new value of theirs alone, which is thrown away"""
+
+    def parts(self, leaf: int) -> dict[int, Part]:
+        """Of a floating leaf, or of what is made of some: leaf -> what it is in it."""
+        return self.anatomy.parts(leaf)
 
     def run(self, floats: Sequence[Any], inputs: Sequence[Any]) -> Any:
         """The model's output, of other floating-point leaves and inputs."""
@@ -65,7 +79,7 @@ class Trace:
     def equation(self, path: Path) -> Any:
         """The equation that stands there."""
         first, *rest = path
-        found = self.jaxpr.jaxpr.eqns[first]
+        found = opened(self.jaxpr).eqns[first]
         for branch, number in zip(rest[::2], rest[1::2], strict=True):
             found = (inner_jaxprs(found) or [])[branch].eqns[number]
         return found
@@ -117,18 +131,35 @@ def trace_model(apply: Callable[..., Any], variables: Any, *inputs: Any) -> Trac
             "numpy's functions do not work on values. Do variables and inputs fit the model?"
         )
         raise
-    kept, out_structure = made[-1]  # None for arrays
+    holes, out_structure = made[-1]  # None for arrays
 
     def outputs(arrays: Sequence[Any]) -> Any:
         given = iter(arrays)
-        leaves = [next(given) if leaf is None else leaf for leaf in kept]
+        leaves = [next(given) if leaf is None else leaf for leaf in holes]
         return jax.tree.unflatten(out_structure, leaves)
 
+    live = without_dead_code(traced)
+    shapes = [leaf.shape for leaf in floats]
     with jax.ensure_compile_time_eval():
-        found = follow(traced.jaxpr, [leaf.shape for leaf in floats])
+        found = follow(live, shapes)
+        used = {i for use in found.uses for i in use.parts} | found.returned
+        # What only leads to a new state that is thrown away is a statistic all the same.
+        idle = used != set(range(len(shapes))) and len(opened(live).eqns) < len(opened(traced).eqns)
+        kept = _statistics(follow(traced, shapes), used) if idle else frozenset[int]()
     return Trace(
-        traced, tuple(jax.tree_util.keystr(flat[i][0]) for i in chosen), floats,
+        live, tuple(jax.tree_util.keystr(flat[i][0]) for i in chosen), floats,
         tuple(found.uses), tuple(found.activations), tuple(found.residuals), outputs, chosen,
+        tuple(found.made), found.anatomy, frozenset(found.returned), kept,
+    )  # fmt: skip
+
+
+def _statistics(whole: Graph, used: set[int]) -> frozenset[int]:
+    """Parameters whose only use is in a new value of theirs, which the model does not return."""
+    found = {i: [use for use in whole.uses if i in use.parts] for i in range(whole.count)}
+    return frozenset(
+        i for i, uses in found.items()
+        if i not in used and uses and all(use.kind in ("bias", "scale") for use in uses)
+        and all(whole.leads_to_its_like(use.order) for use in uses)
     )  # fmt: skip
 
 
@@ -137,4 +168,4 @@ def _is_array(leaf: Any) -> bool:
 
 
 def _is_float(leaf: Any) -> bool:
-    return _is_array(leaf) and jax.numpy.issubdtype(leaf.dtype, np.floating)
+    return _is_array(leaf) and jax.numpy.issubdtype(leaf.dtype, np.inexact)

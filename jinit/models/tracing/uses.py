@@ -1,13 +1,18 @@
 """What is found in a traced model: uses of parameters, activations, sums of residual branches."""
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from jinit.models.tracing.made import WAYS, Part
 from jinit.models.tracing.values import Loop, Path, View
 
-Kind = Literal["weight", "bias", "scale", "embedding", "tied", "statistic", "other", "unused"]
+Kind = Literal[
+    "weight", "bias", "scale", "embedding", "tied", "statistic", "rate", "other", "unused"
+]
 
 
 class Use(NamedTuple):
@@ -40,11 +45,26 @@ class Use(NamedTuple):
     """entries of what comes out"""
     after: Path | None = None
     """the equation that made the signal it is applied to, changes of shape aside"""
+    sure: bool = False
+    """of "other": whether it is known what is done, and that no product reads it"""
+    rescaled: Path | None = None
+    """the equation that multiplies what comes out with a constant, which the view holds"""
+    picked_by_data: bool = False
+    """whether data picks the matrices that are applied, as it does experts"""
+    gates: np.ndarray | None = None
+    """of every column, which of several equal parts that are split afterwards it belongs to"""
+    parts: Mapping[int, Part] = MappingProxyType({})
+    """parameter -> what it is in the view"""
 
     @property
     def part(self) -> int:
         """Entries that take part, of one layer."""
         return math.prod(self.view.shape)
+
+    @property
+    def leaf(self) -> int:
+        """The parameter that is used, of several the one that the others change."""
+        return min(self.parts, key=lambda i: (WAYS.index(self.parts[i].way), i))
 
     @property
     def layers(self) -> int:

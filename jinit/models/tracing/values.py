@@ -1,7 +1,8 @@
 """What a value of a traced model is, as far as its parameters go.
 
-A `View` is a parameter in another shape, `Joined` several of them side by side, `Factors` what a
-value is multiplied by. `Signal` is data: what the inputs and the weights made.
+A `View` is a parameter, or something made of parameters alone, in another shape; `Joined` several
+of them side by side; `Known` numbers that the program holds. `Signal` is data: what the inputs and
+the weights made.
 """
 
 import math
@@ -33,6 +34,7 @@ class View(NamedTuple):
     """A parameter, or a part of it, in another shape."""
 
     leaf: int
+    """a parameter, or counted on from them what is made of some (`made.Made`)"""
     shape: tuple[int, ...]
     steps: tuple[Callable[[Any], Any] | None, ...] = ()
     """how it came from the leaf; None takes one layer of a loop over stacked ones"""
@@ -44,19 +46,26 @@ class View(NamedTuple):
     """axes that the last step has cut down to one entry, and how many there were"""
     picked: int = 1
     """how many there are of which this is one, picked by its number, as `w[3]` is"""
+    spread: frozenset[int] = frozenset()
+    """axes along which it is repeated, as far as is known"""
 
     def then(self, step: Callable[[Any], Any] | None, shape: Sequence[int]) -> "View":
         """The view after one more step."""
-        return self._replace(shape=tuple(shape), steps=(*self.steps, step), narrowed=())
+        steps = (*self.steps, step)
+        return self._replace(shape=tuple(shape), steps=steps, narrowed=(), spread=frozenset())
+
+    def of(self, leaf: Any, layer: Sequence[Any]) -> Any:
+        """The view of one layer, of an array like the leaf."""
+        left = list(layer)
+        for step in self.steps:
+            leaf = leaf[left.pop(0)] if step is None else step(leaf)
+        return leaf
 
     def indices(self, shape: tuple[int, ...], layer: tuple[int, ...]) -> np.ndarray:
         """Where in the flat leaf every entry of the view of one layer lies."""
-        found: Any = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
-        left = list(layer)
+        flat = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
         with jax.ensure_compile_time_eval():
-            for step in self.steps:
-                found = found[left.pop(0)] if step is None else step(found)
-            return np.asarray(found)
+            return np.asarray(self.of(flat, layer))
 
 
 class Joined(NamedTuple):
@@ -66,22 +75,17 @@ class Joined(NamedTuple):
     axis: int
 
 
-class Factors(NamedTuple):
-    """Parameters that are multiplied into one, each perhaps changed by a function."""
-
-    parts: tuple[tuple[View, str], ...]
-    """the view, and what it is if the product multiplies a signal"""
-
-    @property
-    def views(self) -> tuple[View, ...]:
-        """The parameters."""
-        return tuple(view for view, _ in self.parts)
-
-
 class Constant(NamedTuple):
     """The same number everywhere, written in the program."""
 
     number: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """An array of numbers that the program holds or makes of such; computed when it is needed."""
+
+    numbers: Callable[[], Any]
 
 
 class Pointwise(NamedTuple):
@@ -95,6 +99,22 @@ class Pointwise(NamedTuple):
     """the first equation, and which of its operands is the argument"""
 
 
+class Rescaled(NamedTuple):
+    """A constant factor on what came out of weights."""
+
+    factor: float
+    path: Path
+    """the equation that multiplied"""
+
+
+class Rows(NamedTuple):
+    """Parts of a parameter that data has picked: an expert's matrices."""
+
+    use: int
+    axes: tuple[int, ...]
+    """of the signal, where the axes of one part lie"""
+
+
 @dataclass(frozen=True, eq=False)
 class Signal:
     """Data: what inputs and weights have made.
@@ -104,8 +124,6 @@ class Signal:
 
     node: int
     """its number in the graph of values"""
-    data: bool
-    """whether inputs lead to it, or lookups; else it is numbers that a parameter may be made of"""
     uses: frozenset[int] = frozenset()
     pointwise: Pointwise | None = None
     path: Path = ()
@@ -116,6 +134,26 @@ class Signal:
     """entries"""
     normed: bool = False
     """divided by a root of what it holds, and not multiplied by a parameter since"""
+    spread: frozenset[int] = frozenset()
+    """axes along which it is repeated, as far as is known"""
+    columns: tuple[int, ...] = ()
+    """axes that the units of the waiting weights are laid out on, row by row"""
+    rescaled: tuple[Rescaled, ...] = ()
+    """the constant factors since the waiting weights, one after the other, each with those before"""
+    multiplied: "tuple[int, Signal] | None" = None
+    """a product entry by entry with a parameter, that use, and what was multiplied: a sum over it
+    is a matrix product"""
+    one_hot: int | None = None
+    """the axis along which one entry is 1 and the others are 0"""
+    rows: Rows | None = None
+    terms: frozenset[int] = frozenset()
+    """uses of parameters that were added to it or multiplied with it since the last weights"""
+    raised: frozenset[int] = frozenset()
+    """such uses that went into an exponential"""
+    state: bool = False
+    """what a loop carries"""
+    cut: frozenset[int] = frozenset()
+    """uses of weights of whose units it is a part, no activation since"""
 
     @property
     def source(self) -> int:
@@ -123,5 +161,6 @@ class Signal:
         return self.node if self.pointwise is None else self.pointwise.source
 
 
-Parameters = View | Joined | Factors
-Value = Parameters | Constant | Signal | None
+Parameters = View | Joined
+Fixed = Constant | Known
+Value = Parameters | Fixed | Signal | None

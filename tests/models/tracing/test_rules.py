@@ -55,6 +55,11 @@ OTHERS = {
     "conv_general_dilated": lambda a: jnp.convolve(a[0], a[1]),
     "dynamic_slice": lambda a: lax.dynamic_slice(a, (jnp.argmax(a[0]), 0), (1, 4)),
     "concatenate": lambda a: jnp.concatenate([a, a]),
+    "ragged_dot_general": lambda a: lax.ragged_dot(a, a[None], jnp.array([4])), "ragged_dot": None,
+    "pad": lambda a: lax.pad(a, 0.0, ((1, 0, 0), (0, 0, 0))),
+    "dynamic_update_slice": lambda a: lax.dynamic_update_slice(jnp.zeros((5, 4)), a, (1, 0)),
+    "scatter": lambda a: jnp.zeros((5, 4)).at[:4].set(a),
+    "scatter-add": lambda a: jnp.zeros((5, 4)).at[jnp.arange(4)].add(a),
     "copy_p": None, "expand_dims": None, "sharding_constraint": None, "stop_gradient": None,
     "optimization_barrier": lax.optimization_barrier,
     "reduce_sum": jnp.sum, "reduce_max": jnp.max, "reduce_min": jnp.min, "reduce_prod": jnp.prod,
@@ -125,7 +130,7 @@ def test_pointwise_rules_follow_the_curve(name):
     near = 2**-7 if RULES[name].same else 1e-5  # a curve is followed in float32
     np.testing.assert_allclose(activation.curve, expected, rtol=near, atol=near)
     (use,) = activation.uses
-    assert traced.paths[traced.uses[use].view.leaf] == "['w']"
+    assert traced.paths[traced.uses[use].leaf] == "['w']"
 
 
 @pytest.mark.parametrize("name", sorted(SHAPES))
