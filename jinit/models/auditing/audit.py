@@ -15,6 +15,7 @@ import numpy as np
 from jinit import checks
 from jinit.models.auditing.conventions import CONVENTIONS, Conventions, Leaf
 from jinit.models.auditing.oddities import fits, odd, sample
+from jinit.models.tracing.made import Numbers
 from jinit.models.tracing.model import TracedModel, face
 from jinit.models.tracing.roles import Role
 from jinit.models.tracing.uses import Kind
@@ -48,7 +49,7 @@ class AuditRow:
     layers: int
     """stacked layers that a loop goes through"""
     std: float
-    """of all entries about their mean, in float64"""
+    """of all entries about their mean, in float64; of a weight, of what is applied"""
     mean: float
     """of all entries, in float64"""
     gain: float
@@ -170,8 +171,8 @@ def audit(
         for role in found
         if role.kind == "weight" and role.fan_out in _cells(role.fan_in)
     }
-    pairs = zip(found, values, strict=True)
-    rows = tuple(_row(role, value, _leaf(role, found, hidden), table) for role, value in pairs)
+    numbers = Numbers(model.trace.made, values)
+    rows = tuple(_row(role, numbers, _leaf(role, found, hidden), table) for role in found)
     return Audit(rows, names)
 
 
@@ -220,19 +221,20 @@ def _outputs(role: Role) -> int | None:
     return role.fan_out // role.receptive_field * role.groups
 
 
-def _row(role: Role, value: Any, leaf: Leaf, table: Conventions) -> AuditRow:
+def _row(role: Role, numbers: Numbers, leaf: Leaf, table: Conventions) -> AuditRow:
     eps = float(jax.numpy.finfo(role.dtype).eps)
+    value = numbers.of(role.number)
     has_numbers = not isinstance(value, jax.ShapeDtypeStruct)
-    array = np.asarray(value) if has_numbers else np.zeros(0)
-    if array.dtype.itemsize < 4:  # NumPy adds up bfloat16 and float16 poorly
-        array = array.astype(np.float32)
+    array = _wide(np.asarray(value)) if has_numbers else np.zeros(0)
     matrix = None  # as it is applied, `[layers * groups, fan_in, fan_out]`
     if has_numbers and role.kind in ("weight", "tied"):
-        with suppress(RoleError):  # chosen while the model runs: nothing fixed to look at
-            matrix = np.take(array, role.matrix())
-    numbers = sample(array, matrix, eps=eps)
+        # Not if it is chosen while the model runs, or made with parameters that are only shapes.
+        with suppress(RoleError, TypeError):
+            matrix = _wide(role.applied(numbers))
+            array = matrix if role.is_changed else array
+    found = sample(array, matrix, eps=eps)
     laws = {name: convention.laws(leaf) for name, convention in table.items()}
-    matches = tuple(name for name, some in laws.items() if any(fits(law, numbers) for law in some))
+    matches = tuple(name for name, some in laws.items() if any(fits(law, found) for law in some))
     return AuditRow(
         path=role.path,
         shape=role.shape,
@@ -241,15 +243,24 @@ def _row(role: Role, value: Any, leaf: Leaf, table: Conventions) -> AuditRow:
         fan_out=role.fan_out,
         groups=role.groups,
         layers=role.layers,
-        std=numbers.std,
-        mean=numbers.mean,
-        gain=math.nan if role.fan_in is None else numbers.std * math.sqrt(role.fan_in),
-        distribution="/".join(sorted(numbers.forms)),
+        std=found.std,
+        mean=found.mean,
+        gain=math.nan if role.fan_in is None else found.std * math.sqrt(role.fan_in),
+        distribution="/".join(sorted(found.forms)),
         expected={name: some[0].std if some else None for name, some in laws.items()},
         matches=matches,
-        odd=tuple(odd(role, leaf, numbers, matrix, {} if matches else table)),
+        odd=tuple(odd(role, leaf, found, matrix, {} if matches else table)),
         order=role.order,
     )
+
+
+def _wide(array: np.ndarray) -> np.ndarray:
+    """In float32 at least, as NumPy adds up bfloat16 and float16 poorly; complex numbers as their
+    real and imaginary parts side by side, which a draw of half the variance each fills."""
+    if np.iscomplexobj(array):
+        parts = np.stack([array.real, array.imag], -1) * math.sqrt(2)
+        return parts.reshape(*array.shape[:-1], -1) if array.ndim else parts
+    return array.astype(np.float32) if array.dtype.itemsize < 4 else array
 
 
 # --- showing ------------------------------------------------------------------------------------

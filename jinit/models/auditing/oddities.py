@@ -87,11 +87,11 @@ def orthogonal(matrix: np.ndarray | None, eps: float) -> bool:
     if matrix is None or min(matrix.shape[1:]) < 2:
         return False
     first = matrix[0] if matrix.shape[1] <= matrix.shape[2] else matrix[0].T
-    rows = first[:_SHOWN].astype(np.float64)
+    rows = first[:_SHOWN].astype(np.complex128 if np.iscomplexobj(first) else np.float64)
     if 2 * np.count_nonzero(rows) < rows.size:  # an identity is no draw
         return False
-    products = rows @ rows.T
-    length = np.trace(products) / len(rows)
+    products = rows @ rows.conj().T
+    length = np.trace(products).real / len(rows)
     return bool(np.abs(products / length - np.eye(len(rows))).max() < 1e-4 + 10 * eps)
 
 

@@ -5,6 +5,7 @@ The eye on each place is `jinit.models.tracing.probe`'s; where to look is `sites
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,11 +27,13 @@ from jinit.models.diagnosis.records import (
 from jinit.models.diagnosis.report import Diagnosis
 from jinit.models.diagnosis.sites import Passes, Site, Sites, layers_of, named, sites
 from jinit.models.tracing import curves, probe
+from jinit.models.tracing.made import Numbers
 from jinit.models.tracing.model import TracedModel, face
 from jinit.models.tracing.names import short_name
 from jinit.models.tracing.roles import Role
 from jinit.models.tracing.trace import Trace
 from jinit.models.tracing.uses import ActivationUse
+from jinit.models.tracing.values import RoleError
 
 
 @face
@@ -76,19 +79,20 @@ def diagnose(model: TracedModel, variables: Any = None, *, targets: Any = None) 
         for i, a in enumerate(where.activations) if i in acts and a.uses
         for own in layers_of(a.path, a.loops, where.stacked(a.loops))
     ]  # fmt: skip
+    numbers = Numbers(traced.made, model.floats)
     found = Diagnosis(
         tuple(layer for _, layer in sorted(layers, key=lambda row: row[0])),
         tuple(activation for _, activation in sorted(activations, key=lambda row: row[0])),
         tuple(
-            _parameter(role, np.asarray(leaf), pooled(parts))
-            for role, leaf, parts in zip(roles, model.floats, by_part, strict=True)
+            _parameter(role, numbers, pooled(parts))
+            for role, parts in zip(roles, by_part, strict=True)
         ),
         float(value),
         float(probe.log_size(*output)),
         sum(math.prod(loop.length for loop in r.loops) for r in traced.residuals),
         tuple(
             Branch(*(
-                frozenset(traced.paths[traced.uses[i].view.leaf] for i in orders)
+                frozenset(traced.paths[traced.uses[i].leaf] for i in orders)
                 for orders in (r.branch, r.last)
             ))
             for r in traced.residuals
@@ -244,16 +248,16 @@ def _layer(
     dead, saturated = _shares(slopes, own)
     by_weight = {}
     for use in site.uses:
-        logs = by_part[use.view.leaf]
+        logs = by_part[use.leaf]
         own_part = np.ravel_multi_index(own.layer, use.view.layers) if len(logs) > 1 else 0
-        by_weight[use.view.leaf] = logs[own_part]
+        by_weight[use.leaf] = logs[own_part]
     turn = slice(None, None, -1 if any(loop.reverse for loop in shared) else 1)
     back, ahead = (
         tuple(map(float, logs[own.taken][turn])) if len(shared) == 1 else ()
         for logs in (pre.log_grad, pre.log_rms)
     )
     return DiagnosedLayer(
-        path, layer, roles[first.view.leaf].kind, first.fan_in or 0,
+        path, layer, roles[first.leaf].kind, first.fan_in or 0,
         sum(use.fan_out or 0 for use in site.uses), site.name,
         math.prod(aval.shape) * math.prod(loop.length for loop in shared),
         pre_mean, pre_std, act_mean, act_std, log_pre, log_act, dead, saturated, log_grad,
@@ -287,25 +291,36 @@ def _pooled(seen: _Seen, own: Passes) -> tuple[float, float, float, float]:
 
 def _parts(traced: Trace, leaf: int) -> int:
     """How many layers an array of weights holds along its first axes, for loops to go through."""
-    views = [u.view for u in traced.uses if u.kind == "weight" and u.view.leaf == leaf]
-    leading = not any(any(view.steps[: len(view.layers)]) for view in views)  # None is a layer
-    found = {math.prod(view.layers) for view in views}
+    uses = [u for u in traced.uses if u.kind == "weight" and leaf in u.parts]
+    own = traced.leaves[leaf]
+    leading = all(
+        not any(u.view.steps[: len(u.view.layers)])  # None is a layer
+        and (u.view.leaf == leaf or own.shape[: len(u.view.layers)] == u.view.layers)
+        for u in uses
+    )  # fmt: skip
+    found = {u.layers for u in uses}
     return found.pop() if leading and len(found) == 1 else 1
 
 
-def _parameter(role: Role, leaf: np.ndarray, log_grad: float) -> ParameterSignal:
-    values = leaf.astype(np.float64)
+def _parameter(role: Role, numbers: Numbers, log_grad: float) -> ParameterSignal:
+    values = leaf = np.asarray(numbers.of(role.number))
     constant = semi_orthogonal = False
+    if role.is_changed:
+        with suppress(RoleError):
+            values = role.applied(numbers)
+    if leaf.dtype.itemsize < 8:
+        values = values.astype(np.complex128 if np.iscomplexobj(values) else np.float64)
     finite = np.isfinite(values).all()
     if finite and role.kind in ("weight", "tied") and role.fan_out and role.fan_out > 1:
         try:
-            matrices = values.ravel()[role.matrix()]
+            matrices = role.applied(numbers)
         except ValueError:  # chosen while the model runs
             constant = bool(np.ptp(values) == 0)
         else:
             constant = bool(matrices.shape[-1] > 1 and np.all(matrices == matrices[..., :1]))
             semi_orthogonal = orthogonal(matrices, float(jnp.finfo(leaf.dtype).eps))
-    mean, std = (float(values.mean()), float(values.std())) if finite else (math.nan, math.nan)
+    finite = finite and values.size > 0
+    mean, std = (float(values.mean().real), float(values.std())) if finite else (math.nan, math.nan)
     return ParameterSignal(
         role, short_name(role.path), mean, std, log_grad, constant, semi_orthogonal
     )

@@ -94,6 +94,14 @@ def layers_of(path: Path, loops: Sequence[Loop], stacked: Sequence[int]) -> Iter
 
 def named(traced: Trace, uses: Sequence[Use], layer: tuple[int, ...]) -> tuple[str, str]:
     """Paths of weights that are applied as one, and the name of what comes out."""
-    paths = list(dict.fromkeys(traced.paths[use.view.leaf] for use in uses))
+    paths = list(dict.fromkeys(traced.paths[_own_leaf(use, layer)] for use in uses))
     number = "".join(f"[{n}]" for n in layer)
     return " + ".join(paths), " + ".join(short_name(path) for path in paths) + number
+
+
+def _own_leaf(use: Use, layer: tuple[int, ...]) -> int:
+    """The parameter that a layer is made of; several may be stacked to be looped over."""
+    images = [i for i, part in use.parts.items() if part.way == "image"]
+    if len(images) == use.layers > 1:
+        return images[int(np.ravel_multi_index(layer, use.view.layers))]
+    return use.leaf

@@ -51,7 +51,7 @@ def fixup(
         factors |= dict.fromkeys(_weights(traced, residual.last), 0.0)
     *_, last = (use for use in traced.uses if use.kind == "weight" and use.times)
     if not any(last.order in residual.branch for residual in traced.residuals):
-        factors[last.view.leaf] = 0.0
+        factors[last.leaf] = 0.0
     factors = {i: factor for i, factor in factors.items() if roles[i].kind == "weight"}
     return _times_factors(model.of(reinit.traced(model, key, scheme=scheme)), factors)
 
@@ -89,7 +89,7 @@ def skipinit(
     factors, own_rules = dict[int, Any](), dict(model.rules)
     for residual in traced.residuals:
         after = (traced.uses[i] for i in residual.branch if i > max(residual.last))
-        numbers = [use.view.leaf for use in after if use.kind == "scale" and use.part == 1]
+        numbers = [use.leaf for use in after if use.kind == "scale" and use.part == 1]
         ends = [i for i in _weights(traced, residual.last) if roles[i].kind == "weight"]
         factors |= dict.fromkeys(numbers or ends, alpha)
         own_rules |= {traced.paths[i]: "scale" for i in numbers}  # 1, and then alpha
@@ -108,7 +108,7 @@ def _roles_with_branches(model: TracedModel) -> tuple[Role, ...]:
 
 
 def _weights(traced: Trace, orders: frozenset[int]) -> list[int]:
-    return [traced.uses[i].view.leaf for i in sorted(orders) if traced.uses[i].kind == "weight"]
+    return [traced.uses[i].leaf for i in sorted(orders) if traced.uses[i].kind == "weight"]
 
 
 def _times_factors(model: TracedModel, factors: Mapping[int, Any]) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from jinit import checks
+from jinit.models.drawing.images import Image, solved
 from jinit.models.drawing.reinit import reinit
 from jinit.models.tracing.model import TracedModel, face
 from jinit.models.tracing.probe import Spot, interpret
@@ -63,7 +64,8 @@ def lsuv(
     model = model.of(reinit.traced(model, key, scheme=scheme))
     model.check_numbers("lsuv")
     traced, inputs = model.trace, model.inputs
-    sites = _sites(traced, model.judged())
+    roles = model.judged()
+    sites = _sites(traced, roles)
     places = [Spot(site.uses[0].path) for site in sites]
 
     def once(floats: list[Any], factors: list[jax.Array]) -> list[jax.Array]:
@@ -71,7 +73,8 @@ def lsuv(
 
         def visit(i: int, value: jax.Array, factor: jax.Array) -> tuple[jax.Array, Any]:
             held = value * factor.astype(value.dtype)
-            spread = jnp.std(held.astype(jnp.float32))
+            size = jnp.abs(held) if jnp.iscomplexobj(held) else held
+            spread = jnp.std(size.astype(jnp.float32))
             usable = (spread > 0) & jnp.isfinite(spread)
             change = jnp.where(usable, std / jnp.where(usable, spread, 1), 1).astype(jnp.float32)
             # A shared weight has to wait for all of its uses.
@@ -92,7 +95,7 @@ def lsuv(
             factors, _ = jax.lax.scan(lambda f, _: (once(floats, f), None), factors, None, passes)
         else:
             factors = once(floats, factors)
-        return _scaled(traced, sites, floats, factors)
+        return _scaled(traced, roles, sites, floats, factors)
 
     return model.rebuilt(scale(model.floats))
 
@@ -119,7 +122,7 @@ class _Site(NamedTuple):
 
 def _sites(traced: Trace, roles: Sequence[Role]) -> list[_Site]:
     applied = [
-        tuple(use for use in uses if roles[use.view.leaf].kind in ("weight", "tied"))
+        tuple(use for use in uses if roles[use.leaf].kind in ("weight", "tied"))
         for uses in traced.by_equation("weight").values()
     ]
     read = Counter[int]()  # entries of a leaf, each as often as it is read
@@ -127,8 +130,8 @@ def _sites(traced: Trace, roles: Sequence[Role]) -> list[_Site]:
         read[use.view.leaf] += use.part * use.layers
 
     def is_shared(use: Use) -> bool:
-        size = math.prod(traced.leaves[use.view.leaf].shape)
-        return use.times > 1 or read[use.view.leaf] > size or roles[use.view.leaf].kind == "tied"
+        size = math.prod(traced.shape(use.view.leaf))
+        return use.times > 1 or read[use.view.leaf] > size or roles[use.leaf].kind == "tied"
 
     return [_Site(uses, any(map(is_shared, uses))) for uses in applied if uses]
 
@@ -149,23 +152,31 @@ def _agreed(sites: Sequence[_Site], factors: list[jax.Array]) -> list[jax.Array]
 
 
 def _scaled(
-    traced: Trace, sites: Sequence[_Site], floats: Sequence[Any], factors: Sequence[jax.Array]
-) -> list[jax.Array]:
+    traced: Trace, roles: Sequence[Role], sites: Sequence[_Site], floats: Sequence[Any],
+    factors: Sequence[jax.Array],
+) -> list[jax.Array]:  # fmt: skip
     """Every leaf times the factors of its entries."""
     out = list(floats)
-    for i, leaf in enumerate(traced.leaves):
+    for i in {use.view.leaf for site in sites for use in site.uses}:
+        shape = traced.shape(i)
         own = [(use, k) for k, site in enumerate(sites) for use in site.uses if use.view.leaf == i]
-        if not own:
-            continue
         # Entry by entry: which of the factors, the last of them being 1.
-        which = np.full(math.prod(leaf.shape), -1, np.int64)
+        which = np.full(math.prod(shape), -1, np.int64)
         taken, count = [], 0
         for use, k in own:
             for n, layer in enumerate(np.ndindex(*use.view.layers)):
-                which[use.view.indices(leaf.shape, layer).ravel()] = count + n
+                which[use.view.indices(shape, layer).ravel()] = count + n
             taken.append(factors[k].ravel())
             count += use.layers
         every = jnp.concatenate([*taken, jnp.ones(1, jnp.float32)])
-        scale = every[np.where(which < 0, count, which)].reshape(leaf.shape)
-        out[i] = (jnp.asarray(out[i]) * scale).astype(leaf.dtype)
+        scale = every[np.where(which < 0, count, which)].reshape(shape)
+        if i < len(out):
+            out[i] = (jnp.asarray(out[i]) * scale).astype(traced.leaves[i].dtype)
+            continue
+        image = Image(traced, i)
+        made = image(floats)
+        probe = jax.random.normal(jax.random.key(0), shape, made.dtype) / own[0][0].part ** 0.25
+        beside = [k for k in image.parameters("scale") if roles[k].kind == "scale"]
+        new = (made * scale).astype(made.dtype)
+        out = solved(image, new, probe, out, traced.paths, beside, structured=False)
     return out

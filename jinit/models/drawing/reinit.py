@@ -3,6 +3,9 @@
 import math
 import warnings
 import zlib
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -12,8 +15,10 @@ from jaxtyping import ArrayLike
 
 from jinit import checks, schemes, theory
 from jinit.activations import ACTIVATIONS
+from jinit.models.drawing.images import Image, calibrated, image_of_one, solved
 from jinit.models.tracing.model import TracedModel, face
 from jinit.models.tracing.roles import Role
+from jinit.models.tracing.uses import Use
 from jinit.models.tracing.values import RoleError
 from jinit.runtime import keys_after
 
@@ -86,15 +91,15 @@ def reinit(
         checks.number("gain", gain)
     elif gain != "auto":
         raise ValueError(f"gain must be a number, a scalar array or 'auto', got {gain!r}.")
-    found, fresh = model.judged(), []
+    found, fresh = model.judged(), list[Any]()
     for role, leaf in zip(found, floats, strict=True):
-        own = jax.random.fold_in(key, np.uint32(zlib.crc32(role.path.encode())))
         try:
             by_rule = role.path in model.rules
-            fresh.append(_drawn(own, role, leaf, draw, gain, by_rule=by_rule))
+            fresh.append(_drawn(_own(key, role), role, leaf, draw, gain, by_rule=by_rule))
         except (ValueError, TypeError) as error:
             error.add_note(f"This was for {role.path}.")
             raise
+    fresh = _as_applied(model, key, found, fresh, draw, gain)
     unused = [role.path for role in found if role.kind == "unused"]
     if unused:
         warnings.warn(
@@ -103,6 +108,56 @@ def reinit(
             stacklevel=3,
         )
     return model.rebuilt(fresh)
+
+
+def _own(key: jax.Array, role: Role) -> jax.Array:
+    return jax.random.fold_in(key, np.uint32(zlib.crc32(role.path.encode())))
+
+
+def _as_applied(
+    model: TracedModel, key: jax.Array, found: Sequence[Role], fresh: list[Any], draw: "_Kernels",
+    gain: ArrayLike | str,
+) -> list[Any]:  # fmt: skip
+    """The parameters of which something else is applied, such that this is what was to be drawn."""
+    trace = model.trace
+    for leaf in sorted({use.view.leaf for use in trace.uses if use.view.leaf >= len(found)}):
+        image = Image(trace, leaf)
+        uses = tuple(use for use in trace.uses if use.view.leaf == leaf)
+        own = [found[i] for i in image.parameters("image")]
+        kinds = {role.kind for role in own}
+        if kinds <= {"weight"} and any(use.kind == "weight" for use in uses):
+            factors = [i for i in image.parameters("factor") if found[i].kind == "weight"]
+            lead = own[0] if own else found[factors[0]] if factors else None
+            if lead is None or lead.path in model.rules:
+                continue
+            whole = replace(
+                lead, shape=trace.shape(leaf), dtype=trace.dtype(leaf), uses=uses, number=-1
+            )
+            target = _kernels(_own(key, lead), whole, None, draw, gain)
+            with jax.ensure_compile_time_eval():
+                probe = _kernels(jax.random.key(0), whole, None, draw.plain, 1.0)
+            if own:
+                scales = [i for i in image.parameters("scale") if found[i].kind == "scale"]
+                fresh = solved(
+                    image, target, probe, fresh, trace.paths, scales, structured=draw.decomposes
+                )
+            else:
+                fresh = calibrated(
+                    image, target, probe, fresh, trace.paths, factors, structured=draw.decomposes
+                )
+        elif kinds == {"embedding"}:
+            std = 1 / math.sqrt(own[0].features)
+            at, one = trace.shape(leaf), jax.random.key(0)
+            target = std * jax.random.normal(_own(key, own[0]), at, trace.dtype(leaf))
+            probe = std * jax.random.normal(one, at, trace.dtype(leaf))
+            fresh = solved(image, target, probe, fresh, trace.paths, (), structured=False)
+    for role in found:
+        map_ = image_of_one(trace, role.number)
+        if role.kind == "scale" and map_ is not None and any(use.normed for use in role.uses):
+            one = jnp.ones(trace.shape(map_.leaf), trace.dtype(map_.leaf))
+            with suppress(RoleError):  # that can be no 1: it stays
+                fresh = solved(map_, one, one, fresh, trace.paths, (), structured=False)
+    return fresh
 
 
 class _Kernels:
@@ -114,9 +169,13 @@ class _Kernels:
 
     def __init__(self, scheme: Any, options: dict[str, Any], before: list[jax.Array]) -> None:
         self.by_fans, self._waits, self._before = False, True, before
+        self.decomposes, self.plain = False, self
         if isinstance(scheme, str):
             self._draw, row = schemes.scheme(scheme, **options), schemes.SCHEMES[scheme]
             self.by_fans, self._waits = "gain" in row.options, row.decomposes
+            self.decomposes = row.decomposes
+            if any(isinstance(value, jax.core.Tracer) for value in options.values()):
+                self.plain = _Kernels(scheme, {}, [])
         elif not callable(scheme):
             raise TypeError(
                 f"scheme must be a name of jinit.SCHEMES or a function (key, shape, dtype), "
@@ -135,7 +194,11 @@ class _Kernels:
         if self._waits:
             for drawn in self._before:
                 keys = keys_after(keys, drawn)
-        kernels = jax.vmap(lambda key: self._draw(key, shape, dtype))(keys)
+        real = jnp.finfo(dtype).dtype
+        kernels = jax.vmap(lambda key: self._draw(key, shape, real))(keys)
+        if real != dtype and not self.decomposes:  # half of the variance to the imaginary part
+            other = jax.vmap(lambda key: self._draw(jax.random.fold_in(key, 1), shape, real))(keys)
+            kernels = jax.lax.complex(kernels, other) * math.sqrt(0.5)
         if kernels.shape[1:] != shape:
             raise ValueError(
                 f"an initializer must return an array of the shape it is given, {list(shape)}, "
@@ -149,12 +212,11 @@ def _drawn(
     key: jax.Array, role: Role, leaf: Any, draw: _Kernels, gain: ArrayLike | str, *, by_rule: bool
 ) -> Any:
     dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
-    wide = dtype if jnp.finfo(dtype).bits >= 32 else np.dtype(np.float32)
+    wide = _wide(dtype)
+    if role.kind == "weight" and _is_image(role):  # drawn with all that it is applied with
+        return jnp.zeros(role.shape, dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
     if role.kind == "weight":
-        factor = gain
-        if isinstance(gain, str):
-            factor = theory.gain(role.activation) if role.activation in ACTIVATIONS else 1.0
-        return _weight(key, role, leaf, draw, jnp.asarray(factor, wide)).astype(dtype)
+        return _kernels(key, role, leaf, draw, gain).astype(dtype)
     if role.kind in ("embedding", "tied"):
         root = math.sqrt(role.features)
         return (jax.random.normal(key, role.shape, wide) / root).astype(dtype)
@@ -171,6 +233,32 @@ def _drawn(
 
 
 # --- weights ------------------------------------------------------------------------------------
+
+
+def _wide(dtype: Any) -> Any:
+    """What is drawn in, and then rounded."""
+    return dtype if jnp.finfo(dtype).bits >= 32 else np.dtype(np.float32)
+
+
+def _is_image(role: Role) -> bool:
+    """Whether products read something that is made of it."""
+    return any(
+        use.kind == "weight" and use.times and use.view.leaf != role.number
+        and use.parts[role.number].way == "image"
+        for use in role.uses
+    )  # fmt: skip
+
+
+def _kernels(
+    key: jax.Array, role: Role, leaf: Any, draw: _Kernels, gain: ArrayLike | str
+) -> jax.Array:
+    """A weight's draw, in float32 or wider."""
+    factor = gain
+    if isinstance(gain, str):
+        factor = theory.gain(role.activation) if role.activation in ACTIVATIONS else 1.0
+    wide = _wide(jax.dtypes.canonicalize_dtype(role.dtype))
+    blank = jnp.zeros(role.shape, wide) if leaf is None else leaf
+    return _weight(key, role, blank, draw, jnp.asarray(factor, wide))
 
 
 class _Part(NamedTuple):
@@ -190,7 +278,13 @@ class _Part(NamedTuple):
 
 def _weight(key: jax.Array, role: Role, leaf: Any, draw: _Kernels, gain: jax.Array) -> jax.Array:
     """Drawn as it is applied, whatever the shape it is stored in, and put where it is read."""
-    parts = _parts(role)
+    parts = _parts(role, gates=draw.decomposes)
+    if draw.decomposes and any(len(np.unique(p.places)) < p.places.size for p in parts):
+        raise RoleError(
+            f"entries of {role.path} are read several times in one matrix, so that no draw of them "
+            f'makes it orthogonal; use a scheme of independent entries, as "he" or "xavier", or '
+            f"leave it as it is with rules={{{role.path!r}: 'other'}}."
+        )
     keys = jax.random.split(key, sum(part.copies for part in parts))
     draws, first = [], 0
     for part in parts:
@@ -201,18 +295,34 @@ def _weight(key: jax.Array, role: Role, leaf: Any, draw: _Kernels, gain: jax.Arr
     return _in_place(draws, parts, leaf)
 
 
-def _parts(role: Role) -> list[_Part]:
-    """What products read, in call order, until nothing new is read."""
+def _factor(role: Role, use: Use) -> _Part:
+    """One of several matrices that are multiplied before a signal meets them."""
+    fans = int(use.fan_in or 1), use.fan_out or 1
+    flat = np.arange(math.prod(role.shape), dtype=np.int32)
+    turned = role.shape[-2:] == fans[::-1] and fans[0] != fans[1]
+    places = flat.reshape(-1, *fans[::-1]).swapaxes(-1, -2) if turned else flat.reshape(-1, *fans)
+    return _Part(places.reshape(-1, 1, *fans), (1, *fans), 1.0)
+
+
+def _parts(role: Role, *, gates: bool = False) -> list[_Part]:
+    """What products read, in call order, until nothing new is read; `gates` one by one."""
     read = np.zeros(math.prod(role.shape), bool)
     parts = []
     for use in role.uses:
         if use.kind != "weight" or not use.times or read.all():
             continue
+        if role.number >= 0 and use.parts[role.number].way == "factor":
+            return [_factor(role, use)]
         index = role._part(use)
         if read[index].all():
             continue
         read[index] = True
         batched, summed, _ = use.axes
+        if gates and use.gates is not None and use.receptive_field == 1:
+            for gate in range(use.gates.max() + 1):
+                own = index[..., use.gates == gate]
+                parts.append(_Part(own.reshape(-1, 1, *own.shape[-2:]), (1, *own.shape[-2:]), 1.0))
+            continue
         beside = [use.view.shape[axis] for axis in batched]
         sizes = [use.view.shape[axis] for axis in summed]
         # A convolution sums over its field and, last, over its channels.

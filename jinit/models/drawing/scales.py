@@ -100,6 +100,9 @@ def _layers(role: Role) -> np.ndarray | None:
     """Which layer of a loop reads each entry, with axes of size 1 along which it is the same."""
     if role.layers == 1:
         return None
+    if role.is_changed:
+        own = np.arange(role.layers).reshape(-1, *(1,) * (len(role.shape) - 1))
+        return own if role.shape[0] == role.layers else None
     owner = np.zeros(math.prod(role.shape), np.int32)
     for layer, entries in enumerate(role.matrix().reshape(role.layers, -1)):
         owner[entries] = layer

@@ -53,7 +53,7 @@ class Call(NamedTuple):
     def spread(self, i: int) -> frozenset[int]:
         """Axes of what comes out along which an operand is repeated, as far as is known."""
         shape = self.equation.invars[i].aval.shape
-        own = getattr(self.values[i], "spread", frozenset())
+        own: frozenset[int] = getattr(self.values[i], "spread", frozenset())
         if len(shape) != len(self.shape):
             return frozenset(range(len(self.shape)))
         return own | {a for a, n in enumerate(self.shape) if n > 1 == shape[a]}

@@ -6,19 +6,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-import jax.numpy as jnp
-
 from jinit.models.tracing import curves
-from jinit.models.tracing.jaxprs import evaluated
-from jinit.models.tracing.made import Anatomy, Made, Part, numbers_of
+from jinit.models.tracing.jaxprs import output
+from jinit.models.tracing.made import Anatomy, Made, Part, laid_out
 from jinit.models.tracing.uses import ActivationUse, Kind, ResidualSum, Use
 from jinit.models.tracing.values import (
-    Constant,
     Fixed,
     Joined,
-    Known,
     Loop,
     Parameters,
     Path,
@@ -112,7 +109,7 @@ class Graph:
             normed=normed or any(s.normed for s in signals),
             terms=frozenset[int]().union(*(s.terms for s in signals)),
             raised=frozenset[int]().union(*(s.raised for s in signals)),
-            cut=frozenset[int]().union(*(s.cut for s in signals if not is_bent(s))),
+            cut=frozenset[tuple[int, int]]().union(*(s.cut for s in signals if not is_bent(s))),
         )
 
     def cut(self, uses: Iterable[int], piece: tuple[tuple[int, ...], int, int, int]) -> None:
@@ -294,9 +291,7 @@ class Graph:
         """What an operation makes of views and constants alone, one leaf more for each result."""
         operands = [self.whole(v) if isinstance(v, Joined) else v for v in values]
         operands = [
-            Known(lambda v=v, a=a: np.broadcast_to(numbers_of(v), a.aval.shape))
-            if isinstance(v, Constant) and a.aval.shape else v
-            for v, a in zip(operands, equation.invars, strict=True)
+            laid_out(v, a.aval.shape) for v, a in zip(operands, equation.invars, strict=True)
         ]  # fmt: skip
         summed = 1
         if equation.primitive.name == "dot_general":
@@ -304,7 +299,7 @@ class Graph:
             summed = math.prod(equation.invars[0].aval.shape[a] for a in contracted)
         return [
             self._made(
-                equation.primitive.name, lambda *a, i=i: evaluated(equation, a)[i], operands,
+                equation.primitive.name, output(equation, i), operands,
                 out.aval.shape, out.aval.dtype, summed,
             )
             for i, out in enumerate(equation.outvars)
@@ -359,7 +354,7 @@ class Graph:
         size: int,
     ) -> Signal:  # fmt: skip
         """Rows of a table that data picks along an axis; `axes` of what comes out hold the rest."""
-        own = (tuple(a for a in range(len(table.shape)) if a != picked))
+        own = tuple(a for a in range(len(table.shape)) if a != picked)
         used = self.use(table, "embedding", rest, at, fan_out=size, axes=((picked,), own, ()))
         return replace(used, rows=Rows(len(self.uses) - 1, tuple(axes)))
 
@@ -381,8 +376,10 @@ class Graph:
         def one(numbers: Any) -> Any:
             return numbers[taken]
 
-        size = {name: math.prod(shape[a] for a in axes)
-                for name, axes in (("in", inner), ("out", free), ("groups", batched))}
+        size = {
+            name: math.prod(shape[a] for a in axes)
+            for name, axes in (("in", inner), ("out", free), ("groups", batched))
+        }
         axes: Any = tuple(tuple(place[a] for a in each) for each in (batched, inner, free))
         left = [a for a in range(len(shape)) if a not in summed]
         features = left.index((free or batched or left)[-1]) if left else None

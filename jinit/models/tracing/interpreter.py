@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import Jaxpr
 from jax.extend.core import Literal as JaxprLiteral
 
 from jinit.models.tracing import curves
@@ -15,13 +14,13 @@ from jinit.models.tracing.calls import Call, Rule
 from jinit.models.tracing.graph import Graph, is_bent
 from jinit.models.tracing.jaxprs import (
     ClosedJaxpr,
-    evaluated,
     inner_jaxpr,
     inner_jaxprs,
     opened,
+    output,
     split_scan,
 )
-from jinit.models.tracing.made import known
+from jinit.models.tracing.made import known, laid_out
 from jinit.models.tracing.parameter_rules import with_parameters
 from jinit.models.tracing.rules import RULES, WHOLE
 from jinit.models.tracing.signal_rules import as_one, through_signals
@@ -91,7 +90,7 @@ class _Walk:
             return [None] * count
         if name in _CONTROL:
             if not any(isinstance(v, Signal) for v in values):
-                return list(self.graph.make(equation, values))
+                return self._alone(equation, values, at)
             return _CONTROL[name](self, equation, values, at)
         if inner_jaxprs(equation):
             ends = self.run(inner_jaxpr(equation.params), values, (*at, 0))
@@ -102,6 +101,19 @@ class _Walk:
         return with_parameters(call) if call.places else through_signals(call)
 
     # --- loops and branches ---
+
+    def _alone(self, equation: Any, values: list[Value], at: Path) -> list[Value]:
+        """A loop or choice without a signal makes one leaf of its parameters.
+
+        Unless all branches, as those of platforms, do the same.
+        """
+        if equation.primitive.name == "cond":
+            branches = enumerate(inner_jaxprs(equation) or ())
+            ends = [self.run(branch, values[1:], (*at, i)) for i, branch in branches]
+            pairs = (pair for end in ends for pair in zip(ends[0], end, strict=True))
+            if all(self.graph.are_same(a, b) for a, b in pairs):
+                return ends[0]
+        return list(self.graph.make(equation, values))
 
     def _scan(self, equation: Any, values: list[Value], at: Path) -> list[Value]:
         params = equation.params
@@ -241,12 +253,7 @@ def _constants(equation: Any, values: list[Value]) -> list[Value]:
         rule = RULES.get(name, Rule())
         if rule.pointwise:
             return [Constant(curves.apply(equation, given, cast=rule.same))]
-    operands: Any = [_laid_out(v, a.aval) for v, a in zip(values, equation.invars, strict=True)]
-    return [known(lambda *a, i=i: evaluated(equation, a)[i], operands) for i in range(count)]
-
-
-def _laid_out(value: Any, aval: Any) -> Fixed:
-    """A constant number in the shape that an operation asks for."""
-    if isinstance(value, Constant) and aval.shape:
-        return Known(lambda: np.broadcast_to(value.number, aval.shape))
-    return value
+    operands: Any = [
+        laid_out(v, a.aval.shape) for v, a in zip(values, equation.invars, strict=True)
+    ]  # fmt: skip
+    return [known(output(equation, i), operands) for i in range(count)]

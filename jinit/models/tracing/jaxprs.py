@@ -1,6 +1,6 @@
 """Programs within a program: what loops, branches and calls of a jaxpr hold."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jax.extend.core import ClosedJaxpr as Closed
@@ -65,6 +65,11 @@ def evaluated(equation: Any, values: Sequence[Any]) -> list[Any]:
     return list(out) if equation.primitive.multiple_results else [out]
 
 
+def output(equation: Any, i: int) -> Callable[..., Any]:
+    """One of the results of an equation, as a function of its operands' values."""
+    return lambda *values: evaluated(equation, values)[i]
+
+
 def without_dead_code(program: ClosedJaxpr) -> ClosedJaxpr:
     """The same program, less what leads to no output; it takes the same arguments."""
     jaxpr = opened(program)
@@ -117,7 +122,7 @@ def _regrouped(
     """Which axes a reshape makes of which; those of size 1 are of no group."""
     old = [(a, n) for a, n in enumerate(before) if n != 1]
     new = [(a, n) for a, n in enumerate(after) if n != 1]
-    found = []
+    found: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
     while old and new:
         (a, m), (b, n) = old.pop(0), new.pop(0)
         ours, theirs = [a], [b]

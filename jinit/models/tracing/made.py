@@ -81,8 +81,9 @@ class Numbers:
 
         if not made.layers:
             return one(())
-        layers = np.stack(np.meshgrid(*map(np.arange, made.layers), indexing="ij"), -1)
-        every = jax.vmap(lambda layer: one(list(layer)))(jnp.asarray(layers.reshape(-1, layers.shape[-1])))
+        grid = np.stack(np.meshgrid(*map(np.arange, made.layers), indexing="ij"), -1)
+        layers = jnp.asarray(grid.reshape(-1, len(made.layers)))
+        every = jax.vmap(lambda layer: one(list(layer)))(layers)
         return every.reshape(*made.layers, *every.shape[1:])
 
     def _operand(self, value: View | Fixed | None, at: dict[int, Any]) -> Any:
@@ -96,6 +97,13 @@ class Numbers:
 def numbers_of(value: Fixed) -> Any:
     """The numbers of a constant."""
     return value.number if isinstance(value, Constant) else value.numbers()
+
+
+def laid_out(value: Any, shape: tuple[int, ...]) -> Any:
+    """A constant number in the shape that an operation asks for; others as they are."""
+    if isinstance(value, Constant) and shape:
+        return Known(lambda: np.broadcast_to(value.number, shape))
+    return value
 
 
 def known(run: Callable[..., Any], operands: Sequence[Fixed]) -> Known:
@@ -117,13 +125,14 @@ _REDUCE = (
     "reduce_", "arg", "cum", "sort", "top_k", "norm", "cholesky", "eigh", "svd", "reduce_precision"
 )  # fmt: skip
 
+_BESIDE = {"concatenate", "select_n", "dynamic_update_slice", "complex", "max", "min", "pad"}
+"""Operations that set a smaller parameter beside another one."""
+
 
 class Anatomy:
     """What every parameter is in what is made of it."""
 
-    def __init__(
-        self, made: Sequence[Made], shapes: Sequence[tuple[int, ...]], first: int
-    ) -> None:
+    def __init__(self, made: Sequence[Made], shapes: Sequence[tuple[int, ...]], first: int) -> None:
         """`shapes` are those of all leaves, of which the first so many are parameters."""
         self.made, self.shapes, self.first = made, shapes, first
         self._known: dict[int, dict[int, Part]] = {}
@@ -163,9 +172,7 @@ class Anatomy:
                 return "shift"
             if name in ("mul", "div"):
                 return "scale"
-            if name not in ("concatenate", "select_n", "dynamic_update_slice", "complex", "max", "min") and (
-                not name.startswith("scatter")
-            ):
+            if name not in _BESIDE and not name.startswith("scatter"):
                 return "inner"
         return way
 

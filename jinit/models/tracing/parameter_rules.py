@@ -38,8 +38,10 @@ def moved(call: Call, step: Callable[[Any], Any] | None = None, **known: Any) ->
     primitive, params, view = call.equation.primitive, dict(call.equation.params), call.values[0]
     if not isinstance(view, View) or len(call.values) > 1:
         return None
-    step = step or (lambda numbers: primitive.bind(jax.numpy.asarray(numbers), **params))
+    step = step or _bound(primitive, params)
     axes, fresh = axes_after(call.equation)
+    if call.equation.primitive.name == "tile":
+        axes = {}
     spread = frozenset(axes[a] for a in view.spread if axes.get(a) is not None) | fresh
     return [view.then(step, call.shape)._replace(spread=spread, **known)]
 
@@ -57,10 +59,12 @@ def moved_together(call: Call) -> list[Value] | None:
     for view in joined.views:
         shape = (*call.shape[:axis], view.shape[joined.axis], *call.shape[axis + 1 :])
         own = dict(params, **({"shape": shape} if "shape" in params else {}))
-        found.append(view.then(
-            lambda numbers, own=own: primitive.bind(jax.numpy.asarray(numbers), **own), shape
-        ))  # fmt: skip
+        found.append(view.then(_bound(primitive, own), shape))
     return [Joined(tuple(found), axis)]
+
+
+def _bound(primitive: Any, params: dict[str, Any]) -> Callable[[Any], Any]:
+    return lambda numbers: primitive.bind(jax.numpy.asarray(numbers), **params)
 
 
 def cut(call: Call) -> list[Value] | None:
@@ -114,6 +118,32 @@ def side_by_side(call: Call) -> list[Value] | None:
     if len(views) == len(call.values) > 1:
         return [Joined(tuple(views), call.equation.params["dimension"])]
     return None
+
+
+def stacked(call: Call) -> list[Value] | None:
+    """Several views along a new axis."""
+    views, axis = [v for v in call.values if isinstance(v, View)], call.equation.params["axis"]
+    if len(views) < len(call.values) or len(views) < 2:
+        return None
+
+    def with_axis(numbers: Any) -> Any:
+        return jax.numpy.expand_dims(numbers, axis)
+
+    shape = (*call.shape[:axis], 1, *call.shape[axis + 1 :])
+    return [Joined(tuple(v.then(with_axis, shape) for v in views), axis)]
+
+
+def unstacked(call: Call) -> list[Value] | None:
+    """All entries along an axis, one by one."""
+    view, axis = call.values[0], call.equation.params["axis"]
+    if not isinstance(view, View):
+        return None
+    places = [(*(slice(None),) * axis, i) for i in range(call.made)]
+    count = view.picked * call.made
+    return [
+        view.then(operator.itemgetter(place), call.shape)._replace(picked=count)
+        for place in places
+    ]  # fmt: skip
 
 
 def beside_signals(call: Call) -> list[Value] | None:
@@ -346,5 +376,3 @@ def convolution(call: Call) -> list[Value] | None:
         receptive_field=field_, groups=groups, axes=(tuple(batched), summed, (at_new[out],)),
         features=numbers.out_spec[1], columns=(numbers.out_spec[1],) if groups == 1 else (),
     )]  # fmt: skip
-
-

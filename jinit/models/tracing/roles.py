@@ -109,7 +109,8 @@ class Role:
 
     def _numbers(self, use: Use, numbers: Numbers) -> np.ndarray:
         if use.parts[self.number].way == "factor":
-            return np.asarray(numbers.of(self.number)).reshape(-1, int(use.fan_in or 1), use.fan_out or 1)
+            fans = int(use.fan_in or 1), use.fan_out or 1
+            return np.asarray(numbers.of(self.number)).reshape(-1, *fans)
         whole = self._of_layer(lambda: numbers.of(use.view.leaf))
         found = np.concatenate([
             _as_matrices(use, np.asarray(use.view.of(whole, layer)))
@@ -122,7 +123,8 @@ class Role:
         """Of several matrices side by side, those that are made of this parameter."""
         leaves = list(numbers.leaves)
         leaves[self.number] = np.full(self.shape, np.nan, leaves[self.number].dtype)
-        marked = Role._numbers(replace(self, layers=count, groups=1), use, Numbers(numbers.made, leaves))
+        every = replace(self, layers=count, groups=1)
+        marked = every._numbers(use, Numbers(numbers.made, leaves))
         own = np.isnan(marked).any((1, 2))
         return own if own.any() else np.ones(count, bool)
 
@@ -252,7 +254,8 @@ def _reads_inputs(traced: Trace, use: Use, leaf: int) -> bool:
             if leaves[leaf].size:
                 leaves[leaf].flat[0] += change
             numbers = Numbers(traced.made, leaves).of(use.view.leaf)
-            found.append(_as_matrices(use, np.asarray(use.view.of(numbers, [0] * len(use.view.layers)))))
+            one = np.asarray(use.view.of(numbers, [0] * len(use.view.layers)))
+            found.append(_as_matrices(use, one))
     changed = (found[0] != found[1]).any(0)
     return bool(changed.any(1).mean() < changed.any(0).mean())
 

@@ -26,11 +26,14 @@ RULES: dict[str, Rule] = {
     "transpose": Rule((), (of.moved, of.moved_together), (on.moved,)),
     "expand_dims": Rule((), (of.moved,), (on.moved,)),
     "rev": Rule((), (of.moved,), (on.moved,)),
+    "tile": Rule((), (of.moved,)),
     "squeeze": Rule((), (of.squeezed,), (on.moved,)),
     "slice": Rule((), (of.cut,), (on.cut, on.moved)),
     "dynamic_slice": Rule((of.chosen,), (of.taken,)),
     "split": Rule((), (of.in_parts,), (on.cut,)),
     "concatenate": Rule((of.beside_signals,), (of.side_by_side,), (on.joined,)),
+    "stack": Rule((of.beside_signals,), (of.stacked,), (on.joined,)),
+    "unstack": Rule((), (of.unstacked,), (on.cut,)),
     # a parameter among signals
     **dict.fromkeys((
         "dynamic_update_slice", "pad", "scatter", "scatter-add"

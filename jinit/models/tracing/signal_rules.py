@@ -91,12 +91,13 @@ def cut(call: Call) -> list[Value] | None:
             at = axis
         if at not in signal.columns:
             return None
-        piece = (grid, signal.columns.index(at), first, first + out.aval.shape[at])
-        call.graph.cut(signal.uses, piece)
-        first += out.aval.shape[at]
+        size = 1 if call.equation.primitive.name == "unstack" else out.aval.shape[at]
+        call.graph.cut(signal.uses, (grid, signal.columns.index(at), first, first + size))
+        own = frozenset((use, int(first)) for use in signal.uses)
+        first += size
         size = math.prod(out.aval.shape)
         part = replace(
-            call.graph.new([signal], call.at, features=signal.features), size=size, cut=signal.uses
+            call.graph.new([signal], call.at, features=signal.features), size=size, cut=own
         )
         found.append(part)
     return found
@@ -107,7 +108,8 @@ def joined(call: Call) -> list[Value] | None:
     cuts = [v.cut for v in call.values if isinstance(v, Signal) and v.cut]
     for i, one in enumerate(cuts):
         for other in cuts[:i]:
-            call.graph.rejoined |= one & other
+            starts = dict(one)
+            call.graph.rejoined |= {i for i, first in other if starts.get(i, first) != first}
     return None
 
 
@@ -200,8 +202,10 @@ def both_signals(call: Call) -> list[Value] | None:
         own = use.view.shape
         groups = [a for a in range(len(own)) if a not in [place[a] for a in (*inner, *free)]]
         call.graph.settle(other, read=True)
-        size = {name: math.prod(own[place[a]] for a in axes)
-                for name, axes in (("in", inner), ("out", free))}
+        size = {
+            name: math.prod(own[place[a]] for a in axes)
+            for name, axes in (("in", inner), ("out", free))
+        }
         call.graph.uses[rows.use] = use._replace(
             kind="weight", path=call.at, size=call.graph.size, picked_by_data=True,
             fan_in=size["in"], fan_out=size["out"], groups=math.prod(own[a] for a in groups),

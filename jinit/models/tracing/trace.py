@@ -51,6 +51,15 @@ class Trace:
         """Of a floating leaf, or of what is made of some: leaf -> what it is in it."""
         return self.anatomy.parts(leaf)
 
+    def shape(self, leaf: int) -> tuple[int, ...]:
+        """Of a floating leaf, or of what is made of some, with its layers."""
+        return tuple(self.anatomy.shapes[leaf])
+
+    def dtype(self, leaf: int) -> Any:
+        """Of a floating leaf, or of what is made of some."""
+        first = len(self.leaves)
+        return self.leaves[leaf].dtype if leaf < first else self.made[leaf - first].dtype
+
     def run(self, floats: Sequence[Any], inputs: Sequence[Any]) -> Any:
         """The model's output, of other floating-point leaves and inputs."""
         arguments = [*floats, *jax.tree.leaves(tuple(inputs))]

@@ -139,7 +139,7 @@ class Signal:
     columns: tuple[int, ...] = ()
     """axes that the units of the waiting weights are laid out on, row by row"""
     rescaled: tuple[Rescaled, ...] = ()
-    """the constant factors since the waiting weights, one after the other, each with those before"""
+    """the constant factors since the waiting weights, each with those before"""
     multiplied: "tuple[int, Signal] | None" = None
     """a product entry by entry with a parameter, that use, and what was multiplied: a sum over it
     is a matrix product"""
@@ -152,8 +152,8 @@ class Signal:
     """such uses that went into an exponential"""
     state: bool = False
     """what a loop carries"""
-    cut: frozenset[int] = frozenset()
-    """uses of weights of whose units it is a part, no activation since"""
+    cut: frozenset[tuple[int, int]] = frozenset()
+    """uses of weights of whose units it is a part, no activation since, and where that begins"""
 
     @property
     def source(self) -> int:

@@ -402,10 +402,10 @@ def test_no_false_alarm(name):
 
 
 def test_what_cannot_be_read_is_not_called_healthy():
-    made = lambda w, x: x @ jnp.exp(w)  # noqa: E731
-    d = diagnose(made, jnp.full((64, 4), -4.0), X)
+    made = lambda w, x, key: x @ (w * jax.random.normal(key, w.shape))  # noqa: E731
+    d = diagnose(made, jnp.full((64, 4), 0.02), X, KEY)
     assert "could not be read" in d.verdict
-    d = diagnose(made, jnp.full((64, 4), 9.0), X)
+    d = diagnose(made, jnp.full((64, 4), 9.0), X, KEY)
     assert d.findings[0].kind == "output"
     d = diagnose(net, [SQUARE], X, loss=lambda out: jnp.sum(out) + jnp.log(jnp.float32(-1)))
     assert d.findings[0].kind == "nonfinite"

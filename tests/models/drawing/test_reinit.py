@@ -8,6 +8,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -616,9 +617,11 @@ def test_an_error_says_for_which_weight():
 
 
 def test_a_weight_by_rule_that_no_product_reads():
-    apply = lambda p, x: x @ jnp.exp(p["w"])  # noqa: E731
-    with pytest.raises(RoleError, match="no product reads it as it is"):
-        reinit(KEY, apply, {"w": jnp.ones((8, 3))}, jnp.ones((2, 8)), rules={"['w']": "weight"})
+    apply = lambda p, x: x * jnp.exp(p["w"])[None]  # noqa: E731
+    for tool in (partial(reinit, KEY), jinit.audit):
+        with pytest.raises(RoleError, match=r"no product .* reads it; leave .* 'other'"):
+            tool(apply, {"w": jnp.ones(8)}, jnp.ones((2, 8)), rules={"['w']": "weight"})
+        tool(apply, {"w": jnp.ones(8)}, jnp.ones((2, 8)), rules={"['w']": "other"})
 
 
 def test_shapes_will_do_for_what_is_redrawn_and_not_for_what_stays():

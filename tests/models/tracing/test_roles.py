@@ -242,7 +242,7 @@ def test_jinits_own_networks():
 
 
 def test_sharing_across_different_fans_is_an_error_that_offers_a_rule():
-    apply = lambda p, x: (x @ p["w"]).sum() + (p["w"] @ jnp.ones(3)).sum()  # noqa: E731
+    apply = lambda p, x: (x @ p["w"]).sum() + (x[:, :3] @ p["w"].T).sum()  # noqa: E731
     params = {"w": jnp.ones((8, 3))}
     with pytest.raises(RoleError, match=r"\['w'\] is shared .* \(3 -> 8 and 8 -> 3\).*rules="):
         roles(apply, params, jnp.ones((2, 8)))
@@ -253,7 +253,7 @@ def test_sharing_across_different_fans_is_an_error_that_offers_a_rule():
 def test_an_operation_that_says_nothing_is_an_error_and_an_unused_leaf_is_none():
     params = {"w": jnp.ones((8, 3)), "idle": jnp.ones(4), "count": jnp.zeros((), jnp.int32)}
     with pytest.raises(RoleError, match=r"nothing certain of .*'w'"):
-        roles(lambda p, x: x @ jnp.exp(p["w"]), params, jnp.ones((2, 8)))
+        roles(lambda p, x: jnp.convolve(p["w"].ravel(), x[0]), params, jnp.ones((2, 8)))
     got = found(lambda p, x: x @ p["w"], params, jnp.ones((2, 8)))
     assert got["['idle']"].kind == "unused"
     assert len(got) == 2
@@ -294,17 +294,6 @@ def test_less_usual_ways_to_use_a_parameter(apply, shape, expected):
     assert (*fans(role), role.layers, role.times) == expected
 
 
-@pytest.mark.parametrize("apply", [
-    lambda w, x: x @ (w * jnp.tri(8)),
-    lambda w, x: x @ (w + jax.random.normal(KEY, (8, 8))),
-    lambda w, x: x @ jax.nn.log_softmax(w),
-    lambda w, x: x @ (20 * w / jnp.linalg.norm(w)),
-], ids=["mask", "noise", "softmax", "norm"])  # fmt: skip
-def test_a_weight_made_of_a_parameter_is_no_guess(apply):
-    with pytest.raises(RoleError, match="nothing certain"):
-        roles(apply, jnp.ones((8, 8)), jnp.ones((2, 8)))
-
-
 def noisy(p, x, key):
     return x @ (p["mean"] + p["scale"] * jax.random.normal(key, (8, 4)))
 
@@ -317,16 +306,16 @@ def chosen(p, x, key):
     return x @ jax.lax.cond(x.sum() > 0, lambda: p["mean"], lambda: p["scale"])
 
 
-def padded(p, x, key):
-    return x @ jnp.concatenate([p["mean"], jnp.zeros((8, 2))], axis=1)
-
-
 @pytest.mark.parametrize("key", [jax.random.key(0), jax.random.PRNGKey(0)], ids=["key", "raw key"])
-@pytest.mark.parametrize("apply", [noisy, connected, chosen, padded])
+@pytest.mark.parametrize("apply", [noisy, connected, chosen])
 def test_numbers_from_a_key_that_is_given_make_no_bias_of_a_weight(apply, key):
     p = {"mean": jnp.ones((8, 4)), "scale": jnp.ones((8, 4))}
-    with pytest.raises(RoleError, match=r"nothing certain of \['mean'\]"):
+    uncertain = "scale" if apply is noisy else "mean"  # the mean is a weight, whatever is added
+    with pytest.raises(RoleError, match=rf"nothing certain of \['{uncertain}'\].*'other'"):
         roles(apply, p, jnp.ones((2, 8)), key)
+    rules = dict.fromkeys(("['mean']", "['scale']"), "other")
+    if apply is noisy:
+        assert found(apply, p, jnp.ones((2, 8)), key, rules=rules)["['scale']"].kind == "other"
 
 
 def test_both_branches_of_a_choice_may_turn_a_weight_in_their_own_way():
@@ -336,24 +325,6 @@ def test_both_branches_of_a_choice_may_turn_a_weight_in_their_own_way():
 
     (role,) = roles(apply, jnp.ones((3, 8)), jnp.ones((2, 8)))
     assert fans(role) == ("weight", 8, 3)
-
-
-def test_the_sum_of_a_weight_and_a_product_of_low_rank_is_no_bias():
-    p = {"w": jnp.ones((8, 4)), "a": jnp.ones((8, 2)), "b": jnp.ones((2, 4))}
-    lora = lambda p, x: x @ (p["w"] + p["a"] @ p["b"])  # noqa: E731
-    with pytest.raises(RoleError, match=r"certain of \['a'\].*needed for \['b'\], \['w'\] as well"):
-        roles(lora, p, jnp.ones((2, 8)))
-    rules = {"['a']": "other", "['b']": "other"}
-    with pytest.raises(RoleError, match=r"certain of \['w'\]"):
-        roles(lora, p, jnp.ones((2, 8)), rules=rules)
-
-
-def test_experts_that_are_looked_up_are_no_embedding():
-    with pytest.raises(RoleError, match="nothing certain"):
-        roles(
-            lambda w, x, i: jnp.einsum("bi,bio->bo", x, w[i]),
-            jnp.ones((5, 8, 4)), jnp.ones((2, 8)), jnp.zeros(2, jnp.int32),
-        )  # fmt: skip
 
 
 def test_a_table_of_heads_is_an_embedding():

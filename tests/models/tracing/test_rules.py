@@ -22,6 +22,8 @@ SHAPES = {
     "rev": lambda a: lax.rev(a, (0,)),
     "squeeze": lambda a: lax.squeeze(lax.slice(a, (1, 0), (2, 4)), (0,)),
     "slice": lambda a: lax.slice(a, (0, 1), (4, 3)),
+    "tile": lambda a: jnp.tile(a, (1, 2)),
+    "unstack": lambda a: jnp.unstack(a)[1],
     "split": lambda a: lax.split(a, (1, 3), 1)[0],
 }
 CURVES = {
@@ -54,7 +56,7 @@ OTHERS = {
     "dot_general": lambda a: a @ a, "gather": lambda a: a[jnp.arange(2)],
     "conv_general_dilated": lambda a: jnp.convolve(a[0], a[1]),
     "dynamic_slice": lambda a: lax.dynamic_slice(a, (jnp.argmax(a[0]), 0), (1, 4)),
-    "concatenate": lambda a: jnp.concatenate([a, a]),
+    "concatenate": lambda a: jnp.concatenate([a, a]), "stack": lambda a: jnp.stack([a, a]),
     "ragged_dot_general": lambda a: lax.ragged_dot(a, a[None], jnp.array([4])), "ragged_dot": None,
     "pad": lambda a: lax.pad(a, 0.0, ((1, 0, 0), (0, 0, 0))),
     "dynamic_update_slice": lambda a: lax.dynamic_update_slice(jnp.zeros((5, 4)), a, (1, 0)),
