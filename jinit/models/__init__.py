@@ -5,6 +5,7 @@ from jinit.models.diagnosis.findings import FAULTS, Fault
 from jinit.models.diagnosis.measure import diagnose
 from jinit.models.diagnosis.records import DiagnosedLayer, Finding
 from jinit.models.diagnosis.report import Diagnosis
+from jinit.models.diagnosis.sharpness import Sharpness, StableRates, sharpness
 from jinit.models.drawing.fixup import fixup, skipinit
 from jinit.models.drawing.gradinit import gradinit
 from jinit.models.drawing.lsuv import lsuv
@@ -21,6 +22,7 @@ from jinit.models.tracing.values import RoleError
 
 __all__ = [
     "FAULTS", "Audit", "DiagnosedLayer", "Diagnosis", "Fault", "Finding", "Learned", "Model", "MuP",
-    "MuPRow", "Role", "RoleError", "Setup", "Use", "audit", "coordinate_check", "diagnose", "fixup",
-    "gradient_quotient", "gradinit", "lsuv", "metainit", "mup", "reinit", "roles", "skipinit",
+    "MuPRow", "Role", "RoleError", "Setup", "Sharpness", "StableRates", "Use", "audit",
+    "coordinate_check", "diagnose", "fixup", "gradient_quotient", "gradinit", "lsuv", "metainit",
+    "mup", "reinit", "roles", "sharpness", "skipinit",
 ]  # fmt: skip

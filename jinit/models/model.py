@@ -2,6 +2,7 @@
 
 from jinit.models.auditing.audit import audit
 from jinit.models.diagnosis.measure import diagnose
+from jinit.models.diagnosis.sharpness import sharpness
 from jinit.models.drawing.fixup import fixup, skipinit
 from jinit.models.drawing.gradinit import gradinit
 from jinit.models.drawing.lsuv import lsuv
@@ -51,4 +52,5 @@ class Model(TracedModel):
     metainit = metainit.traced
     gradinit = gradinit.traced
     gradient_quotient = gradient_quotient.traced
+    sharpness = sharpness.traced
     mup = mup.traced
