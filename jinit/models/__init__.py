@@ -15,6 +15,12 @@ from jinit.models.drawing.scales import Learned
 from jinit.models.model import Model
 from jinit.models.scaling.coordinate_check import Setup, coordinate_check
 from jinit.models.scaling.mup import MuP, MuPRow, mup
+from jinit.models.scaling.trees import (
+    labels,
+    layer_numbers,
+    muon_dimension_numbers,
+    weight_decay_mask,
+)
 from jinit.models.tracing.model import roles
 from jinit.models.tracing.roles import Role
 from jinit.models.tracing.uses import Use
@@ -23,6 +29,7 @@ from jinit.models.tracing.values import RoleError
 __all__ = [
     "FAULTS", "Audit", "DiagnosedLayer", "Diagnosis", "Fault", "Finding", "Learned", "Model", "MuP",
     "MuPRow", "Role", "RoleError", "Setup", "Sharpness", "StableRates", "Use", "audit",
-    "coordinate_check", "diagnose", "fixup", "gradient_quotient", "gradinit", "lsuv", "metainit",
-    "mup", "reinit", "roles", "sharpness", "skipinit",
+    "coordinate_check", "diagnose", "fixup", "gradient_quotient", "gradinit", "labels",
+    "layer_numbers", "lsuv", "metainit", "muon_dimension_numbers", "mup", "reinit", "roles",
+    "sharpness", "skipinit", "weight_decay_mask",
 ]  # fmt: skip

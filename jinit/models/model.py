@@ -9,6 +9,12 @@ from jinit.models.drawing.lsuv import lsuv
 from jinit.models.drawing.metainit import gradient_quotient, metainit
 from jinit.models.drawing.reinit import reinit
 from jinit.models.scaling.mup import mup
+from jinit.models.scaling.trees import (
+    labels,
+    layer_numbers,
+    muon_dimension_numbers,
+    weight_decay_mask,
+)
 from jinit.models.tracing.model import TracedModel, roles
 
 
@@ -53,4 +59,8 @@ class Model(TracedModel):
     gradinit = gradinit.traced
     gradient_quotient = gradient_quotient.traced
     sharpness = sharpness.traced
+    labels = labels.traced
+    weight_decay_mask = weight_decay_mask.traced
+    muon_dimension_numbers = muon_dimension_numbers.traced
+    layer_numbers = layer_numbers.traced
     mup = mup.traced

@@ -52,6 +52,10 @@ TOOLS = {
     "gradinit": (False, {"targets": LABELS, "steps": 2}),
     "gradient_quotient": (False, {"targets": LABELS}),
     "sharpness": (True, {"targets": LABELS, "rates": True}),
+    "labels": (False, {}),
+    "weight_decay_mask": (False, {"embeddings": True}),
+    "muon_dimension_numbers": (False, {"readout": True}),
+    "layer_numbers": (False, {}),
     "mup": (False, {"base_variables": narrow(draw(KEY))}),
 }
 

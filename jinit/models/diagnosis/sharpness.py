@@ -41,7 +41,7 @@ class Sharpness(NamedTuple):
     eigenvalues: Float[np.ndarray, " count"]
     """the algebraically largest, in descending order"""
     residuals: Float[np.ndarray, " count"]
-    """|H v - lambda v| / |lambda_1| of each: by no more is an eigenvalue off, relative to the first"""
+    """|H v - lambda v| / |lambda_1| of each: by no more is it off, relative to the first"""
     direction: Any
     """the first eigenvector, of length 1, as a pytree like the variables; 0 of leaves that are not
     moved"""
