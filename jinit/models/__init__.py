@@ -13,7 +13,7 @@ from jinit.models.drawing.metainit import gradient_quotient, metainit
 from jinit.models.drawing.reinit import reinit
 from jinit.models.drawing.scales import Learned
 from jinit.models.model import Model
-from jinit.models.scaling.coordinate_check import Setup, coordinate_check
+from jinit.models.scaling.coordinate_check import Setup, coordinate_check, coordinate_verdict
 from jinit.models.scaling.mup import MuP, MuPRow, mup
 from jinit.models.scaling.trees import (
     labels,
@@ -29,7 +29,7 @@ from jinit.models.tracing.values import RoleError
 __all__ = [
     "FAULTS", "Audit", "DiagnosedLayer", "Diagnosis", "Fault", "Finding", "Learned", "Model", "MuP",
     "MuPRow", "Role", "RoleError", "Setup", "Sharpness", "StableRates", "Use", "audit",
-    "coordinate_check", "diagnose", "fixup", "gradient_quotient", "gradinit", "labels",
+    "coordinate_check", "coordinate_verdict", "diagnose", "fixup", "gradient_quotient", "gradinit", "labels",
     "layer_numbers", "lsuv", "metainit", "muon_dimension_numbers", "mup", "reinit", "roles",
     "sharpness", "skipinit", "weight_decay_mask",
 ]  # fmt: skip

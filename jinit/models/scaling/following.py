@@ -129,7 +129,9 @@ class _Walk:
             after = before._replace(own=place)
             if use.kind == "bias":
                 self.added_to[use.order] = before.made
-            elif use.kind == "scale":
+            else:
+                after = after._replace(made=0)
+            if use.kind == "scale":
                 after = after._replace(scaled=place)
         layer = tuple(self.now[use.loops[i].path] for i in use.view.stacked)
         known = self.places.setdefault(use.order, {})

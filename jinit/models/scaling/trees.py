@@ -115,16 +115,8 @@ def muon_dimension_numbers(
             f"optax 0.2.7 or later for muon_dimension_numbers: pip install -U optax."
         )
     model = model.of(variables)
-    last = following(model.trace).last
-    found: list[Any] = []
-    for role in model.judged():
-        axes = None
-        if role.kind == "weight" and (readout or not any(u.order in last for u in role.uses)):
-            axes = matrix_axes(role)
-        elif role.kind in ("embedding", "tied") and embeddings and len(role.shape) == 2:
-            axes = ((0,), (1,)) if role.shape[1] == role.features else ((1,), (0,))
-        found.append(axes and numbers(reduction_axis=axes[0], output_axis=axes[1]))
-    return tree_of(model, found, None)
+    found = muon_axes(model, embeddings=embeddings, readout=readout)
+    return tree_of(model, [axes and numbers(*axes) for axes in found], None)
 
 
 @face
@@ -160,8 +152,27 @@ def layer_numbers(model: TracedModel, variables: Any = None) -> Any:
 
 # --- axes ---------------------------------------------------------------------------------------
 
+Axes = tuple[tuple[int, ...], tuple[int, ...]]
+"""Those that are summed over, those that are kept."""
 
-def matrix_axes(role: Role) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+
+def muon_axes(
+    model: TracedModel, *, embeddings: bool = False, readout: bool = False
+) -> list[Axes | None]:
+    """Of every floating leaf; None of what is not Muon's."""
+    last = following(model.trace).last
+    found: list[Axes | None] = []
+    for role in model.judged():
+        axes = None
+        if role.kind == "weight" and (readout or not any(u.order in last for u in role.uses)):
+            axes = matrix_axes(role)
+        elif role.kind in ("embedding", "tied") and embeddings and len(role.shape) == 2:
+            axes = ((0,), (1,)) if role.shape[1] == role.features else ((1,), (0,))
+        found.append(axes)
+    return found
+
+
+def matrix_axes(role: Role) -> Axes | None:
     """Axes of a weight that are summed over, and that are kept; None if it is no matrix of these.
 
     Its matrices say which entries of the leaf lie in one row and in one column: an axis along which
@@ -187,7 +198,7 @@ def matrix_axes(role: Role) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     return known if min(sizes) > 1 else None
 
 
-def _plain_axes(role: Role) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+def _plain_axes(role: Role) -> Axes | None:
     """Where the leaf is read as it lies, layer by layer: no entry has to be looked at."""
     uses = [use for use in role.uses if use.kind == "weight" and use.times]
     if len(uses) != 1 or any(step is not None for step in uses[0].view.steps) or role.groups > 1:
