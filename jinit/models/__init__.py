@@ -29,7 +29,7 @@ from jinit.models.tracing.values import RoleError
 __all__ = [
     "FAULTS", "Audit", "DiagnosedLayer", "Diagnosis", "Fault", "Finding", "Learned", "Model", "MuP",
     "MuPRow", "Role", "RoleError", "Setup", "Sharpness", "StableRates", "Use", "audit",
-    "coordinate_check", "coordinate_verdict", "diagnose", "fixup", "gradient_quotient", "gradinit", "labels",
-    "layer_numbers", "lsuv", "metainit", "muon_dimension_numbers", "mup", "reinit", "roles",
-    "sharpness", "skipinit", "weight_decay_mask",
+    "coordinate_check", "coordinate_verdict", "diagnose", "fixup", "gradient_quotient", "gradinit",
+    "labels", "layer_numbers", "lsuv", "metainit", "muon_dimension_numbers", "mup", "reinit",
+    "roles", "sharpness", "skipinit", "weight_decay_mask",
 ]  # fmt: skip

@@ -46,7 +46,9 @@ def coordinate_check(
 
     Under muP the slopes of log size against log width are 0 for every layer and step, except that
     a readout that does not start at 0 has -1/2 before the first steps. A curve that bends up or
-    down with the width shows a multiplier that is wrong or was forgotten.
+    down with the width shows a multiplier that is wrong or was forgotten; `coordinate_verdict` says
+    which. Give few samples, and widths above their number: up to there a step of Adam changes a
+    layer mostly by chance, which falls as width^(-1/2) under muP as well.
 
     Args:
         make: `make(width)` gives a `Setup`, or a tuple like one.
