@@ -33,8 +33,9 @@ def loss(output, targets):
 
 def dense(f, params):
     flat, tree = ravel_pytree(params)
-    hessian = jax.hessian(lambda v: f(tree(v)))(flat)
-    return np.asarray(hessian, np.float64), np.asarray(jax.grad(lambda v: f(tree(v)))(flat))
+    gradient = jax.grad(lambda v: f(tree(v)))
+    hessian = jax.jit(jax.jacrev(gradient))(flat)
+    return np.asarray(hessian, np.float64), np.asarray(jax.jit(gradient)(flat))
 
 
 # Products are in float32, whose rounding is 6e-8 of the largest: over the ~100 terms of a sum.

@@ -84,6 +84,7 @@ def test_the_verdict_names_the_first_layer_that_depends_on_the_width(both):
     assert ("grows with the width like width^+" in text) == (kind == "adam")
 
 
+@pytest.mark.long
 def test_muon_holds_with_its_multipliers():
     def make(n):
         found = of_width(n)

@@ -115,7 +115,7 @@ def test_training_is_that_of_a_model_that_multiplies_its_branches_itself(kind):
     np.testing.assert_allclose(ends["weights"], ends["apply"], rtol=1e-4)
 
 
-DEPTHS, SEEDS = (4, 12, 36), 6
+DEPTHS, SEEDS = (4, 32), 6
 
 
 def slope_of(values):

@@ -332,7 +332,7 @@ def test_a_cells_bias_follows_its_state():
 
 
 def test_epsilon_follows_the_size_of_the_gradient():
-    widths, seeds = (64, 256, 1024), 8
+    widths, seeds = (64, 512), 8
     sizes = {name: np.zeros((len(widths), seeds)) for name in draw(KEY, 8)}
     for i, n in enumerate(widths):
         found = of_width(n)
