@@ -220,13 +220,14 @@ class _Curved:
             gradient = jax.grad(lambda vector: run(vector)[0])
 
             @jax.jit
-            def product(at: jax.Array, vector: jax.Array) -> jax.Array:
+            def product(at: jax.Array, vector: jax.Array) -> tuple[jax.Array, jax.Array]:
                 # The Hessian is symmetric: pulling back is multiplying, and asks for no forward
                 # mode, which a function with a derivative of its own may not have.
-                _, pull = jax.vjp(gradient, at)
-                return pull(vector)[0]
+                slope, pull = jax.vjp(gradient, at)
+                return slope, pull(vector)[0]
 
-        self._product, self._gradient, self._at = product, jax.jit(gradient), at
+        self._product, self._at = product, at
+        self.gradient: Any = None  # known after the first product
 
     def product(self, vector: np.ndarray) -> np.ndarray:
         """H v, in float64."""
@@ -237,7 +238,7 @@ class _Curved:
             )
         self.products += 1
         with jax.default_matmul_precision("highest"):
-            out = self._product(self._at, jnp.asarray(vector, self.dtype))
+            self.gradient, out = self._product(self._at, jnp.asarray(vector, self.dtype))
         found = np.asarray(out, np.float64)
         if not np.isfinite(found).all():
             raise ValueError(
@@ -249,8 +250,7 @@ class _Curved:
     def preconditioner(self, second_moments: Any, eps: float) -> np.ndarray:
         """What Adam divides by, entry by entry."""
         if second_moments is None:
-            with jax.default_matmul_precision("highest"):
-                return np.abs(np.asarray(self._gradient(self._at), np.float64)) + eps
+            return np.abs(np.asarray(self.gradient, np.float64)) + eps
         structure: Any = jax.tree.structure(self.model.variables)
         if jax.tree.structure(second_moments) != structure:
             raise ValueError(
