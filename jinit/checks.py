@@ -173,6 +173,14 @@ def finite(what: str, value: Any) -> None:
             )
 
 
+def loss_value(out: Any) -> None:
+    """What a loss gives, or the shape of it, is one real number."""
+    if getattr(out, "shape", None) != () or not jnp.issubdtype(out.dtype, jnp.floating):
+        raise ValueError(
+            f"loss must give one real number for the model's output, got {out}; take a mean."
+        )
+
+
 def labels(what: str, value: Any, classes: int) -> None:
     """Concrete integer labels lie in [0, classes)."""
     if not is_concrete(value) or np.size(value) == 0:  # a tracer has no numbers yet

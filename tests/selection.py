@@ -68,6 +68,8 @@ ALWAYS = {
     "test_before_training_only_the_readout_of_mup_shrinks": ("adam",),
     "models/scaling/test_coordinate_check.py::"
     "test_one_step_moves_every_layer_alike_at_every_width": ("adam",),
+    "models/scaling/test_coordinate_check.py::"
+    "test_the_verdict_names_the_first_layer_that_depends_on_the_width": ("adam",),
     "networks/test_batch_norm.py::test_forward_mode_and_curvature_agree_with_plain_autodiff": (
         "0",
     ),

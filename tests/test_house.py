@@ -67,6 +67,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"tour", "theory", "schemes", "diagnose", "sweeps"},
         {"main"},
     ],
+    "models.scaling": [{"coordinate_check", "depth", "following"}, {"trees"}, {"mup"}],
     "models": [{"tracing"}, {"drawing", "auditing"}, {"diagnosis"}, {"scaling"}, {"model"}],
 }
 USES_THE_DOOR = {"trainability", "tour", "cli"}  # these may read the public face, `import jinit`

@@ -2,12 +2,19 @@
 
 from jinit.models.auditing.audit import audit
 from jinit.models.diagnosis.measure import diagnose
+from jinit.models.diagnosis.sharpness import sharpness
 from jinit.models.drawing.fixup import fixup, skipinit
 from jinit.models.drawing.gradinit import gradinit
 from jinit.models.drawing.lsuv import lsuv
 from jinit.models.drawing.metainit import gradient_quotient, metainit
 from jinit.models.drawing.reinit import reinit
 from jinit.models.scaling.mup import mup
+from jinit.models.scaling.trees import (
+    labels,
+    layer_numbers,
+    muon_dimension_numbers,
+    weight_decay_mask,
+)
 from jinit.models.tracing.model import TracedModel, roles
 
 
@@ -51,4 +58,9 @@ class Model(TracedModel):
     metainit = metainit.traced
     gradinit = gradinit.traced
     gradient_quotient = gradient_quotient.traced
+    sharpness = sharpness.traced
+    labels = labels.traced
+    weight_decay_mask = weight_decay_mask.traced
+    muon_dimension_numbers = muon_dimension_numbers.traced
+    layer_numbers = layer_numbers.traced
     mup = mup.traced

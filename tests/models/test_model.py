@@ -51,6 +51,11 @@ TOOLS = {
     "metainit": (True, {"targets": LABELS, "steps": 2}),
     "gradinit": (False, {"targets": LABELS, "steps": 2}),
     "gradient_quotient": (False, {"targets": LABELS}),
+    "sharpness": (True, {"targets": LABELS, "rates": True}),
+    "labels": (False, {}),
+    "weight_decay_mask": (False, {"embeddings": True}),
+    "muon_dimension_numbers": (False, {"readout": True}),
+    "layer_numbers": (False, {}),
     "mup": (False, {"base_variables": narrow(draw(KEY))}),
 }
 
@@ -89,12 +94,14 @@ def test_a_tool_is_the_function_of_its_name_and_the_model_is_called_once(name):
         (tool(*key, *given, **options), function(*key, apply, p, X, **about, **options))
         for p, given in asked
     ]
-    assert len(calls) == 1 + 2 * (name == "mup")  # the base is a model of its own
+    # The base of mup is a model of its own; sharpness needs a trace of another precision.
+    more = name in ("mup", "sharpness")
+    assert len(calls) == 1 + 2 * more
     for one, two in both:
         same(one, two)
     before = len(calls)
     function(*key, counted, first, X, **about, **options)
-    assert len(calls) == before + 1 + (name == "mup")
+    assert len(calls) == before + 1 + more
 
 
 def test_a_face_has_the_names_of_its_tool_and_of_a_model():

@@ -88,11 +88,7 @@ def scaled_model(model: TracedModel, targets: Any) -> ScaledModel:
     def value(params: Params, inputs: tuple[Any, ...]) -> jax.Array:
         return loss(model.trace.run(floats(params), inputs))
 
-    out = jax.eval_shape(value, params, model.inputs)
-    if getattr(out, "shape", None) != () or not jnp.issubdtype(out.dtype, jnp.floating):
-        raise ValueError(
-            f"loss must give one real number for the model's output, got {out}; take a mean."
-        )
+    checks.loss_value(jax.eval_shape(value, params, model.inputs))
     return ScaledModel(params, layers, lambda params: model.rebuilt(floats(params)), value)
 
 

@@ -46,7 +46,9 @@ def coordinate_check(
 
     Under muP the slopes of log size against log width are 0 for every layer and step, except that
     a readout that does not start at 0 has -1/2 before the first steps. A curve that bends up or
-    down with the width shows a multiplier that is wrong or was forgotten.
+    down with the width shows a multiplier that is wrong or was forgotten; `coordinate_verdict` says
+    which. Give few samples, and widths above their number: up to there a step of Adam changes a
+    layer mostly by chance, which falls as width^(-1/2) under muP as well.
 
     Args:
         make: `make(width)` gives a `Setup`, or a tuple like one.
@@ -90,6 +92,65 @@ def coordinate_check(
                 f"{width} and {names} at {widths[0]}."
             )
     return _dataset(np.stack([values for _, values in found]), widths, names)
+
+
+TOLERANCE = 0.1
+"""A power of the width that is no cause for concern: finite widths bend curves by as much."""
+
+
+def coordinate_verdict(found: "xr.Dataset") -> str:
+    """One sentence on a coordinate check: which layer's change depends on the width, and how.
+
+    Looked at is `change_slope` after the last step. A layer is named if its mean over seeds is
+    further from 0 than chance explains (one time in a hundred for any layer: Student's t over the
+    number of layers), and than 0.1. Of several, the first in call order: what comes after it reads
+    what it makes.
+
+    Args:
+        found: what `coordinate_check` gives, of two seeds or more.
+
+    Raises:
+        ValueError: one seed, which has no standard error; a dataset of something else.
+    """
+    import scipy.stats
+
+    if "change_slope" not in found:
+        raise ValueError(
+            f"coordinate_verdict reads what coordinate_check gives, with change_slope; got "
+            f"{sorted(map(str, found.data_vars))}."
+        )
+    seeds, step = found.sizes["seed"], int(found.step.values[-1])
+    if seeds < 2:
+        raise ValueError("a verdict needs a standard error, hence two seeds or more, got 1.")
+    layers = [str(name) for name in found.layer.values]
+    finite = np.isfinite(found["size"].values).all(axis=(1, 2))  # [width, layer]
+    if not finite.all():
+        width, layer = np.argwhere(~finite)[0]
+        return (
+            f"The coordinate check saw {layers[layer]} overflow at width "
+            f"{int(found.width.values[width])}: the learning rate is too large there."
+        )
+    slopes = found.change_slope.sel(step=step).transpose("seed", "layer").values
+    moved = np.isfinite(slopes).all(axis=0)
+    if not moved.any():
+        return f"No layer has changed after {step} steps at every width: there is nothing to judge."
+    power, error = slopes.mean(axis=0), slopes.std(axis=0, ddof=1) / np.sqrt(seeds)
+    allowed = np.maximum(scipy.stats.t.isf(0.005 / len(layers), seeds - 1) * error, TOLERANCE)
+    off = np.flatnonzero(moved & (np.abs(power) > allowed))
+    at = off[0] if off.size else np.nanargmax(np.where(moved, np.abs(power), -1))
+    shown = f"width^{power[at]:+.2f} (standard error {error[at]:.2f})"
+    still = "" if moved.all() else f" {layers[int(np.argmin(moved))]} has not changed everywhere."
+    if not off.size:
+        return (
+            f"The coordinate check holds: after {step} steps no layer's change depends on the "
+            f"width; the largest power is that of {layers[at]}, {shown}.{still}"
+        )
+    more = f", and so do {off.size - 1} more layers" if off.size > 1 else ""
+    return (
+        f"The coordinate check fails at {layers[at]}: its change after {step} steps "
+        f"{'grows' if power[at] > 0 else 'shrinks'} with the width like {shown}{more}; see the "
+        f"multipliers of that parameter in jinit.models.mup.{still}"
+    )
 
 
 def _setup(made: Any, width: int) -> Setup:

@@ -12,8 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import ArrayLike
 
 from jinit import checks
+from jinit.models.scaling.depth import Multipliers
+from jinit.models.scaling.depth import multipliers as depth_multipliers
+from jinit.models.scaling.following import following
+from jinit.models.scaling.trees import muon_axes
 from jinit.models.tracing.model import TracedModel, face
 from jinit.models.tracing.names import short_name, table
 from jinit.models.tracing.roles import Role
@@ -45,6 +50,12 @@ class MuPRow(NamedTuple):
     """on the learning rate of SGD"""
     adam: float
     """on that of Adam"""
+    muon: float
+    """on that of optax's Muon, where this leaf is Muon's; else as of Adam"""
+    eps: float
+    """on Adam's epsilon"""
+    decay: float
+    """on the coefficient of decoupled weight decay, which the learning rate multiplies"""
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,12 @@ class MuP:
     """likewise, on the learning rate of SGD"""
     adam: Any
     """likewise, on that of Adam"""
+    muon: Any
+    """likewise, on that of Muon"""
+    eps: Any
+    """likewise, on Adam's epsilon"""
+    decay: Any
+    """likewise, on decoupled weight decay"""
 
     def variables(self, drawn: Any, *, zero_readout: bool = False) -> Any:
         """Standard variables brought to the start of muP: every leaf times its multiplier.
@@ -102,34 +119,57 @@ class MuP:
     ) -> optax.GradientTransformationExtraArgs:
         """The base model's optimizer, for the target: every leaf's update times its multiplier.
 
-        Everything in `base` is scaled, decoupled weight decay (`optax.adamw`) too; a decay that is
-        not to depend on the width is chained after this.
+        Everything in `base` is scaled, decoupled weight decay (`optax.adamw`) too, and its epsilon
+        stays what it is: `adamw` scales these by their own laws.
 
         Args:
             base: tuned on the base model, learning rate included.
             kind: "sgd" for updates that are proportional to the gradient (momentum too), "adam"
-                for those that are not changed if it is scaled (RMSProp, Adagrad, Lion).
+                for those that are not changed if it is scaled (RMSProp, Adagrad, Lion), "muon" for
+                `optax.contrib.muon` with the dimension numbers of `jinit.models`.
             part: of the variables, the tree that is trained, as `lambda v: v["params"]`.
 
         Raises:
             ValueError: an unknown kind; updates for a leaf that is not there.
         """
-        checks.choice("kind", kind, ("sgd", "adam"))
-        chosen = self.sgd if kind == "sgd" else self.adam
-        flat = jax.tree_util.tree_leaves_with_path(part(chosen) if part else chosen)
-        factors = {jax.tree_util.keystr(keys): factor for keys, factor in flat}
+        checks.choice("kind", kind, ("sgd", "adam", "muon"))
+        return optax.chain(base, _times(getattr(self, kind), part))
 
-        def scaled(keys: Any, update: Any) -> Any:
-            path = jax.tree_util.keystr(keys)
-            if path not in factors:
-                raise ValueError(
-                    f"updates must be like the variables that mup was given, got {path!r}; if a "
-                    f"part is trained give part=lambda variables: variables['params'], or alike."
-                )
-            return update * jnp.asarray(factors[path], update.dtype)
+    def adamw(
+        self,
+        learning_rate: ArrayLike | optax.Schedule,
+        *,
+        b1: float = 0.9,
+        b2: float = 0.999,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        mask: Any = None,
+        part: Callable[[Any], Any] | None = None,
+    ) -> optax.GradientTransformationExtraArgs:
+        """The base model's AdamW for the target: rates, epsilon and decay each by their own law.
 
-        each = optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scaled, updates))
-        return optax.chain(base, each)
+        An epsilon of its own for each leaf is the same as gradients over its multiplier and one
+        epsilon. What clips gradients is chained before this, where they are what they are.
+
+        Args:
+            learning_rate, b1, b2, eps, weight_decay: as tuned on the base model.
+            mask: which leaves decay, a pytree of booleans like what is trained (see
+                `jinit.models.weight_decay_mask`); None decays all, as optax does.
+            part: of the variables, the tree that is trained, as `lambda v: v["params"]`.
+        """
+
+        def decayed(updates: Any, params: Any) -> Any:
+            added = jax.tree.map(lambda w: w * jnp.asarray(weight_decay, w.dtype), params)
+            added, _ = by_law.update(added, by_law.init(params))
+            where = jax.tree.map(lambda _: True, updates) if mask is None else mask
+            return jax.tree.map(lambda m, u, d: u + d if m else u, where, updates, added)
+
+        by_law = _times(self.decay, part)
+        return optax.chain(
+            _times(jax.tree.map(lambda factor: 1 / factor, self.eps), part),
+            optax.scale_by_adam(b1, b2, eps), optax.stateless(decayed),
+            optax.scale_by_learning_rate(learning_rate), _times(self.adam, part),
+        )  # fmt: skip
 
     def to_dataframe(self) -> "pd.DataFrame":
         """One row a parameter."""
@@ -138,12 +178,29 @@ class MuP:
         return pd.DataFrame([row._asdict() for row in self.rows])
 
     def __str__(self) -> str:  # noqa: D105
-        numbers = ("fan_in", "fan_out", "init", "sgd", "adam")
+        numbers = ("fan_in", "fan_out", "init", "sgd", "adam", "muon", "eps", "decay")
         rows = [
             [short_name(r.path), r.role, r.kind, *(f"{getattr(r, n):.4g}" for n in numbers)]
             for r in self.rows
         ]
         return table(("parameter", "role", "class", *(f"x {name}" for name in numbers)), rows)
+
+
+def _times(tree: Any, part: Callable[[Any], Any] | None) -> optax.GradientTransformation:
+    """Every leaf times its number."""
+    flat = jax.tree_util.tree_leaves_with_path(part(tree) if part else tree)
+    factors = {jax.tree_util.keystr(keys): factor for keys, factor in flat}
+
+    def scaled(keys: Any, update: Any) -> Any:
+        path = jax.tree_util.keystr(keys)
+        if path not in factors:
+            raise ValueError(
+                f"updates must be like the variables that mup was given, got {path!r}; if a "
+                f"part is trained give part=lambda variables: variables['params'], or alike."
+            )
+        return update * jnp.asarray(factors[path], update.dtype)
+
+    return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scaled, updates))
 
 
 @face
@@ -155,22 +212,43 @@ def mup(
     base_apply: Callable[..., Any] | None = None,
     base_inputs: Sequence[Any] | None = None,
     embeddings: str | None = None,
+    biases: str = "fan_in",
+    depth: ArrayLike = 1.0,
+    alpha: ArrayLike = 1.0,
+    branches: str = "weights",
 ) -> MuP:
-    """Multipliers that make a wide model learn as its narrow base does.
+    """Multipliers that make a wide, or deep, model learn as its narrow base does.
 
     With r_in and r_out the fans of the target over those of the base:
 
-        class    grows          init std       SGD            Adam
-        input    fan_out        1              r_out          1
-        hidden   both           1              r_out / r_in   1 / r_in
-        output   fan_in         r_in^(-1/2)    1 / r_in       1 / r_in
-        scalar   none           1              1              1
+        class    grows          init std       SGD            Adam       epsilon    decay
+        input    fan_out        1              r_out          1          1 / r_out  1
+        hidden   both           1              r_out / r_in   1 / r_in   1 / r_out  r_in
+        output   fan_in         r_in^(-1/2)    1 / r_in       1 / r_in   1          r_in
+        scalar   none           1              1              1          1          1
 
     relative to a start of variance 1/fan_in and to the base's learning rate. This is table 3 of the
     paper. Tables 8 and 9 describe the same training with factors in the forward pass; a factor on
     a weight can always be put into its start and learning rate instead, and a model that is given
     as a function has no place for one. Biases, scales of norms and looked-up embeddings are
-    "input": their fan_in is 1. So are kernels of depthwise convolutions, whose groups grow.
+    "input": their fan_in is 1. So are kernels of depthwise convolutions, whose groups grow. Adam's
+    epsilon follows the size of the gradient, which is the quotient of the columns before it. A
+    decay that the learning rate multiplies is held at rate times decay (Dey et al. 2025, table 1).
+
+    Muon needs next to nothing: its updates have a spectral norm, and optax multiplies them by
+    sqrt(max(1, fan_out / fan_in)), where sqrt(fan_out / fan_in) is asked for (Yang, Simon &
+    Bernstein 2023, condition 1). `muon` is the quotient, relative to the base: 1 wherever both fans
+    grow alike, whatever the width. (With `consistent_rms` it would be another.) What optax's Muon
+    leaves to Adam has Adam's multiplier.
+
+    With `depth` = m_L, the residual blocks of the target over those of the base, CompleteP: every
+    branch is multiplied by m_L^(-alpha), and in the branches
+
+        SGD m_L^(2 alpha - 1)    Adam, Muon m_L^(alpha - 1)    epsilon m_L^(-alpha)    decay 1
+
+    So at alpha = 1, where no layer learns lazily, hidden rates do not depend on the depth. The
+    factor of the branches is put into the start and the rates of their last weights, in which they
+    are linear.
 
     What a model does without weights cannot be changed from outside:
 
@@ -188,6 +266,13 @@ def mup(
         embeddings: how embeddings that widen are drawn: "unit" if their variance does not depend on
             the width (Equinox, Haiku, PyTorch), or "features" if it is 1/features (Flax,
             `jinit.reinit`), which muP has to undo.
+        biases: how those of weights are drawn: "fan_in" if their variance is 1/fan_in (PyTorch,
+            Equinox; where they start at 0, as in Flax and Haiku, it changes nothing), which muP has
+            to undo by sqrt(r_in), or "constant" if it does not depend on the width.
+        depth: m_L. The base has the same tree, hence as many blocks as the target; where depth
+            alone grows, give the target's own variables as base.
+        alpha: in [0.5, 1].
+        branches: "weights", or "apply" if `apply` multiplies each branch by m_L^(-alpha) itself.
 
     Returns:
         `MuP`.
@@ -197,7 +282,7 @@ def mup(
             grows.
         ValueError: trees that differ; a parameter whose role, layers or kernel size differ; widths
             of which some grow and others shrink; embeddings that widen, and not said how they are
-            drawn.
+            drawn; a depth without residual branches.
 
     >>> import jax, jax.numpy as jnp, jinit, optax
     >>> def apply(p, x):
@@ -211,10 +296,16 @@ def mup(
     (1.0, 0.0625, 0.25)
     >>> start, optimizer = found.variables(wide), found.optimizer(optax.adam(1e-3))
 
-    Source: Yang et al. 2022, "Tensor Programs V", table 3 and appendix B.
+    Source: Yang et al. 2022, "Tensor Programs V", table 3 and appendix B; Dey et al. 2025, "Don't
+    be lazy: CompleteP enables compute-efficient deep transformers", table 1.
     """
     if embeddings is not None:
         checks.choice("embeddings", embeddings, ("unit", "features"))
+    checks.choice("biases", biases, ("fan_in", "constant"))
+    checks.choice("branches", branches, ("weights", "apply"))
+    m_l, alpha = _positive("depth", depth), _positive("alpha", alpha)
+    if not 0.5 <= alpha <= 1:
+        raise ValueError(f"alpha must lie in [0.5, 1], got {alpha}.")
     model = model.of(variables)
     _same_tree(model.variables, base_variables)
     target = model.judged()
@@ -226,7 +317,17 @@ def mup(
         if base_apply is None:
             error.add_note("This was the base model, run by the target's apply; give base_apply.")
         raise
-    rows = tuple(_row(*pair, embeddings) for pair in zip(target, base, strict=True))
+    own = [_row(*pair, embeddings) for pair in zip(target, base, strict=True)]
+    if biases == "fan_in":
+        own = _with_biases(model, target, own)
+    own = _with_muon(model, narrow, own)
+    deeper = depth_multipliers(
+        model.trace, target, depth=m_l, alpha=alpha, in_weights=branches == "weights"
+    )
+    rows = tuple(
+        row if row.kind == "untrained" else _deeper(row, by)
+        for row, by in zip(own, deeper, strict=True)
+    )
     wider = [row for row in rows if max(row.fan_in, row.fan_out) > 1]
     narrower = [row for row in rows if min(row.fan_in, row.fan_out) < 1]
     if wider and narrower:
@@ -241,7 +342,45 @@ def mup(
             lambda keys, _: factors.get(jax.tree_util.keystr(keys), 1.0), model.variables
         )
 
-    return MuP(rows, tree("init"), tree("sgd"), tree("adam"))
+    return MuP(rows, *map(tree, Multipliers._fields))
+
+
+def _positive(name: str, value: Any) -> float:
+    checks.number(name, value)
+    if not float(value) > 0:
+        raise ValueError(f"{name} must be positive, got {value!r}.")
+    return float(value)
+
+
+def _deeper(row: MuPRow, by: Multipliers) -> MuPRow:
+    return row._replace(**{n: getattr(row, n) * factor for n, factor in by._asdict().items()})
+
+
+def _with_biases(model: TracedModel, roles: Sequence[Role], rows: Sequence[MuPRow]) -> list[MuPRow]:
+    """Biases that shrink with the fan_in of the weight whose outputs they are added to."""
+    uses, added = model.trace.uses, following(model.trace).added_to
+    found = []
+    for role, row in zip(roles, rows, strict=True):
+        weights = {i for use in role.uses for i in added.get(use.order, ())}
+        # Of several, as those of an input and of a state, the wider one is the cell's.
+        r_in = max((rows[uses[i].view.leaf].fan_in for i in weights), default=1.0)
+        is_bias = row.role == "bias" and row.kind != "untrained"
+        found.append(row._replace(init=row.init * r_in**0.5) if is_bias else row)
+    return found
+
+
+def _with_muon(model: TracedModel, base: TracedModel, rows: Sequence[MuPRow]) -> list[MuPRow]:
+    """Muon's multiplier, where the leaf is Muon's: what is asked for over what optax gives."""
+
+    def quotients(of: TracedModel) -> list[float | None]:
+        found: list[float | None] = []
+        for role, axes in zip(of.judged(), muon_axes(of), strict=True):
+            rows, columns = (math.prod(role.shape[a] for a in own) for own in axes or ((), ()))
+            found.append(math.sqrt(min(1.0, columns / rows)) if axes else None)
+        return found
+
+    pairs = zip(rows, quotients(model), quotients(base), strict=True)
+    return [row._replace(muon=a / b) if a and b else row for row, a, b in pairs]
 
 
 # --- one leaf -----------------------------------------------------------------------------------
@@ -281,7 +420,7 @@ def _row(target: Role, base: Role, embeddings: str | None) -> MuPRow:
             f"fans x{r_in:.4g} and x{r_out:.4g}."
         )
     if target.kind in ("statistic", "unused"):
-        return MuPRow(path, target.shape, target.kind, "untrained", r_in, r_out, 1.0, 1.0, 1.0)
+        return MuPRow(path, target.shape, target.kind, "untrained", r_in, r_out, *Multipliers())
     if target.kind == "tied" and grown != 1:
         raise RoleError(
             f"{path} is an embedding and a readout, which muP starts at different sizes. Divide "
@@ -303,7 +442,9 @@ def _row(target: Role, base: Role, embeddings: str | None) -> MuPRow:
                 f"embeddings='features' that it is drawn 1/features (Flax, jinit.reinit)."
             )
         init = r_out**0.5 if embeddings == "features" else 1.0
-    return MuPRow(path, target.shape, target.kind, kind, r_in, r_out, init, r_out / r_in, 1 / r_in)
+    # The gradient's size is what SGD's rate has to make up for.
+    by = Multipliers(init, r_out / r_in, 1 / r_in, 1 / r_in, 1 / r_out, r_in)
+    return MuPRow(path, target.shape, target.kind, kind, r_in, r_out, *by)
 
 
 _CLASSES: dict[tuple[bool, bool], Class] = {

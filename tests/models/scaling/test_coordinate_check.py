@@ -8,8 +8,10 @@ import numpy as np
 import optax
 import pytest
 import scipy.stats
+import xarray as xr
 
-from jinit.models.scaling.coordinate_check import Setup, coordinate_check
+from jinit.models.scaling.coordinate_check import Setup, coordinate_check, coordinate_verdict
+from jinit.models.scaling.trees import muon_dimension_numbers
 from jinit.models.tracing.model import roles
 from tests.models.scaling.widening import (
     KEY,
@@ -70,6 +72,55 @@ def test_one_step_moves_every_layer_alike_at_every_width(both):
     np.testing.assert_array_less(mean, high + allowed)
     for i in (1, 2):
         assert mean[i] > allowed[i]
+
+
+def test_the_verdict_names_the_first_layer_that_depends_on_the_width(both):
+    kind, standard, scaled = both
+    assert coordinate_verdict(scaled).startswith("The coordinate check holds: after 1 steps no")
+    text = coordinate_verdict(standard)
+    # One step of SGD: layer 1 moves by n^(-1/2). One of Adam leaves it and moves layer 2 by n.
+    assert text.startswith(f"The coordinate check fails at {'in' if kind == 'sgd' else 'hidden'}:")
+    assert ("shrinks with the width like width^-0." in text) == (kind == "sgd")
+    assert ("grows with the width like width^+" in text) == (kind == "adam")
+
+
+@pytest.mark.long
+def test_muon_holds_with_its_multipliers():
+    def make(n):
+        found = of_width(n)
+        numbers = muon_dimension_numbers(apply, draw(KEY, n), X)
+        muon = optax.contrib.muon(
+            1e-2, adam_learning_rate=1e-4, muon_weight_dimension_numbers=numbers
+        )
+        init = jax.jit(lambda key: found.variables(draw(key, n)))
+        return apply, init, (X,), loss, found.optimizer(muon, kind="muon")
+
+    found = coordinate_check(make, (64, 128, 256), key=jax.random.key(3), steps=1, seeds=4)
+    assert coordinate_verdict(found).startswith("The coordinate check holds")
+
+
+def test_verdicts_of_what_was_not_seen():
+    slopes = np.zeros((3, 2, 2)) + 0.01 * np.arange(3)[:, None, None]
+    size = np.ones((2, 3, 2, 2))
+
+    def dataset(slopes, size=size):
+        return xr.Dataset(
+            {"change_slope": (("seed", "step", "layer"), slopes),
+             "size": (("width", "seed", "step", "layer"), size)},
+            {"layer": ["a", "b"], "step": [0, 1], "width": [8, 16]},
+        )  # fmt: skip
+
+    still = slopes.copy()
+    still[..., 1] = np.nan
+    assert coordinate_verdict(dataset(still)).endswith("b has not changed everywhere.")
+    assert "No layer has changed" in coordinate_verdict(dataset(still * np.nan))
+    gone = size.copy()
+    gone[1, 0, 1, 1] = np.inf
+    assert "saw b overflow at width 16" in coordinate_verdict(dataset(slopes, gone))
+    with pytest.raises(ValueError, match="two seeds or more, got 1"):
+        coordinate_verdict(dataset(slopes).isel(seed=slice(1)))
+    with pytest.raises(ValueError, match=r"reads what coordinate_check gives.*got \['size'\]"):
+        coordinate_verdict(dataset(slopes)[["size"]])
 
 
 def test_before_training_only_the_readout_of_mup_shrinks(both):

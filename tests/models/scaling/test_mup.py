@@ -56,8 +56,13 @@ def named(expected):
 SCALAR = ("scalar", 1.0, 1.0, 1.0)
 
 
-def vector(r):
-    return ("input", 1.0, r, 1.0)
+def vector(r, r_in=1.0):
+    """A bias also undoes what its weight's fan_in has made of its start."""
+    return ("input", math.sqrt(r_in), r, 1.0)
+
+
+def last_bias(r_in):
+    return ("scalar", math.sqrt(r_in), 1.0, 1.0)
 
 
 # --- classes and multipliers ------------------------------------------------------------------
@@ -78,11 +83,11 @@ MLP_IS = {  # four times as wide
     "Dense_0/kernel": ("input", 1.0, 4.0, 1.0),
     "Dense_0/bias": vector(4.0),
     "Dense_1/kernel": ("hidden", 1.0, 1.0, 1 / 4),
-    "Dense_1/bias": vector(4.0),
+    "Dense_1/bias": vector(4.0, 4.0),
     "LayerNorm_0/scale": vector(4.0),
     "LayerNorm_0/bias": vector(4.0),
     "Dense_2/kernel": ("output", 1 / 2, 1 / 4, 1 / 4),
-    "Dense_2/bias": SCALAR,
+    "Dense_2/bias": last_bias(4.0),
 }
 
 
@@ -150,8 +155,9 @@ def test_a_cnn_with_depthwise_grouped_and_transposed_convolutions():
         "Conv_2/kernel": ("hidden", 1.0, 1.0, 1 / 4),
         "ConvTranspose_0/kernel": ("hidden", 1.0, 1.0, 1 / 4),
         "Dense_0/kernel": ("output", 1 / 2, 1 / 4, 1 / 4),
-        **{f"{name}/bias": vector(4.0) for name in convolutions},
-        "Dense_0/bias": SCALAR,
+        **{f"{name}/bias": vector(4.0) for name in convolutions[:2]},
+        **{f"{name}/bias": vector(4.0, 4.0) for name in convolutions[2:]},
+        "Dense_0/bias": last_bias(4.0),
     })  # fmt: skip
 
 
@@ -165,9 +171,9 @@ def test_a_transformer_counts_all_heads():
         "positions": vector(4.0),
         **{f"LayerNorm_{i}/{name}": vector(4.0) for i in range(3) for name in ("scale", "bias")},
         **{f"{name}/kernel": hidden for name in (*projections, "Dense_0", "Dense_1")},
-        **{f"{name}/bias": vector(4.0) for name in (*projections, "Dense_0", "Dense_1")},
+        **{f"{name}/bias": vector(4.0, 4.0) for name in (*projections, "Dense_0", "Dense_1")},
         "Dense_2/kernel": ("output", 1 / 2, 1 / 4, 1 / 4),
-        "Dense_2/bias": SCALAR,
+        "Dense_2/bias": last_bias(4.0),
     }
     assert multipliers(found) == named(expected)
     # More heads of the same size, or as many that are larger: nothing changes.
@@ -296,6 +302,98 @@ def test_updates_are_those_of_the_base_optimizer_times_its_multipliers(kind):
         np.testing.assert_allclose(own[name], factor * plain[name], rtol=1e-6)
 
 
+def test_biases_that_shrink_with_the_width_are_brought_back():
+    """Equinox draws them as U(+-1/sqrt(fan_in)), as PyTorch does."""
+    wide = EquinoxMLP(512)
+    found = mup(over_batch, wide, MLP_INPUT, base_variables=EquinoxMLP(8))
+    start = found.variables(wide)
+    for layer, fan_in in (("second", 8), ("last", 16)):  # of the base
+        bias = np.asarray(getattr(start, layer).bias)
+        # Of n numbers from U(+-a): the mean square is a^2/3, with a relative error of
+        # sqrt((9/5 - 1)/n).
+        assert np.abs(bias).max() <= fan_in**-0.5
+        allowed = 5 * math.sqrt(0.8 / bias.size)
+        assert np.mean(bias**2) * 3 * fan_in == pytest.approx(1, abs=allowed)
+    kept = mup(over_batch, wide, MLP_INPUT, base_variables=EquinoxMLP(8), biases="constant")
+    assert kept.init.second.bias == kept.init.last.bias == 1
+
+
+def test_a_cells_bias_follows_its_state():
+    def cell(p, x):
+        step = lambda h, x: (jnp.tanh(x @ p["i"] + h @ p["h"] + p["b"][None]),) * 2  # noqa: E731
+        return jax.lax.scan(step, jnp.zeros((4, p["b"].shape[0])), x)[0] @ p["out"]
+
+    def of(n):
+        shapes = {"i": (5, n), "h": (n, n), "b": (n,), "out": (n, 3)}
+        return {name: jax.ShapeDtypeStruct(s, jnp.float32) for name, s in shapes.items()}
+
+    x = jax.ShapeDtypeStruct((6, 4, 5), jnp.float32)
+    assert mup(cell, of(32), x, base_variables=of(8)).init["b"] == 2
+
+
+def test_epsilon_follows_the_size_of_the_gradient():
+    widths, seeds = (64, 512), 8
+    sizes = {name: np.zeros((len(widths), seeds)) for name in draw(KEY, 8)}
+    for i, n in enumerate(widths):
+        found = of_width(n)
+        slopes = jax.jit(jax.grad(lambda p: loss(apply(p, X))))
+        for j, key in enumerate(jax.random.split(KEY, seeds)):
+            for name, g in slopes(found.variables(draw(key, n))).items():
+                sizes[name][i, j] = float(jnp.sqrt(jnp.mean(g**2))) / found.eps[name]
+    x = np.log(widths) - np.mean(np.log(widths))
+    for name, values in sizes.items():
+        powers = x @ np.log(values) / (x @ x)
+        allowed = 7 * powers.std(ddof=1) / math.sqrt(seeds)  # as rare as five, with 7 degrees
+        assert abs(powers.mean()) < allowed + 0.03, name  # 1/width bends it at the lower end
+    assert of_width(256).eps == {"in": 1 / 4, "hidden": 1 / 4, "out": 1, "b": 1 / 4}
+
+
+def test_adamw_has_each_leafs_own_rate_epsilon_and_decay():
+    found, params = of_width(256), draw(KEY, 256)
+    mask = {"in": True, "hidden": True, "out": True, "b": False}
+    whole = found.adamw(
+        optax.constant_schedule(0.1), b2=0.99, eps=1e-3, weight_decay=0.3, mask=mask
+    )
+    slopes = [jax.tree.map(lambda p: 1e-3 * p, draw(k, 256)) for k in jax.random.split(KEY, 3)]
+    slopes = [s | {"b": jnp.full(256, 1e-3)} for s in slopes]
+
+    def run(optimizer, tree, gradients):
+        state = optimizer.init(tree)
+        for gradient in gradients:
+            with jax.numpy_dtype_promotion("standard"):
+                updates, state = optimizer.update(gradient, state, tree)
+                tree = optax.apply_updates(tree, updates)
+        return tree
+
+    end = run(whole, params, slopes)
+    for name, leaf in params.items():
+        alone = optax.adamw(
+            0.1 * found.adam[name], b2=0.99, eps=1e-3 * found.eps[name],
+            weight_decay=0.3 * found.decay[name] * mask[name],
+        )  # fmt: skip
+        expected = run(alone, leaf, [s[name] for s in slopes])
+        np.testing.assert_allclose(end[name], expected, rtol=1e-5, atol=1e-6)
+    # A rate times a decay that is the same at every width.
+    assert {found.adam[n] * found.decay[n] for n in params} == {1}
+
+
+def test_muon_needs_a_factor_only_where_the_fans_grow_apart():
+    def apply(p, x):
+        return jnp.tanh(jnp.tanh(x @ p["in"]) @ p["hidden"]) @ p["out"]
+
+    def of(n, m):
+        shapes = {"in": (7, n), "hidden": (n, m), "out": (m, 3)}
+        return {name: jax.ShapeDtypeStruct(s, jnp.float32) for name, s in shapes.items()}
+
+    assert mup(apply, of(32, 32), MLP_INPUT, base_variables=of(8, 8)).muon == {
+        "in": 1, "hidden": 1, "out": 1 / 4  # which is Adam's
+    }  # fmt: skip
+    apart = {(32, 16): 2**-0.5, (16, 32): 1}  # optax has sqrt(2) for the second itself
+    for widths, factor in apart.items():
+        found = mup(apply, of(*widths), MLP_INPUT, base_variables=of(8, 8))
+        assert found.muon["hidden"] == pytest.approx(factor)
+
+
 def test_a_part_of_the_variables_is_trained():
     found = linen(LinenMLP, 32, 8, MLP_INPUT)
     params = shapes_of(LinenMLP(32), MLP_INPUT)["params"]
@@ -311,9 +409,12 @@ def test_a_part_of_the_variables_is_trained():
 def test_the_table_shows_every_parameter():
     found = of_width(256)
     lines = str(found).splitlines()
-    columns = ["parameter", "role", "class", "x fan_in", "x fan_out", "x init", "x sgd", "x adam"]
+    factors = ("fan_in", "fan_out", "init", "sgd", "adam", "muon", "eps", "decay")
+    columns = ["parameter", "role", "class", *(f"x {name}" for name in factors)]
     assert re.split(r"\s{2,}", lines[0]) == columns
-    assert lines[-1].split() == ["out", "weight", "output", "4", "1", "0.5", "0.25", "0.25"]
+    assert lines[-1].split() == [
+        "out", "weight", "output", "4", "1", "0.5", "0.25", "0.25", "0.25", "1", "4"
+    ]  # fmt: skip
     frame = found.to_dataframe()
     assert list(frame["path"]) == [row.path for row in found.rows]
     assert list(frame["adam"]) == [row.adam for row in found.rows]
