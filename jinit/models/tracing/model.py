@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jinit import checks
+from jinit.models.tracing.forms import Form, is_floating, right_call, takes_one_sample, taken_apart
 from jinit.models.tracing.roles import Role, judge
 from jinit.models.tracing.trace import Trace, trace_model
 from jinit.models.tracing.uses import Kind
@@ -35,19 +36,33 @@ class TracedModel:
 
     def __init__(
         self,
-        apply: Callable[..., Any],
-        variables: Any,
+        apply: Any,
+        variables: Any = None,
         *inputs: Any,
         loss: Callable[..., Any] | None = None,
         rules: Mapping[str, Kind] | None = None,
+        in_axes: Any = None,
     ) -> None:
         """Trace the model, on arrays or on `jax.ShapeDtypeStruct`s.
 
         Raises:
-            TypeError: variables without a floating-point array. What `apply` raises has a note.
+            TypeError: variables without a floating-point array, no inputs, a function that holds
+                its weights inside, a model of one sample that is given a batch. What `apply` raises
+                has a note.
         """
-        vars(self).update(apply=apply, variables=variables, inputs=inputs, loss=loss)
-        trace = trace_model(apply, variables, *inputs)
+        form = taken_apart(apply, variables, inputs, in_axes)
+        vars(self).update(form._asdict(), loss=loss)
+        apply, variables, inputs = form
+        try:
+            trace = trace_model(apply, variables, *inputs)
+        except Exception as error:
+            if in_axes is None and takes_one_sample(apply, variables, inputs):
+                raise TypeError(
+                    f"the model takes one sample at a time, and was given a batch; map it with "
+                    f"in_axes=0, as in {_ONE_SAMPLE}."
+                ) from error
+            raise
+        _check_weights(form, trace)
         vars(self).update(rules=MappingProxyType(dict(rules or {})), trace=trace)
 
     def of(self, variables: Any) -> "TracedModel":
@@ -132,6 +147,21 @@ class TracedModel:
                 )
 
 
+_ONE_SAMPLE = "jinit.diagnose(model, batch, in_axes=0)"
+
+
+def _check_weights(form: Form, trace: Trace) -> None:
+    """Raise TypeError if the function holds the weights, and what it was given are none."""
+    used = any(use.kind not in ("other", "statistic") for use in trace.uses)
+    held = [c for c in getattr(trace.jaxpr, "consts", ()) if is_floating(c) and np.ndim(c) > 1]
+    if not used and held:
+        raise TypeError(
+            f"apply holds its weights inside, where they cannot be told from other numbers: none "
+            f"of the variables that it was given is applied to an input, and {len(held)} arrays of "
+            f"its own are; call {right_call(form.apply)}."
+        )
+
+
 def _same_constant(a: Any, b: Any) -> bool:
     """Whether two leaves that are no floating-point arrays surely are the same."""
     if a is b:
@@ -158,7 +188,7 @@ def face(tool: Callable[P, T]) -> Face[P, T]:
     """A tool on traced models as a function of a model's parts."""
     _, *own = inspect.signature(tool).parameters.values()
     of_model = inspect.signature(TracedModel).parameters
-    about = ["apply", "variables", "inputs", "rules"]
+    about = ["apply", "variables", "inputs", "rules", "in_axes"]
     if any(parameter.name == "targets" for parameter in own):
         about.insert(3, "loss")
     key = [parameter for parameter in own if parameter.name == "key"]
@@ -169,7 +199,7 @@ def face(tool: Callable[P, T]) -> Face[P, T]:
         given = signature.bind(*arguments, **options).arguments
         given |= given.pop("options", {})  # of a scheme
         known = {name: given.pop(name) for name in about[3:] if name in given}
-        parts = given.pop("apply"), given.pop("variables"), *given.pop("inputs", ())
+        parts = given.pop("apply"), given.pop("variables", None), *given.pop("inputs", ())
         return tool(TracedModel(*parts, **known), **given)  # type: ignore[arg-type]
 
     functools.update_wrapper(call, tool)
