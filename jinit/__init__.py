@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jinit.models.diagnosis.measure import diagnose
     from jinit.models.drawing.reinit import reinit
     from jinit.models.model import Model
+    from jinit.models.starts.table import STARTS
     from jinit.networks.base import Network
     from jinit.networks.correlations import Correlations, correlations
     from jinit.networks.jacobian import measure_jacobian_spectrum
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
-    "ACTIVATIONS", "MLP", "SCHEMES", "Correlations", "Data", "Layer", "LayerSignals", "Model",
+    "ACTIVATIONS", "MLP", "SCHEMES", "STARTS", "Correlations", "Data", "Layer", "LayerSignals", "Model",
     "Network", "NormState", "Params", "Sweep", "TrainResult", "TrainState", "activations", "audit",
     "configure", "correlations", "data", "diagnose", "dry_run", "evaluate", "forward", "gain",
     "init", "init_params", "layer_signals", "load", "map_trainability",
@@ -53,6 +54,7 @@ _NAMES = {
     "activations": "ACTIVATIONS",
     "data": "Data",
     "models": "Model audit diagnose reinit",
+    "models.starts.table": "STARTS",
     "networks.base": "Network",
     "networks.correlations": "Correlations correlations",
     "networks.jacobian": "measure_jacobian_spectrum",

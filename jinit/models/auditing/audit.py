@@ -13,8 +13,8 @@ import jax
 import numpy as np
 
 from jinit import checks
-from jinit.models.auditing.conventions import CONVENTIONS, Conventions, Leaf
 from jinit.models.auditing.oddities import fits, odd, sample
+from jinit.models.starts.conventions import CONVENTIONS, Conventions, Leaf
 from jinit.models.tracing.model import TracedModel, face
 from jinit.models.tracing.roles import Role
 from jinit.models.tracing.uses import Kind

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jinit.models.auditing.conventions import FORMS, Convention, Conventions, FormName, Law, Leaf
+from jinit.models.starts.conventions import Convention, Conventions, Leaf
+from jinit.models.starts.laws import FORMS, FormName, Law
 from jinit.models.tracing.roles import Role
 
 STANDARD_ERRORS = 4

@@ -15,7 +15,8 @@ from flax import nnx
 from jax.nn.initializers import he_normal, lecun_normal, variance_scaling
 
 from jinit.models.auditing.audit import audit
-from jinit.models.auditing.conventions import CONVENTIONS, FORMS, Law, Leaf
+from jinit.models.starts.conventions import CONVENTIONS, Leaf
+from jinit.models.starts.laws import FORMS, Law
 from jinit.models.auditing.oddities import error, fits, sample
 
 KEY = jax.random.key(0)
