@@ -13,8 +13,10 @@ import jax
 import numpy as np
 
 from jinit import checks
-from jinit.models.auditing.oddities import fits, odd, sample
+from jinit.models.auditing.oddities import Sample, fits, odd, sample
+from jinit.models.auditing.starting import StartFit, starts_of, untrained
 from jinit.models.starts.conventions import CONVENTIONS, Conventions, Leaf
+from jinit.models.starts.laws import FormName
 from jinit.models.tracing.model import TracedModel, face
 from jinit.models.tracing.roles import Role
 from jinit.models.tracing.uses import Kind
@@ -54,7 +56,7 @@ class AuditRow:
     gain: float
     """std sqrt(fan_in), NaN if it is no weight: 1 for LeCun's, sqrt(2) for He's"""
     distribution: str
-    """what the entries are like: "normal", "truncated" (normal, cut at two standard deviations),
+    """what the entries are like: "normal", "truncated" (normal, cut at two standard deviations), "truncated_3" (at three),
     "uniform", "orthogonal", "constant"; several joined by "/" where there are too few to tell, ""
     if none of these"""
     expected: dict[str, float | None]
@@ -76,6 +78,12 @@ class Audit:
 
     rows: tuple[AuditRow, ...]
     conventions: tuple[str, ...]
+    start: tuple[StartFit, ...] = ()
+    """the starts of `jinit.STARTS` that all leaves fit; if there is none, the nearest ones that all
+    but a few fit, with what differs"""
+    untrained: tuple[str, ...] = ()
+    """paths of leaves that still look drawn, where at least half of the matrices no longer do; a
+    model that was never trained names one at most once in five hundred times"""
 
     @property
     def odd(self) -> tuple[tuple[str, str], ...]:
@@ -170,9 +178,17 @@ def audit(
         for role in found
         if role.kind == "weight" and role.fan_out in _cells(role.fan_in)
     }
-    pairs = zip(found, values, strict=True)
-    rows = tuple(_row(role, value, _leaf(role, found, hidden), table) for role, value in pairs)
-    return Audit(rows, names)
+    arrays = [_array(value) for value in values]
+    rows, samples = [], []
+    for role, array in zip(found, arrays, strict=True):
+        matrix = _matrix(role, array)
+        numbers = sample(array, matrix, eps=float(jax.numpy.finfo(role.dtype).eps))
+        rows.append(_row(role, numbers, matrix, _leaf(role, found, hidden), table))
+        samples.append(numbers)
+    return Audit(
+        tuple(rows), names, starts_of(model, arrays, samples),
+        untrained(found, samples, lambda i: _matrix(found[i], arrays[i])),
+    )  # fmt: skip
 
 
 # --- one row ------------------------------------------------------------------------------------
@@ -220,17 +236,24 @@ def _outputs(role: Role) -> int | None:
     return role.fan_out // role.receptive_field * role.groups
 
 
-def _row(role: Role, value: Any, leaf: Leaf, table: Conventions) -> AuditRow:
-    eps = float(jax.numpy.finfo(role.dtype).eps)
-    has_numbers = not isinstance(value, jax.ShapeDtypeStruct)
-    array = np.asarray(value) if has_numbers else np.zeros(0)
-    if array.dtype.itemsize < 4:  # NumPy adds up bfloat16 and float16 poorly
-        array = array.astype(np.float32)
-    matrix = None  # as it is applied, `[layers * groups, fan_in, fan_out]`
-    if has_numbers and role.kind in ("weight", "tied"):
+def _array(value: Any) -> np.ndarray:
+    """The numbers; none of a shape alone."""
+    array = np.zeros(0) if isinstance(value, jax.ShapeDtypeStruct) else np.asarray(value)
+    # NumPy adds up bfloat16 and float16 poorly.
+    return array.astype(np.float32) if array.dtype.itemsize < 4 else array
+
+
+def _matrix(role: Role, array: np.ndarray) -> np.ndarray | None:
+    """As it is applied, `[layers * groups, fan_in, fan_out]`."""
+    if role.kind in ("weight", "tied") and array.size:
         with suppress(RoleError):  # chosen while the model runs: nothing fixed to look at
-            matrix = np.take(array, role.matrix())
-    numbers = sample(array, matrix, eps=eps)
+            return np.take(array, role.matrix())
+    return None
+
+
+def _row(
+    role: Role, numbers: Sample, matrix: np.ndarray | None, leaf: Leaf, table: Conventions
+) -> AuditRow:
     laws = {name: convention.laws(leaf) for name, convention in table.items()}
     matches = tuple(name for name, some in laws.items() if any(fits(law, numbers) for law in some))
     return AuditRow(
@@ -244,12 +267,17 @@ def _row(role: Role, value: Any, leaf: Leaf, table: Conventions) -> AuditRow:
         std=numbers.std,
         mean=numbers.mean,
         gain=math.nan if role.fan_in is None else numbers.std * math.sqrt(role.fan_in),
-        distribution="/".join(sorted(numbers.forms)),
+        distribution="/".join(sorted(_shown(numbers.forms))),
         expected={name: some[0].std if some else None for name, some in laws.items()},
         matches=matches,
         odd=tuple(odd(role, leaf, numbers, matrix, {} if matches else table)),
         order=role.order,
     )
+
+
+def _shown(forms: frozenset[FormName]) -> frozenset[FormName]:
+    """Cut at three standard deviations is said of what is no normal's whole, and not cut at two."""
+    return forms - {"truncated_3"} if forms & {"normal", "truncated"} else forms
 
 
 # --- showing ------------------------------------------------------------------------------------
@@ -267,6 +295,12 @@ def _text(found: Audit) -> str:
     console.print(_table(found))
     gains = _gains(found)
     lines = [f"gain = std * sqrt(fan_in): {gains}"] if gains else []
+    if found.start:
+        lines.append(f"Drawn as by start {', '.join(map(str, found.start))}.")
+    if found.untrained:
+        shown = ", ".join(found.untrained[:4])
+        more = f" and {len(found.untrained) - 4} more" if len(found.untrained) > 4 else ""
+        lines.append(f"Still as drawn, where others were trained: {shown}{more}.")
     count = f"{len(found.rows)} parameter{'s' * (len(found.rows) != 1)}"
     marked = sum(bool(row.odd) for row in found.rows)
     if found.unread:

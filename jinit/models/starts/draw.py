@@ -12,7 +12,7 @@ import numpy as np
 
 from jinit import checks
 from jinit.models.starts.laws import AnyLaw, Fixed, Law, Paired, Quantile, entries
-from jinit.models.starts.places import Place, layout, matching
+from jinit.models.starts.places import Layout, Place, layout, matching
 from jinit.models.starts.table import NEEDS, STARTS, Start
 from jinit.models.tracing.model import TracedModel
 from jinit.runtime import keys_after
@@ -22,9 +22,14 @@ class Plan:
     """A start on one model: where its leaves stand, and what each is drawn from."""
 
     def __init__(
-        self, model: TracedModel, name: str, options: Mapping[str, Any] | None = None
+        self,
+        model: TracedModel,
+        name: str,
+        options: Mapping[str, Any] | None = None,
+        *,
+        known: Layout | None = None,
     ) -> None:
-        """Look at the model's places.
+        """Look at the model's places; `known` are those where no leaf is named.
 
         Raises:
             ValueError: an unknown start or option, a path that is no leaf, a model that lacks what
@@ -35,7 +40,8 @@ class Plan:
         self.name, self.row = name, STARTS[name]
         numbers, paths = _options(name, self.row, options or {}, model.trace.paths)
         self.options = {**self.row.options, **numbers}
-        self.layout = layout(model, paths)
+        fresh = known is None or any(paths.values())
+        self.layout = layout(model, paths) if fresh else known
         self._check_needs()
         self.laws = tuple((place, self._law(place)) for place in self.layout.places)
         self._check_pairs()

@@ -7,14 +7,22 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-KEY = jax.random.key(0)
+KEY = 0
+RNG = np.random.default_rng(1)
 
 
 def weights(key, **shapes):
-    keys = jax.random.split(key, len(shapes))
-    return {name: jax.random.normal(k, s) / s[-2] ** 0.5
-            for k, (name, s) in zip(keys, shapes.items(), strict=True)}  # fmt: skip
+    """Whatever numbers: what is tested draws its own."""
+    rng = np.random.default_rng(key)
+    return {name: rng.normal(size=s).astype(np.float32) / np.float32(s[-2] ** 0.5)
+            for name, s in shapes.items()}  # fmt: skip
+
+
+def stacked(layers, one):
+    """The layers of a stack in one tree, with a leading axis."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *map(one, range(layers)))
 
 
 def norm(x, scale=None, bias=None):
@@ -39,7 +47,9 @@ def attend(q, k, v, heads, *, causal=True):
     return mixed.transpose(0, 2, 1, 3).reshape(mixed.shape[0], mixed.shape[2], -1)
 
 
-TOKENS = jax.random.randint(jax.random.key(9), (2, 7), 0, 512)
+TOKENS = RNG.integers(0, 512, (2, 7)).astype(np.int32)
+ones = functools.partial(np.ones, dtype=np.float32)
+zeros = functools.partial(np.zeros, dtype=np.float32)
 HEADS, WIDTH, HIDDEN, VOCABULARY = 4, 64, 160, 512
 
 
@@ -71,17 +81,16 @@ def gpt(layers=6, *, scanned=True, gated=False, tied=True, width=WIDTH, hidden=H
         shapes = {"qkv": (width, 3 * width), "out": (width, width), "up": (width, hidden),
                   "down": (hidden, width)} | ({"gate": (width, hidden)} if gated else {})  # fmt: skip
         return weights(key, **shapes) | {
-            "norm": jnp.ones(width), "norm_b": jnp.zeros(width), "norm2": jnp.ones(width),
-            "qkv_b": jnp.zeros(3 * width), "out_b": jnp.zeros(width),
-            **({} if gated else {"up_b": jnp.zeros(hidden)}),
+            "norm": ones(width), "norm_b": zeros(width), "norm2": ones(width),
+            "qkv_b": zeros(3 * width), "out_b": zeros(width),
+            **({} if gated else {"up_b": zeros(hidden)}),
         }  # fmt: skip
 
-    keys = jax.random.split(KEY, layers)
-    blocks = jax.vmap(one)(keys) if scanned else [one(key) for key in keys]
+    blocks = stacked(layers, one) if scanned else [one(key) for key in range(layers)]
     variables = {
-        "embed": jax.random.normal(KEY, (VOCABULARY, width)),
-        "positions": jax.random.normal(KEY, (32, width)), "blocks": blocks,
-        "norm": jnp.ones(width),
+        "embed": weights(KEY, w=(VOCABULARY, width))["w"],
+        "positions": weights(KEY, w=(32, width))["w"], "blocks": blocks,
+        "norm": ones(width),
     }  # fmt: skip
     if not tied:
         variables["head"] = weights(KEY, head=(width, VOCABULARY))["head"]
@@ -103,9 +112,9 @@ def post_norm(x, p, alpha, *, memory=None):
 
 def stack_of(layers, shapes, ones):
     def one(key):
-        return weights(key, **shapes) | {name: jnp.ones(WIDTH) for name in ones}
+        return weights(key, **shapes) | {name: ones(WIDTH) for name in ones}
 
-    return jax.vmap(one)(jax.random.split(KEY, layers))
+    return stacked(layers, one)
 
 
 SQUARES = {name: (WIDTH, WIDTH) for name in ("q", "k", "v", "o")}
@@ -120,7 +129,7 @@ def encoder(layers=6, *, alpha=1.0):
         return jax.lax.scan(lambda x, own: (post_norm(x, own, alpha), None), x, p["blocks"])[0]
 
     blocks = stack_of(layers, SQUARES | FEED, ("n1", "n3"))
-    inputs = jax.random.normal(jax.random.key(3), (4, 7, 24))
+    inputs = RNG.normal(size=(4, 7, 24)).astype(np.float32)
     return apply, {"in": weights(KEY, w=(24, WIDTH))["w"], "blocks": blocks}, inputs
 
 
@@ -135,7 +144,7 @@ def encoder_decoder(encoding=4, decoding=3):
 
     crossed = {f"c{name}": shape for name, shape in SQUARES.items()}
     return apply, {
-        "embed": jax.random.normal(KEY, (VOCABULARY, WIDTH)),
+        "embed": weights(KEY, w=(VOCABULARY, WIDTH))["w"],
         "encoder": stack_of(encoding, SQUARES | FEED, ("n1", "n3")),
         "decoder": stack_of(decoding, SQUARES | crossed | FEED, ("n1", "n2", "n3")),
         "head": weights(KEY, w=(WIDTH, VOCABULARY))["w"],
@@ -157,13 +166,13 @@ def resnet(blocks=9, *, learned=False, width=48):
     shapes = {"a": (width, 64), "m": (64, 56), "b": (56, width)}
 
     def one(key):
-        own = weights(key, **shapes) | {"c": jnp.zeros(64)}
-        return own | ({"alpha": jnp.asarray(0.5)} if learned else {})
+        own = weights(key, **shapes) | {"c": zeros(64)}
+        return own | ({"alpha": np.float32(0.5)} if learned else {})
 
-    made = jax.vmap(one)(jax.random.split(KEY, blocks))
+    made = stacked(blocks, one)
     first = weights(KEY, w=(32, width))["w"]
     variables = {"in": first, "blocks": made, "head": weights(KEY, h=(width, 40))["h"]}
-    return apply, variables, jax.random.normal(jax.random.key(3), (16, 32))
+    return apply, variables, RNG.normal(size=(16, 32)).astype(np.float32)
 
 
 def siren():
@@ -173,8 +182,8 @@ def siren():
         return x @ p["w2"]
 
     variables = weights(KEY, w0=(2, 400), w1=(400, 300), w2=(300, 3))
-    variables |= {"b0": jnp.zeros(400), "b1": jnp.zeros(300)}
-    return apply, variables, jax.random.uniform(KEY, (8, 2))
+    variables |= {"b0": zeros(400), "b1": zeros(300)}
+    return apply, variables, RNG.uniform(size=(8, 2)).astype(np.float32)
 
 
 def lstm(hidden=80):
@@ -194,11 +203,11 @@ def lstm(hidden=80):
         return out @ p["head"] + p["head_b"][None, None]
 
     variables = {
-        "ih": jnp.ones((4 * hidden, 24)), "hh": jnp.ones((4 * hidden, hidden)),
-        "b_ih": jnp.ones(4 * hidden), "b_hh": jnp.ones(4 * hidden),
-        "head": jnp.ones((hidden, 60)), "head_b": jnp.ones(60),
+        "ih": ones((4 * hidden, 24)), "hh": ones((4 * hidden, hidden)),
+        "b_ih": ones(4 * hidden), "b_hh": ones(4 * hidden),
+        "head": ones((hidden, 60)), "head_b": ones(60),
     }  # fmt: skip
-    return apply, variables, jax.random.normal(KEY, (2, 12, 24))
+    return apply, variables, RNG.normal(size=(2, 12, 24)).astype(np.float32)
 
 
 def gru(hidden=80):
@@ -217,7 +226,7 @@ def gru(hidden=80):
         return jax.lax.scan(step, zero, x.swapaxes(0, 1))[1] @ p["head"]
 
     variables = weights(KEY, w_i=(24, 3 * hidden), w_h=(hidden, 3 * hidden), head=(hidden, 60))
-    return apply, variables | {"b": jnp.ones(3 * hidden)}, jax.random.normal(KEY, (2, 12, 24))
+    return apply, variables | {"b": ones(3 * hidden)}, RNG.normal(size=(2, 12, 24)).astype(np.float32)
 
 
 def cnn():
@@ -232,19 +241,22 @@ def cnn():
 
     variables = {
         "kernel": jnp.ones((3, 3, 16, 48)), "kernel_b": jnp.ones(48), "scale": jnp.ones(48),
-        "shift": jnp.ones(48), "embed": jnp.ones((300, 48)), "w": jnp.ones((48, 70)),
-        "w_b": jnp.ones(70),
+        "shift": ones(48), "embed": ones((300, 48)), "w": ones((48, 70)),
+        "w_b": ones(70),
     }  # fmt: skip
-    return apply, variables, jnp.ones((2, 5, 5, 16)), jnp.asarray([1, 2])
+    return apply, variables, ones((2, 5, 5, 16)), jnp.asarray([1, 2])
 
 
 def lru(states=700, width=40):
     """A diagonal recurrence in complex numbers."""
 
     def apply(p, x):
-        eigenvalues = jnp.exp(-jnp.exp(p["nu_log"]) + 1j * jnp.exp(p["theta_log"]))
-        b = (p["B_re"] + 1j * p["B_im"]) * jnp.exp(p["gamma_log"])[:, None]
-        c = p["C_re"] + 1j * p["C_im"]
+        radii = jnp.exp(-jnp.exp(p["nu_log"]))
+        phases = jnp.exp(p["theta_log"])
+        eigenvalues = jax.lax.complex(radii * jnp.cos(phases), radii * jnp.sin(phases))
+        gamma = jnp.exp(p["gamma_log"])[:, None]
+        b = jax.lax.complex(gamma * p["B_re"], gamma * p["B_im"])
+        c = jax.lax.complex(p["C_re"], p["C_im"])
 
         def step(h, u):
             h = eigenvalues * h + b @ u.astype(jnp.complex64)
@@ -252,11 +264,11 @@ def lru(states=700, width=40):
 
         return jax.lax.scan(step, jnp.zeros(states, jnp.complex64), x)[1] @ p["out"]
 
-    variables = {name: jnp.full(states, 0.5) for name in ("nu_log", "theta_log", "gamma_log")}
-    variables |= {name: jnp.ones((states, width)) for name in ("B_re", "B_im")}
-    variables |= {name: jnp.ones((width, states)) for name in ("C_re", "C_im")}
-    variables |= {"D": jnp.ones(width), "out": jnp.ones((width, 5))}
-    return apply, variables, jnp.ones((6, width))
+    variables = {name: ones(states) for name in ("nu_log", "theta_log", "gamma_log")}
+    variables |= {name: ones((states, width)) for name in ("B_re", "B_im")}
+    variables |= {name: ones((width, states)) for name in ("C_re", "C_im")}
+    variables |= {"D": ones(width), "out": ones((width, 5))}
+    return apply, variables, ones((6, width))
 
 
 def mamba(inner=600, states=16, rank=9):
@@ -279,7 +291,7 @@ def mamba(inner=600, states=16, rank=9):
     variables = weights(
         KEY, in_proj=(20, inner), x_proj=(inner, rank + 2 * states), out_proj=(inner, 20)
     )
-    dt = {"weight": jnp.ones((inner, rank)), "bias": jnp.ones(inner)}
+    dt = {"weight": ones((inner, rank)), "bias": ones(inner)}
     return apply, variables | {
         "dt_proj": dt, "A_log": jnp.ones((inner, states)), "D": jnp.zeros(inner),
     }, jnp.ones((6, 20))  # fmt: skip
@@ -294,5 +306,5 @@ def lora(rank=4):
         return x
 
     shapes = {"w": (300, 300), "down": (300, rank), "up": (rank, 300)}
-    layers = [weights(key, **shapes) for key in jax.random.split(KEY, 2)]
+    layers = [weights(key, **shapes) for key in range(2)]
     return apply, {"layers": layers}, jnp.ones((2, 300))
