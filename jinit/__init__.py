@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from jinit.activations import ACTIVATIONS
     from jinit.data import Data
     from jinit.models.auditing.audit import audit
+    from jinit.models.auditing.comparing import compare_starts
     from jinit.models.diagnosis.measure import diagnose
     from jinit.models.drawing.reinit import reinit
     from jinit.models.model import Model
@@ -41,10 +42,10 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
-    "ACTIVATIONS", "MLP", "SCHEMES", "STARTS", "Correlations", "Data", "Layer", "LayerSignals", "Model",
-    "Network", "NormState", "Params", "Sweep", "TrainResult", "TrainState", "activations", "audit",
-    "configure", "correlations", "data", "diagnose", "dry_run", "evaluate", "forward", "gain",
-    "init", "init_params", "layer_signals", "load", "map_trainability",
+    "ACTIVATIONS", "MLP", "SCHEMES", "STARTS", "Correlations", "Data", "Layer", "LayerSignals",
+    "Model", "Network", "NormState", "Params", "Sweep", "TrainResult", "TrainState", "activations",
+    "audit", "compare_starts", "configure", "correlations", "data", "diagnose", "dry_run",
+    "evaluate", "forward", "gain", "init", "init_params", "layer_signals", "load", "map_trainability",
     "measure_jacobian_spectrum", "models", "networks", "plots", "reinit", "scheme", "sweep",
     "take_tour", "theory", "train", "train_state", "train_step",
 ]  # fmt: skip
@@ -53,7 +54,7 @@ _MODULES = ("activations", "data", "models", "networks", "plots", "theory")
 _NAMES = {
     "activations": "ACTIVATIONS",
     "data": "Data",
-    "models": "Model audit diagnose reinit",
+    "models": "Model audit compare_starts diagnose reinit",
     "models.starts.table": "STARTS",
     "networks.base": "Network",
     "networks.correlations": "Correlations correlations",

@@ -67,7 +67,14 @@ FLOORS: dict[str, list[set[str]]] = {
         {"tour", "theory", "schemes", "diagnose", "sweeps"},
         {"main"},
     ],
-    "models": [{"tracing"}, {"starts"}, {"drawing", "auditing"}, {"diagnosis"}, {"scaling"}, {"model"}],
+    "models": [
+        {"tracing"},
+        {"starts"},
+        {"drawing", "auditing"},
+        {"diagnosis"},
+        {"scaling"},
+        {"model"},
+    ],
 }
 USES_THE_DOOR = {"trainability", "tour", "cli"}  # these may read the public face, `import jinit`
 DOOR = {"__init__", "__main__"}

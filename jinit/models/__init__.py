@@ -1,6 +1,7 @@
 """Any model, read off its traced computation."""
 
 from jinit.models.auditing.audit import Audit, audit
+from jinit.models.auditing.comparing import ComparedStarts, compare_starts
 from jinit.models.diagnosis.findings import FAULTS, Fault
 from jinit.models.diagnosis.measure import diagnose
 from jinit.models.diagnosis.records import DiagnosedLayer, Finding
@@ -14,13 +15,16 @@ from jinit.models.drawing.scales import Learned
 from jinit.models.model import Model
 from jinit.models.scaling.coordinate_check import Setup, coordinate_check
 from jinit.models.scaling.mup import MuP, MuPRow, mup
+from jinit.models.starts.places import PLACES
+from jinit.models.starts.table import STARTS, Start
 from jinit.models.tracing.model import roles
 from jinit.models.tracing.roles import Role
 from jinit.models.tracing.uses import Use
 from jinit.models.tracing.values import RoleError
 
 __all__ = [
-    "FAULTS", "Audit", "DiagnosedLayer", "Diagnosis", "Fault", "Finding", "Learned", "Model", "MuP",
-    "MuPRow", "Role", "RoleError", "Setup", "Use", "audit", "coordinate_check", "diagnose", "fixup",
-    "gradient_quotient", "gradinit", "lsuv", "metainit", "mup", "reinit", "roles", "skipinit",
+    "FAULTS", "PLACES", "STARTS", "Audit", "ComparedStarts", "DiagnosedLayer", "Diagnosis", "Fault",
+    "Finding", "Learned", "Model", "MuP", "MuPRow", "Role", "RoleError", "Setup", "Start", "Use",
+    "audit", "compare_starts", "coordinate_check", "diagnose", "fixup", "gradient_quotient",
+    "gradinit", "lsuv", "metainit", "mup", "reinit", "roles", "skipinit",
 ]  # fmt: skip

@@ -56,8 +56,8 @@ class AuditRow:
     gain: float
     """std sqrt(fan_in), NaN if it is no weight: 1 for LeCun's, sqrt(2) for He's"""
     distribution: str
-    """what the entries are like: "normal", "truncated" (normal, cut at two standard deviations), "truncated_3" (at three),
-    "uniform", "orthogonal", "constant"; several joined by "/" where there are too few to tell, ""
+    """what the entries are like: "normal", "truncated" (normal, cut at two standard deviations),
+    "truncated_3" (at three), "uniform", "orthogonal", "constant"; several joined by "/" where there are too few to tell, ""
     if none of these"""
     expected: dict[str, float | None]
     """convention -> the std it would give this leaf, None where it says nothing"""
@@ -328,7 +328,7 @@ def _table(found: Audit) -> "Table":
     table.add_column("matches", max_width=17)
     for row in found.rows:
         cells = (
-            _wrapped(_short(row.path), "! " if row.odd else "  "),
+            _wrapped(shorter(row.path), "! " if row.odd else "  "),
             " ".join(map(str, row.shape)) or "scalar",
             row.role,
             "" if row.fan_in is None else str(row.fan_in),
@@ -341,7 +341,7 @@ def _table(found: Audit) -> "Table":
     return table
 
 
-def _short(path: str) -> str:
+def shorter(path: str) -> str:
     """['params']['Dense_0']['kernel'] as params/Dense_0/kernel."""
     return re.sub(r"\[['\"]?([^'\"\]]*)['\"]?\]", r"/\1", path).lstrip("/.")
 

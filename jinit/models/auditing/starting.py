@@ -96,7 +96,7 @@ def _fit(name: str, row: Start, plan: Plan, parts: _Parts) -> tuple[StartFit, bo
     kinds, seen, constant = set[str](), 0, True
     judged = set[str]()
     for place, law in plan.laws:
-        if law is None or isinstance(law, Paired) and math.isnan(law.std):
+        if law is None or (isinstance(law, Paired) and math.isnan(law.std)):
             continue
         judged.add(place.path)
         sentence = _differs(place, law, parts)

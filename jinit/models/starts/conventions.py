@@ -13,6 +13,7 @@ from typing import NamedTuple
 from jinit.models.starts.laws import FormName, Law
 from jinit.schemes import TRUNCATED_STD
 
+
 class Leaf(NamedTuple):
     """What of a parameter the conventions look at."""
 

@@ -40,8 +40,9 @@ class Plan:
         self.name, self.row = name, STARTS[name]
         numbers, paths = _options(name, self.row, options or {}, model.trace.paths)
         self.options = {**self.row.options, **numbers}
-        fresh = known is None or any(paths.values())
-        self.layout = layout(model, paths) if fresh else known
+        if known is None or any(paths.values()):
+            known = layout(model, paths)
+        self.layout = known
         self._check_needs()
         self.laws = tuple((place, self._law(place)) for place in self.layout.places)
         self._check_pairs()
@@ -225,9 +226,7 @@ def _by_quantile(key: jax.Array, law: Quantile, shape: tuple[int, ...], dtype: A
     return jnp.asarray(law.of(jax.random.uniform(key, shape, dtype, least)), dtype)
 
 
-def _part(
-    key: jax.Array, law: Any, place: Place, dtype: Any, before: list[jax.Array]
-) -> jax.Array:
+def _part(key: jax.Array, law: Any, place: Place, dtype: Any, before: list[jax.Array]) -> jax.Array:
     """Values for the entries of a place, in their shape."""
     assert place.entries is not None
     shape = place.entries.shape
@@ -257,4 +256,3 @@ def _part(
         before[:] = [made]
         return made
     return entries(key, law, shape, dtype)
-

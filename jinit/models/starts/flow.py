@@ -5,6 +5,7 @@ for; this one says which weight's outputs meet where, and which of their columns
 """
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -21,8 +22,8 @@ from jinit.models.tracing.uses import Use
 from jinit.models.tracing.values import Path
 
 Index = Callable[[], np.ndarray]
-"""For each entry of a value the column of a weight's output, or the place in a bias, that it is made
-of, -1 for none: `[alternatives, *shape]`, as rotary positions make it of two"""
+"""For each entry of a value the column of a weight's output, or the place in a bias, that it is
+made of, -1 for none: `[alternatives, *shape]`, as rotary positions make it of two"""
 Made = dict[int, Index | None]
 """Uses whose outputs, functions of single entries aside, a value is made of"""
 
@@ -211,7 +212,7 @@ class _Walk:
         consts, carried = split_scan(equation)
         own = list(values[:consts])
         for i, value in enumerate(values[consts : consts + carried]):
-            shape = jaxpr.invars[consts + i].aval.shape
+            shape = np.shape(jaxpr.invars[consts + i].aval)  # type: ignore[arg-type]
             loop = ((at, shape[-1]),) if shape else ()
             own.append(self.new(data=True, seen=value.seen, carried=loop))
         for value in values[consts + carried :]:
@@ -228,7 +229,7 @@ class _Walk:
         data = [v for v in values if v.data]
         made: Made = {}
         for value in data:
-            made |= {order: None for order in value.made}
+            made |= dict.fromkeys(value.made)
         return self.new(
             data=bool(data),
             seen=frozenset[int]().union(*(v.seen for v in data)),
@@ -282,7 +283,9 @@ class _Walk:
                 self.cells |= dict.fromkeys(orders, sizes.pop())
         for one, other in (data, data[::-1]) if len(data) == 2 else ():
             # What a reset gate multiplies is of the cell, and so is what it is added to.
-            reset = {self.recurrent[o] for v in other.factors for o in v.made if o in self.recurrent}
+            reset = {
+                self.recurrent[o] for v in other.factors for o in v.made if o in self.recurrent
+            }
             if one.linear and len(reset) == 1 and self._weights(one) and not one.factors:
                 self.cells |= dict.fromkeys(self._weights(one), *reset)
         if len(data) == 2 and all(v.factors for v in data):
@@ -335,12 +338,12 @@ class _Walk:
         shape = equation.invars[0].aval.shape
         self.scores.append(_Scores(left, right, math.prod(shape[a] for a in contracting[0])))
         scores = frozenset({len(self.scores) - 1})
-        return replace(
-            out, made={}, scores=scores, curved=False, mixed=frozenset(), linear=False
-        )
+        return replace(out, made={}, scores=scores, curved=False, mixed=frozenset(), linear=False)
 
     def _attention(self, scores: _Scores, mixed: _Value) -> int:
-        sides = [{self.reads[o].source for o in self._weights(v)} for v in (scores.left, scores.right)]
+        sides = [
+            {self.reads[o].source for o in self._weights(v)} for v in (scores.left, scores.right)
+        ]
         value = {self.reads[o].source for o in self._weights(mixed)}
         # Keys are read from what values are read from.
         left, right = scores.left, scores.right
@@ -369,7 +372,7 @@ class _Walk:
             last = first + variable.aval.shape[axis]
             part = (*(slice(None),) * axis, slice(first, last))
             first = last
-            made = self._stepped(value, lambda index, part=part: index[part], variable)
+            made = self._stepped(value, operator.itemgetter(part), variable)
             self.count += 1
             out.append(replace(value, source=self.count, made=made))
         return out
@@ -458,7 +461,7 @@ class _Walk:
         if len(uses) == 1 and read.linear and len(self._weights(read)) == 1:
             (first,), (second,) = self._weights(read), uses
             a, b = self.uses[first], second
-            if a.fan_out == b.fan_in and b.fan_in < min(a.fan_in or 0, b.fan_out or 0):
+            if a.fan_out == b.fan_in and (b.fan_in or 0) < min(a.fan_in or 0, b.fan_out or 0):
                 self.pairs[b.order] = first
         axis = self._features(equation, data, uses[0])
         made = dict(self._side_by_side(uses, shape, axis))
@@ -470,7 +473,9 @@ class _Walk:
         name, free = equation.primitive.name, len(use.axes[2])
         rank = len(equation.outvars[0].aval.shape)
         if name == "conv_general_dilated":
-            return (equation.params["dimension_numbers"].out_spec[1], 1) if use.groups == 1 else None
+            return (
+                (equation.params["dimension_numbers"].out_spec[1], 1) if use.groups == 1 else None
+            )
         if name != "dot_general" or use.axes[0]:
             return None
         (_, right), _ = equation.params["dimension_numbers"]

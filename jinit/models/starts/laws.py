@@ -160,6 +160,8 @@ def entries(key: jax.Array, law: Law, shape: tuple[int, ...], dtype: Any) -> jax
     elif law.form == "uniform":
         drawn = jax.random.uniform(key, shape, dtype, -1, 1) * (std * math.sqrt(3.0))
     else:
-        cut, left = {"truncated": (2.0, TRUNCATED_STD), "truncated_3": (3.0, STD_CUT_AT_3)}[law.form]
+        cut, left = {"truncated": (2.0, TRUNCATED_STD), "truncated_3": (3.0, STD_CUT_AT_3)}[
+            law.form
+        ]
         drawn = jax.random.truncated_normal(key, -cut, cut, shape, dtype) * (std / left)
     return drawn + jnp.asarray(law.mean, dtype) if law.mean else drawn

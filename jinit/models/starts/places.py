@@ -1,7 +1,7 @@
 """Which part of a model every parameter is: the end of a branch, a value projection, a gate.
 
-A place has several names, the most telling first. A start gives a law to some of them, and the first
-name that it knows decides.
+A place has several names, the most telling first. A start gives a law to some of them, and the
+first name that it knows decides.
 """
 
 import math
@@ -46,7 +46,7 @@ PLACES: dict[str, str] = {
     "norm_scale": "factors after a norm",
     "branch_scale": "one number that multiplies the end of a branch",
 }
-"""Names of places, and what stands there. Starts have further ones, which options name leaves for."""
+"""Names of places, and what stands there. Starts have further ones; options name leaves for them."""
 
 
 class Shape(NamedTuple):
@@ -144,7 +144,7 @@ def layout(model: TracedModel, named: Mapping[str, Sequence[str]] | None = None)
 def matching(path: str, name: str) -> bool:
     """Whether a leaf's path is that one, or ends in its parts: ['a']['dt']['bias'] in dt/bias."""
     parts, last = tokens(path), tokens(name)
-    return path == name or bool(last) and parts[-len(last) :] == last
+    return path == name or (bool(last) and parts[-len(last) :] == last)
 
 
 def tokens(path: str) -> list[str]:
@@ -220,7 +220,9 @@ class _Layouter:
         attending = [self._attending(r) for r in residuals]
         selfish = [r for r, each in zip(residuals, attending, strict=True) if False in each]
         across = [r for r, each in zip(residuals, attending, strict=True) if each == {True}]
-        encoder = sum(self._times(r) for r in selfish if r.last <= self.memory) if self.memory else 0
+        encoder = (
+            sum(self._times(r) for r in selfish if r.last <= self.memory) if self.memory else 0
+        )
         decoder = sum(map(self._times, across)) if encoder else 0
         blocks = sum(map(self._times, selfish)) or sum(map(self._times, across)) or branches
         ends = [self.trace.uses[o] for r in residuals for o in r.last]
@@ -327,7 +329,8 @@ class _Layouter:
     def _first_bias(self, made: Any) -> int:
         found = [
             o for o, index in made.items()
-            if self.trace.uses[o].kind == "bias" and (own := columns(index)) is not None and own.size
+            if self.trace.uses[o].kind == "bias"
+            and (own := columns(index)) is not None and own.size
         ]  # fmt: skip
         return min(found, default=-1)
 
@@ -351,11 +354,11 @@ class _Layouter:
         if out:
             found.append("attention_out")
         branch = next((self.branch_of[o] for o in orders if o in self.branch_of), None)
-        if branch is not None and not found:
-            if not self._attending(branch) and not orders & self.ends:
-                beside = self._beside(branch, orders)
-                found += ["up"] if role.activation is None and beside else []
-                found.append("feed_forward_in")
+        inside = branch is not None and not found and not orders & self.ends
+        if branch is not None and inside and not self._attending(branch):
+            beside = self._beside(branch, orders)
+            found += ["up"] if role.activation is None and beside else []
+            found.append("feed_forward_in")
         if orders & self.ends:
             found.append("branch_end")
         if branch is not None:

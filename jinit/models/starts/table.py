@@ -1,8 +1,8 @@
 """Starts: how whole models are drawn, in one table.
 
-A start gives a law to places of a model (`jinit.models.starts.places.PLACES`). Of a leaf's place the
-first name that the start knows decides, so that the end of a residual branch may have a law of its
-own where other weights share one.
+A start gives a law to places of a model (`jinit.models.starts.places.PLACES`). Of a leaf's place
+the first name that the start knows decides, so that the end of a residual branch may have a law of
+its own where other weights share one.
 
 What a row says was read in its source, or computed from the formula there; `left_out` says what of
 the source is not drawn here.
@@ -355,7 +355,7 @@ def _states(place: Place, model: Layout) -> int:
 
 def _lru_in(place: Place, model: Layout, options: Options) -> Law:
     states = _states(place, model)
-    sizes = [n for n in place.shape[-2:]]
+    sizes = place.shape[-2:]
     inputs = sizes[0] if sizes[1] == states and sizes[0] != states else sizes[1]
     return normal(1 / math.sqrt(2 * inputs))
 
@@ -413,9 +413,7 @@ STARTS: Mapping[str, Start] = {
         source="EleutherAI/gpt-neox megatron/model/init_functions.py, small_init and wang_init",
         laws={
             **COMMON,
-            "branch_end": lambda p, m, o: normal(
-                2 / (m.shape.blocks * math.sqrt(m.shape.width))
-            ),
+            "branch_end": lambda p, m, o: normal(2 / (m.shape.blocks * math.sqrt(m.shape.width))),
             "weight": lambda p, m, o: normal(math.sqrt(2 / (5 * m.shape.width))),
             "embedding": lambda p, m, o: normal(math.sqrt(2 / (5 * m.shape.width))),
             "position": lambda p, m, o: normal(math.sqrt(2 / (5 * m.shape.width))),
@@ -449,8 +447,8 @@ STARTS: Mapping[str, Start] = {
         left_out="what later versions changed",
     ),
     "llama_depth": Start(
-        formula="N(0, 0.02²); attention's output, the end of the feed-forward and its weight beside "
-        "the gate N(0, 0.02²/(2l)) in layer l; readout N(0, 1/d) cut at 3σ; embeddings N(0, 1)",
+        formula="N(0, 0.02²); attention's output, the end of the feed-forward and its weight "
+        "beside the gate N(0, 0.02²/(2l)) in layer l; readout N(0, 1/d) cut at 3σ; embeddings N(0, 1)",
         source="pytorch/torchtitan models/llama3, depth_init; as InitMethod.llama_depth of "
         "allenai/OLMo-core. by_layer=False takes the number of layers for l",
         laws={
@@ -498,11 +496,8 @@ STARTS: Mapping[str, Start] = {
         formula="Glorot's U(±√(6/(fan_in + fan_out))); embeddings U(±0.05); recurrent weights "
         "orthogonal across gates; forget bias 1, other biases 0",
         source="keras.layers: glorot_uniform, unit_forget_bias; as in CONVENTIONS",
-        laws={
-            **_of_convention("keras"), "recurrent": _keras_recurrent,
-            "forget_gate": _one,
-        },
-    ),  # fmt: skip
+        laws={**_of_convention("keras"), "recurrent": _keras_recurrent, "forget_gate": _one},
+    ),
     "equinox": Start(
         formula="Linear and Conv U(±1/√fan_in), biases alike; Embedding N(0, 1); LSTM and GRU "
         "U(±1/√hidden), biases alike; norms 1 and 0",
@@ -510,8 +505,8 @@ STARTS: Mapping[str, Start] = {
         laws={**_TORCH, **_TORCH_CELLS},
     ),
     "deepnet": Start(
-        formula="Glorot's normal; feed-forward, value and output projections times β = (8N)^(-1/4); "
-        "with encoder and decoder 0.87 (N⁴M)^(-1/16) and (12M)^(-1/4); embeddings and readout "
+        formula="Glorot's normal; feed-forward, value and output projections times "
+        "β = (8N)^(-1/4); with encoder and decoder 0.87 (N⁴M)^(-1/16) and (12M)^(-1/4); embeddings and readout "
         "N(0, 1/d)",
         source="Wang et al. 2022, figure 2; microsoft/torchscale architecture/decoder.py",
         laws={
@@ -528,8 +523,8 @@ STARTS: Mapping[str, Start] = {
         "(3M)^(1/4)",
     ),
     "t_fixup": Start(
-        formula="Glorot's uniform; embeddings N(0, 1/d); value and output projections, feed-forward "
-        "and embeddings times 0.67 N^(-1/4) in an encoder, (9N)^(-1/4) in a decoder",
+        formula="Glorot's uniform; embeddings N(0, 1/d); value and output projections, "
+        "feed-forward and embeddings times 0.67 N^(-1/4) in an encoder, (9N)^(-1/4) in a decoder",
         source="Huang et al. 2020, section 3.2. A model of one side is an encoder unless "
         "start_options={'side': 'decoder'}",
         laws={
@@ -626,13 +621,11 @@ STARTS: Mapping[str, Start] = {
     "forget_bias": Start(
         formula="forget bias 1, other gates' biases 0",
         source="Jozefowicz et al. 2015, section 2; as keras's unit_forget_bias",
-        laws={
-            "forget_gate": lambda p, m, o: constant(o["value"]), "cell_bias": _zero,
-        },
+        laws={"forget_gate": lambda p, m, o: constant(o["value"]), "cell_bias": _zero},
         needs=("lstm",),
         options={"value": 1.0},
         left_out="everything but the biases of the gates stays as it is",
-    ),  # fmt: skip
+    ),
     "lru": Start(
         formula="|λ| on a ring, uniform in area, phase uniform, γ = √(1 - |λ|²) as logarithms; "
         "B N(0, 1/(2 d)) and C N(0, 1/n), real and imaginary part each; D N(0, 1)",
@@ -667,10 +660,11 @@ STARTS: Mapping[str, Start] = {
         needs=("A_log",),
         options={"dt_min": 1e-3, "dt_max": 0.1, "dt_floor": 1e-4},
         named={
-            "A_log": ("A_log",), "D": ("D",),
+            "A_log": ("A_log",),
+            "D": ("D",),
             "dt_bias": ("dt_bias", "dt_proj/bias"),
             "dt_weight": ("dt_weight", "dt_proj/weight", "dt_proj/kernel"),
         },
         left_out="everything else stays as it is",
-    ),  # fmt: skip
-}  # fmt: skip
+    ),
+}

@@ -15,9 +15,9 @@ from flax import nnx
 from jax.nn.initializers import he_normal, lecun_normal, variance_scaling
 
 from jinit.models.auditing.audit import audit
+from jinit.models.auditing.oddities import error, fits, sample
 from jinit.models.starts.conventions import CONVENTIONS, Leaf
 from jinit.models.starts.laws import FORMS, Law
-from jinit.models.auditing.oddities import error, fits, sample
 
 KEY = jax.random.key(0)
 FRAMEWORKS = ("torch", "keras", "flax", "haiku")
@@ -85,6 +85,7 @@ def test_forms_are_the_distributions_of_scipy(name):
         "normal": scipy.stats.norm(),
         "uniform": scipy.stats.uniform(-math.sqrt(3), 2 * math.sqrt(3)),
         "truncated": scipy.stats.truncnorm(-2, 2, scale=FORMS["truncated"].bound / 2),
+        "truncated_3": scipy.stats.truncnorm(-3, 3, scale=FORMS["truncated_3"].bound / 3),
     }[name]
     form = FORMS[name]
     assert theirs.std() == pytest.approx(1, rel=1e-9)

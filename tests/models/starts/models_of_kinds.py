@@ -79,7 +79,7 @@ def gpt(layers=6, *, scanned=True, gated=False, tied=True, width=WIDTH, hidden=H
 
     def one(key):
         shapes = {"qkv": (width, 3 * width), "out": (width, width), "up": (width, hidden),
-                  "down": (hidden, width)} | ({"gate": (width, hidden)} if gated else {})  # fmt: skip
+                  "down": (hidden, width), **({"gate": (width, hidden)} if gated else {})}  # fmt: skip
         return weights(key, **shapes) | {
             "norm": ones(width), "norm_b": zeros(width), "norm2": ones(width),
             "qkv_b": zeros(3 * width), "out_b": zeros(width),
@@ -117,7 +117,7 @@ def stack_of(layers, shapes, ones):
     return stacked(layers, one)
 
 
-SQUARES = {name: (WIDTH, WIDTH) for name in ("q", "k", "v", "o")}
+SQUARES = dict.fromkeys(("q", "k", "v", "o"), (WIDTH, WIDTH))
 FEED = {"up": (WIDTH, HIDDEN), "down": (HIDDEN, WIDTH)}
 
 
@@ -226,7 +226,11 @@ def gru(hidden=80):
         return jax.lax.scan(step, zero, x.swapaxes(0, 1))[1] @ p["head"]
 
     variables = weights(KEY, w_i=(24, 3 * hidden), w_h=(hidden, 3 * hidden), head=(hidden, 60))
-    return apply, variables | {"b": ones(3 * hidden)}, RNG.normal(size=(2, 12, 24)).astype(np.float32)
+    return (
+        apply,
+        variables | {"b": ones(3 * hidden)},
+        RNG.normal(size=(2, 12, 24)).astype(np.float32),
+    )
 
 
 def cnn():

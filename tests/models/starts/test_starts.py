@@ -172,7 +172,7 @@ EXPECTED: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     }),
     "mamba": (kinds.mamba(), {}, {
         "dt_proj/weight": uniform(1 / 3), "D": ONE,
-        "dt_proj/bias": of(LogOf(lambda u: np.log(np.expm1(np.exp(np.log(1e-3) + u * np.log(100)))))),
+        "dt_proj/bias": of(LogOf(lambda u: np.log(np.expm1(1e-3 * 100**u)))),
         "A_log": [value(math.log(n + 1))._replace(part=np.s_[:, n]) for n in range(16)],
     }),
     # The two factors have no formula: their product has, in the test below.
