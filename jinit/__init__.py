@@ -45,9 +45,9 @@ __all__ = [
     "ACTIVATIONS", "MLP", "SCHEMES", "STARTS", "Correlations", "Data", "Layer", "LayerSignals",
     "Model", "Network", "NormState", "Params", "Sweep", "TrainResult", "TrainState", "activations",
     "audit", "compare_starts", "configure", "correlations", "data", "diagnose", "dry_run",
-    "evaluate", "forward", "gain", "init", "init_params", "layer_signals", "load", "map_trainability",
-    "measure_jacobian_spectrum", "models", "networks", "plots", "reinit", "scheme", "sweep",
-    "take_tour", "theory", "train", "train_state", "train_step",
+    "evaluate", "forward", "gain", "init", "init_params", "layer_signals", "load",
+    "map_trainability", "measure_jacobian_spectrum", "models", "networks", "plots", "reinit",
+    "scheme", "sweep", "take_tour", "theory", "train", "train_state", "train_step",
 ]  # fmt: skip
 
 _MODULES = ("activations", "data", "models", "networks", "plots", "theory")

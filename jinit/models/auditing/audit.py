@@ -57,8 +57,8 @@ class AuditRow:
     """std sqrt(fan_in), NaN if it is no weight: 1 for LeCun's, sqrt(2) for He's"""
     distribution: str
     """what the entries are like: "normal", "truncated" (normal, cut at two standard deviations),
-    "truncated_3" (at three), "uniform", "orthogonal", "constant"; several joined by "/" where there are too few to tell, ""
-    if none of these"""
+    "truncated_3" (at three), "uniform", "orthogonal", "constant"; several joined by "/" where there
+    are too few to tell, "" if none of these"""
     expected: dict[str, float | None]
     """convention -> the std it would give this leaf, None where it says nothing"""
     matches: tuple[str, ...]

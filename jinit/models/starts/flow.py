@@ -212,7 +212,7 @@ class _Walk:
         consts, carried = split_scan(equation)
         own = list(values[:consts])
         for i, value in enumerate(values[consts : consts + carried]):
-            shape = np.shape(jaxpr.invars[consts + i].aval)  # type: ignore[arg-type]
+            shape = tuple(getattr(jaxpr.invars[consts + i].aval, "shape", ()))
             loop = ((at, shape[-1]),) if shape else ()
             own.append(self.new(data=True, seen=value.seen, carried=loop))
         for value in values[consts + carried :]:

@@ -46,7 +46,7 @@ PLACES: dict[str, str] = {
     "norm_scale": "factors after a norm",
     "branch_scale": "one number that multiplies the end of a branch",
 }
-"""Names of places, and what stands there. Starts have further ones; options name leaves for them."""
+"""Names of places, and what stands there. Starts have more, for which options name leaves."""
 
 
 class Shape(NamedTuple):

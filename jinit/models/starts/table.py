@@ -448,7 +448,8 @@ STARTS: Mapping[str, Start] = {
     ),
     "llama_depth": Start(
         formula="N(0, 0.02²); attention's output, the end of the feed-forward and its weight "
-        "beside the gate N(0, 0.02²/(2l)) in layer l; readout N(0, 1/d) cut at 3σ; embeddings N(0, 1)",
+        "beside the gate N(0, 0.02²/(2l)) in layer l; readout N(0, 1/d) cut at 3σ; embeddings "
+        "N(0, 1)",
         source="pytorch/torchtitan models/llama3, depth_init; as InitMethod.llama_depth of "
         "allenai/OLMo-core. by_layer=False takes the number of layers for l",
         laws={
@@ -506,8 +507,8 @@ STARTS: Mapping[str, Start] = {
     ),
     "deepnet": Start(
         formula="Glorot's normal; feed-forward, value and output projections times "
-        "β = (8N)^(-1/4); with encoder and decoder 0.87 (N⁴M)^(-1/16) and (12M)^(-1/4); embeddings and readout "
-        "N(0, 1/d)",
+        "β = (8N)^(-1/4); with encoder and decoder 0.87 (N⁴M)^(-1/16) and (12M)^(-1/4); embeddings "
+        "and readout N(0, 1/d)",
         source="Wang et al. 2022, figure 2; microsoft/torchscale architecture/decoder.py",
         laws={
             **COMMON,

@@ -78,8 +78,8 @@ def gpt(layers=6, *, scanned=True, gated=False, tied=True, width=WIDTH, hidden=H
         return x @ (p["embed"].T if tied else p["head"])
 
     def one(key):
-        shapes = {"qkv": (width, 3 * width), "out": (width, width), "up": (width, hidden),
-                  "down": (hidden, width), **({"gate": (width, hidden)} if gated else {})}  # fmt: skip
+        shapes = {"qkv": (width, 3 * width), "out": (width, width), "up": (width, hidden)}
+        shapes |= {"down": (hidden, width), **({"gate": (width, hidden)} if gated else {})}
         return weights(key, **shapes) | {
             "norm": ones(width), "norm_b": zeros(width), "norm2": ones(width),
             "qkv_b": zeros(3 * width), "out_b": zeros(width),
@@ -110,9 +110,9 @@ def post_norm(x, p, alpha, *, memory=None):
     return norm(alpha * x + jax.nn.relu(x @ p["up"]) @ p["down"], p["n3"])
 
 
-def stack_of(layers, shapes, ones):
+def stack_of(layers, shapes, scales):
     def one(key):
-        return weights(key, **shapes) | {name: ones(WIDTH) for name in ones}
+        return weights(key, **shapes) | {name: ones(WIDTH) for name in scales}
 
     return stacked(layers, one)
 

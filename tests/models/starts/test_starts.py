@@ -216,3 +216,139 @@ def test_a_start_has_its_sources_std(name):
             spread = math.sqrt(np.mean((entries - law.mean) ** 2))
             assert abs(spread / law.std - 1) < error, path
             assert abs(entries.mean() - law.mean) < 5 * law.std / math.sqrt(entries.size), path
+
+
+# --- what only some of them do ------------------------------------------------------------------
+
+
+def test_mimetic_products_are_near_the_identity():
+    """W_V W_O = 0.4 Z - 0.4 I; W_Q W_K^T = 0.7 Z + 0.7 I of which 16 of 64 directions are kept."""
+    drawn, _ = start_of("mimetic")
+    for i in range(2):
+        qkv, out = leaf(drawn, "blocks/qkv")[i], leaf(drawn, "blocks/out")[i]
+        noise = (qkv[VALUE] @ out + 0.4 * np.eye(D)) / 0.4
+        assert abs(noise.std() * math.sqrt(D) - 1) < 5 / math.sqrt(2 * D * D)
+        assert abs(np.trace(noise)) < 5  # a sum of 64 draws of N(0, 1/64)
+        head = D // kinds.HEADS
+        for h in range(kinds.HEADS):
+            q, k = qkv[:, h * head : (h + 1) * head], qkv[:, D + h * head : D + (h + 1) * head]
+            product = q @ k.T
+            assert np.linalg.matrix_rank(product) == head
+            np.testing.assert_allclose(q.T @ q, k.T @ k, atol=1e-4)  # the singular values, shared
+            assert np.trace(product) > 0
+    assert not np.allclose(leaf(drawn, "blocks/out")[0], leaf(drawn, "blocks/out")[1])
+
+
+def test_gates_and_rings_are_functions_of_the_same_numbers():
+    drawn, _ = start_of("chrono")
+    np.testing.assert_allclose(leaf(drawn, "b_ih")[F], -leaf(drawn, "b_ih")[I], rtol=1e-6)
+    drawn, _ = start_of("lru")
+    radius = np.exp(-np.exp(leaf(drawn, "nu_log")))
+    gamma = np.exp(leaf(drawn, "gamma_log"))
+    np.testing.assert_allclose(gamma, np.sqrt(1 - radius**2), rtol=1e-4)
+    assert radius.min() > 0.9 - 1e-6
+    assert radius.max() < 0.999 + 1e-6
+
+
+def test_an_encoder_and_a_decoder_have_depths_of_their_own():
+    apply, variables, *inputs = kinds.encoder_decoder(4, 3)
+    deepnet = jinit.reinit(KEY, apply, variables, *inputs, start="deepnet")
+    t_fixup = jinit.reinit(KEY, apply, variables, *inputs, start="t_fixup")
+    betas = {"encoder": 0.87 * (4**4 * 3) ** (-1 / 16), "decoder": (12 * 3) ** -0.25}
+    factors = {"encoder": 0.67 * 4**-0.25, "decoder": (9 * 3) ** -0.25}
+    for side in ("encoder", "decoder"):
+        for name in ("v", "o", "down", *(("cv", "co") if side == "decoder" else ())):
+            glorot = FEED if name == "down" else GLOROT
+            for drawn, factor in ((deepnet, betas[side]), (t_fixup, factors[side])):
+                std = leaf(drawn, f"{side}/{name}").std()
+                assert std / (factor * glorot) == pytest.approx(1, abs=0.04), (side, name)
+        assert leaf(deepnet, f"{side}/q").std() / GLOROT == pytest.approx(1, abs=0.04)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama_depth", "deepnet"])
+def test_stacked_layers_and_single_ones_are_drawn_alike(name):
+    stds = []
+    for scanned in (True, False):
+        apply, variables, tokens = kinds.gpt(3, scanned=scanned, gated=True)
+        drawn = jinit.reinit(KEY, apply, variables, tokens, start=name)["blocks"]
+        stds.append([
+            [float(np.std(drawn[k][i] if scanned else drawn[i][k])) for i in range(3)]
+            for k in ("qkv", "out", "up", "down")
+        ])  # fmt: skip
+    np.testing.assert_allclose(*stds, rtol=0.1)
+
+
+def test_a_leaf_is_drawn_from_the_key_and_its_path_alone():
+    (apply, variables, x), *_ = EXPECTED["fixup"]
+    more = variables | {"blocks": kinds.resnet(12, learned=True)[1]["blocks"]}
+    first = jinit.reinit(KEY, apply, variables, x, start="fixup")
+    np.testing.assert_array_equal(
+        first["in"], jinit.reinit(KEY, apply, more, x, start="fixup")["in"]
+    )
+    other = jinit.reinit(jax.random.key(6), apply, variables, x, start="fixup")
+    assert not np.array_equal(first["in"], other["in"])
+
+
+def test_the_starts_fixup_and_skipinit_are_the_functions_of_their_names():
+    (apply, variables, x), *_ = EXPECTED["fixup"]
+    for function in (jinit.models.fixup, jinit.models.skipinit):
+        theirs = function(KEY, apply, variables, x)
+        ours = jinit.reinit(KEY, apply, variables, x, start=function.__name__)
+        for path in ("in", "blocks/a", "blocks/m", "blocks/b", "head", "blocks/alpha"):
+            if (function.__name__, path) != ("fixup", "blocks/alpha"):  # which it leaves alone
+                np.testing.assert_allclose(
+                    leaf(ours, path).std(), leaf(theirs, path).std(), rtol=0.06, err_msg=path
+                )
+
+
+def test_shapes_without_numbers_are_drawn_and_a_draw_can_be_compiled():
+    apply, variables, tokens = kinds.gpt(2)
+    shapes = jax.eval_shape(lambda: jax.tree.map(jax.numpy.asarray, variables))
+    drawn = jinit.reinit(KEY, apply, shapes, tokens, start="gpt2")
+    compiled = jax.jit(lambda key: jinit.reinit(key, apply, shapes, tokens, start="gpt2"))(KEY)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+                 drawn, compiled)  # fmt: skip
+    with pytest.raises(TypeError, match=r"leaves .* as it is"):
+        jinit.reinit(KEY, apply, shapes, tokens, start="mimetic")
+
+
+def test_options_change_numbers_and_name_leaves():
+    apply, variables, tokens = kinds.gpt(2)
+    options = {"std": 0.05, "position": "['blocks']['up_b']", "position_std": 0.3}
+    drawn = jinit.reinit(KEY, apply, variables, tokens, start="gpt2", start_options=options)
+    assert leaf(drawn, "blocks/qkv").std() == pytest.approx(0.05, rel=0.02)
+    assert leaf(drawn, "blocks/up_b").std() == pytest.approx(0.3, rel=0.2)
+    apply, variables, x = kinds.lora()
+    drawn = jinit.reinit(
+        KEY, apply, variables, x, start="lora", start_options={"first": "gaussian"}
+    )
+    assert leaf(drawn, "layers/0/down").std() == pytest.approx(1 / 4, rel=0.08)
+    apply, variables, x = kinds.mamba()
+    drawn = jinit.reinit(KEY, apply, variables, x, start="mamba")  # rates need no rule
+    assert leaf(drawn, "in_proj").std() == leaf(variables, "in_proj").std()
+
+
+@pytest.mark.bad_input
+def test_bad_input_is_one_sentence():
+    net = kinds.resnet(2)
+    gpt = kinds.gpt(2)
+    for given, options, sentence in [
+        (kinds.cnn(), {"start": "gpt2"}, "needs residual branches, and the model has none.*torch"),
+        (net, {"start": "deepnet"}, "needs an attention, and the model has none"),
+        (net, {"start": "chrono"}, "needs the gates of an LSTM"),
+        (net, {"start": "lora"}, "low ranks x A B beside a weight.*low_rank_first"),
+        (net, {"start": "mamba"}, "no leaf A_log.*start_options"),
+        (net, {"start": "lru"}, "no leaf nu_log"),
+        (gpt, {"start": "gpt3"}, "unknown start 'gpt3'; did you mean 'gpt2'"),
+        (gpt, {"start": "gpt2", "scheme": "he"}, "start='gpt2' .* takes no scheme="),
+        (gpt, {"start": "gpt2", "gain": 2.0}, "takes no gain="),
+        (gpt, {"start_options": {"std": 1.0}}, "start_options= belong to a start"),
+        (gpt, {"start": "gpt2", "start_options": {"sdt": 1.0}}, "unknown option 'sdt'.*'std'"),
+        (gpt, {"start": "gpt2", "start_options": {"std": "a"}}, r"start_options\['std'\] must be"),
+        (gpt, {"start": "gpt2", "start_options": {"position": "wpe"}}, "'wpe', which is no leaf"),
+        (gpt, {"start": "t_fixup", "start_options": {"side": "left"}}, "'encoder', 'decoder'"),
+        (kinds.lstm(), {"start": "chrono", "start_options": {"longest": 2}}, "more than 2, got 2"),
+    ]:
+        apply, variables, *inputs = given
+        with pytest.raises((ValueError, TypeError), match=sentence):
+            jinit.reinit(KEY, apply, variables, *inputs, **options)
