@@ -185,10 +185,11 @@ def audit(
         numbers = sample(array, matrix, eps=float(jax.numpy.finfo(role.dtype).eps))
         rows.append(_row(role, numbers, matrix, _leaf(role, found, hidden), table))
         samples.append(numbers)
-    return Audit(
-        tuple(rows), names, starts_of(model, arrays, samples),
-        untrained(found, samples, lambda i: _matrix(found[i], arrays[i])),
-    )  # fmt: skip
+    start = starts_of(model, arrays, samples)
+    whole = any(not fit.differs for fit in start)
+    explained = [whole or bool(row.matches) for row in rows]
+    still = untrained(found, samples, explained, lambda i: _matrix(found[i], arrays[i]))
+    return Audit(tuple(rows), names, start, still)
 
 
 # --- one row ------------------------------------------------------------------------------------

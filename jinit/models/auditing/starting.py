@@ -19,6 +19,7 @@ FEW = 5
 """One leaf in so many may differ where the others are of a start"""
 _BLOCK = 256  # rows and columns that tell whether a matrix was drawn
 _EDGE = 4.0  # of Tracy and Widom's law: one drawn matrix in 10,000 lies beyond
+_ANY = {"weight", "bias", "embedding", "norm_scale"}  # places that say nothing of a start
 _SURE = 0.05  # a std that is known to this tells two laws apart
 
 
@@ -109,7 +110,8 @@ def _fit(name: str, row: Start, plan: Plan, parts: _Parts) -> tuple[StartFit, bo
         constant &= isinstance(law, Law) and law.form == "constant" and law.mean == 0
     if not seen:
         return None
-    few = len(differs) <= len(judged) // FEW or (len(kinds) == 1 and not constant)
+    of_one_place = len(kinds) == 1 and not constant and not kinds & _ANY
+    few = len(differs) <= len(judged) // FEW or of_one_place
     return StartFit(name, tuple(differs.items())), row.whole and few
 
 
@@ -154,7 +156,10 @@ def _fits_function(place: Place, law: Any, parts: _Parts, found: Sample) -> bool
 
 
 def untrained(
-    roles: Sequence[Role], samples: Sequence[Sample], matrix: Callable[[int], np.ndarray | None]
+    roles: Sequence[Role],
+    samples: Sequence[Sample],
+    explained: Sequence[bool],
+    matrix: Callable[[int], np.ndarray | None],
 ) -> tuple[str, ...]:
     """Leaves that still look drawn in a model of which at least half the matrices do not.
 
@@ -164,15 +169,17 @@ def untrained(
     fails that. So a model that was never trained raises a false alarm at most once in five hundred
     times, when one of its two matrices fails; with more matrices much less often. A matrix that
     training has moved by less than noise hides still looks drawn. Biases and scales count if all
-    their entries are one number yet.
+    their entries are one number yet. Where three quarters of the matrices are explained by
+    a convention, or all leaves by a start, nothing was trained.
     """
     weights = [
         i for i, role in enumerate(roles)
         if role.kind in ("weight", "tied", "embedding") and samples[i].size >= 64 and samples[i].std
     ]  # fmt: skip
-    drawn = {i for i in weights if samples[i].forms & {*FORMS, "orthogonal"}}
-    if len(weights) < 2 or 4 * (len(weights) - len(drawn)) < len(weights):
+    unexplained = sum(not explained[i] for i in weights)
+    if len(weights) < 2 or 4 * unexplained < len(weights):
         return ()
+    drawn = {i for i in weights if samples[i].forms & {*FORMS, "orthogonal"}}
     drawn = {i for i in drawn if "orthogonal" in samples[i].forms or is_noise(matrix(i))}
     if not drawn or 2 * (len(weights) - len(drawn)) < len(weights):
         return ()
@@ -191,8 +198,9 @@ def is_noise(matrix: np.ndarray | None) -> bool:
     if matrix is None or min(matrix.shape[-2:]) < 2:
         return True
     block = matrix.reshape(-1, *matrix.shape[-2:])[0][:_BLOCK, :_BLOCK].astype(np.float64)
-    n, p = sorted(block.shape, reverse=True)
-    top = np.linalg.norm(block / math.sqrt(np.mean(block**2)), 2) ** 2
+    block = block if block.shape[0] >= block.shape[1] else block.T
+    n, p = block.shape
+    top = float(np.linalg.eigvalsh(block.T @ block)[-1] / np.mean(block**2))
     a, b = math.sqrt(n - 1), math.sqrt(p)
     width = (a + b) * (1 / a + 1 / b) ** (1 / 3)
     return bool((top - (a + b) ** 2) / width < _EDGE)

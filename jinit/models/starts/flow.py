@@ -18,8 +18,8 @@ from jax.extend.core import Literal as JaxprLiteral
 
 from jinit.models.tracing.jaxprs import inner_jaxprs, opened, split_scan
 from jinit.models.tracing.trace import Trace
-from jinit.models.tracing.uses import Use
-from jinit.models.tracing.values import Path
+from jinit.models.tracing.uses import ResidualSum, Use
+from jinit.models.tracing.values import Loop, Path
 
 Index = Callable[[], np.ndarray]
 """For each entry of a value the column of a weight's output, or the place in a bias, that it is
@@ -71,6 +71,9 @@ class Flow:
     """lookups by numbers that no input has a part in: of positions"""
     first: frozenset[int]
     """uses of weights that read an input itself"""
+    residuals: tuple[ResidualSum, ...]
+    """sums of a branch and of a number times the signal that it started from, as in post-norm
+    models whose skip is scaled"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +84,10 @@ class _Value:
     """inputs or lookups lead to it"""
     source: int = 0
     """of values that differ in shape alone, one number"""
+    before: int = 0
+    """it and those that lead to it: bits"""
+    base: int = 0
+    """the source that it is a number times"""
     seen: frozenset[int] = frozenset()
     """uses that lead to it"""
     made: Made = field(default_factory=dict)
@@ -148,10 +155,16 @@ class _Walk:
         self.biased: dict[int, frozenset[int]] = {}
         self.looked_up: set[int] = set()
         self.streams: set[Path] = set()  # loops that are given something for each pass
+        self.residuals: list[ResidualSum] = []
+        self.loops: tuple[Loop, ...] = ()
+        self.at_now: Path = ()
 
-    def new(self, **known: Any) -> _Value:
+    def new(self, *values: _Value, **known: Any) -> _Value:
         self.count += 1
-        return _Value(source=self.count, **known)
+        before = 1 << self.count
+        for value in values:
+            before |= value.before
+        return _Value(source=self.count, before=before, **known)
 
     def found(self) -> Flow:
         first = frozenset(
@@ -162,6 +175,7 @@ class _Walk:
         return Flow(
             tuple(self.attentions), self.outputs, tuple(self.gates), self.recurrent, self.cells,
             tuple(self.low_ranks), self.biased, frozenset(self.looked_up), first,
+            tuple(self.residuals),
         )  # fmt: skip
 
     # --- programs ---
@@ -180,6 +194,7 @@ class _Walk:
 
     def equation(self, equation: Any, values: list[_Value], at: Path) -> list[_Value]:
         name, count = equation.primitive.name, len(equation.outvars)
+        self.at_now = at
         if at in self.at:
             return [self.used(equation, values, self.at[at])] * count
         if name == "scan":
@@ -214,13 +229,16 @@ class _Walk:
         for i, value in enumerate(values[consts : consts + carried]):
             shape = tuple(getattr(jaxpr.invars[consts + i].aval, "shape", ()))
             loop = ((at, shape[-1]),) if shape else ()
-            own.append(self.new(data=True, seen=value.seen, carried=loop))
+            own.append(self.new(value, data=True, seen=value.seen, carried=loop))
         for value in values[consts + carried :]:
             if value.data:
                 self.streams.add(at)
-            own.append(self.new(data=value.data, seen=value.seen) if value.data else value)
+            own.append(self.new(value, data=True, seen=value.seen) if value.data else value)
+        around, params = self.loops, equation.params
+        self.loops = (*around, Loop(at, params["length"], params["reverse"]))
         found = self.run(jaxpr, own, (*at, 0))
-        return [self.new(data=v.data, seen=v.seen, made=dict.fromkeys(v.made)) for v in found]
+        self.loops = around
+        return [self.new(v, data=v.data, seen=v.seen, made=dict.fromkeys(v.made)) for v in found]
 
     # --- signals ---
 
@@ -231,6 +249,7 @@ class _Walk:
         for value in data:
             made |= dict.fromkeys(value.made)
         return self.new(
+            *data,
             data=bool(data),
             seen=frozenset[int]().union(*(v.seen for v in data)),
             made=made,
@@ -265,8 +284,36 @@ class _Walk:
         if name == "concatenate":
             self.joined(equation, values, out)
         if name in ("add", "add_any"):
+            if len(data) == 2:
+                self.branch(data, self.at_now)
             out = self.added(data, out)
+        elif len(data) == 1 and (name == "mul" or (name == "div" and data == values[:1])):
+            out = replace(out, base=data[0].base or data[0].source)
         return out
+
+    def branch(self, data: list[_Value], at: Path) -> None:
+        """A sum of a number times a signal, and of what weights made of that signal."""
+        for skip, end in (data, data[::-1]):
+            if not skip.base or not end.before >> skip.base & 1 or skip.before >> end.source & 1:
+                continue
+            inside = end.seen - skip.seen
+            # What another part of the model has made, as the memory of a decoder, is not inside.
+            weights = {
+                o for o in inside
+                if self.uses[o].kind == "weight" and self.reads[o].before >> skip.base & 1
+            }  # fmt: skip
+            branch = frozenset(o for o in inside if o >= min(weights, default=0))
+            branch -= {o for o in branch if self.uses[o].kind == "weight"} - weights
+            depth: dict[int, int] = {}
+            for order in sorted(weights):
+                above = (depth[o] for o in weights & self.reads[order].seen if o in depth)
+                depth[order] = 1 + max(above, default=0)
+            last = {o for o in weights if not any(o in self.reads[w].seen for w in weights)}
+            if last:
+                self.residuals.append(ResidualSum(
+                    at, self.loops, branch, frozenset(last), max(depth.values())
+                ))  # fmt: skip
+            return
 
     def added(self, data: list[_Value], out: _Value) -> _Value:
         orders = [o for o in out.made if self.uses[o].kind == "weight"]
@@ -304,7 +351,7 @@ class _Walk:
                 if forget.keys() == inward.keys() and self._same(forget, inward):
                     return out  # one gate for both, as a GRU has
                 self.gates.append(Gates(forget, inward, kept.made | put.made))
-                return self.new(data=True, seen=out.seen)
+                return self.new(*data, data=True, seen=out.seen)
         return out
 
     def _weights(self, value: _Value) -> list[int]:
@@ -373,8 +420,8 @@ class _Walk:
             part = (*(slice(None),) * axis, slice(first, last))
             first = last
             made = self._stepped(value, operator.itemgetter(part), variable)
-            self.count += 1
-            out.append(replace(value, source=self.count, made=made))
+            part_of = self.new(value)
+            out.append(replace(value, source=part_of.source, before=part_of.before, made=made))
         return out
 
     @staticmethod
@@ -430,7 +477,7 @@ class _Walk:
         if kinds == {"embedding"}:
             if not data:
                 self.looked_up |= orders
-            return self.new(data=True, seen=seen)
+            return self.new(*data, data=True, seen=seen)
         if kinds == {"weight"}:
             return self.weighted(equation, data, uses, seen)
         kept = replace(self.together(equation, values), seen=seen)
@@ -465,7 +512,7 @@ class _Walk:
                 self.pairs[b.order] = first
         axis = self._features(equation, data, uses[0])
         made = dict(self._side_by_side(uses, shape, axis))
-        return self.new(data=True, seen=seen, made={u.order: at for u, at in made.items()})
+        return self.new(read, data=True, seen=seen, made={u.order: at for u, at in made.items()})
 
     @staticmethod
     def _features(equation: Any, data: list[_Value], use: Use) -> tuple[int, int] | None:

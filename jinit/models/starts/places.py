@@ -158,7 +158,10 @@ class _Layouter:
     ) -> None:
         self.trace, self.roles, self.flow, self.named = trace, roles, found, named
         # What a cell adds up in time is no branch.
-        self.residuals = [r for r in trace.residuals if not r.last & found.cells.keys()]
+        at = {r.path for r in trace.residuals}
+        sums = [*trace.residuals, *(r for r in found.residuals if r.path not in at)]
+        sums.sort(key=lambda residual: min(residual.last))
+        self.residuals = [r for r in sums if not r.last & found.cells.keys()]
         self.branch_of: dict[int, ResidualSum] = {}
         for residual in self.residuals:
             for order in residual.branch:
@@ -188,7 +191,8 @@ class _Layouter:
     def _attending(self, residual: ResidualSum) -> set[bool]:
         """Whether the attentions on a branch are across, of each."""
         found = set()
-        for order in residual.branch:
+        # A decoder's branch holds what made its memory too, if the trace says so.
+        for order in residual.last & self.flow.outputs.keys() or residual.branch:
             number = self.flow.outputs.get(order)
             if number is not None:
                 found.add(self.flow.attentions[number].crossed)

@@ -121,14 +121,22 @@ SQUARES = dict.fromkeys(("q", "k", "v", "o"), (WIDTH, WIDTH))
 FEED = {"up": (WIDTH, HIDDEN), "down": (HIDDEN, WIDTH)}
 
 
-def encoder(layers=6, *, alpha=1.0):
-    """Post-norm blocks, scanned, on signals of unit size."""
+def without_norm(x, p):
+    """As T-Fixup has it."""
+    x = x + self_attention(x, p)
+    return x + jax.nn.relu(x @ p["up"]) @ p["down"]
+
+
+def encoder(layers=6, *, alpha=None):
+    """Scanned blocks on signals of unit size: post-norm ones with that alpha, or without norm."""
 
     def apply(p, x):
-        x = x @ p["in"]
-        return jax.lax.scan(lambda x, own: (post_norm(x, own, alpha), None), x, p["blocks"])[0]
+        def step(x, own):
+            return without_norm(x, own) if alpha is None else post_norm(x, own, alpha), None
 
-    blocks = stack_of(layers, SQUARES | FEED, ("n1", "n3"))
+        return jax.lax.scan(step, x @ p["in"], p["blocks"])[0]
+
+    blocks = stack_of(layers, SQUARES | FEED, () if alpha is None else ("n1", "n3"))
     inputs = RNG.normal(size=(4, 7, 24)).astype(np.float32)
     return apply, {"in": weights(KEY, w=(24, WIDTH))["w"], "blocks": blocks}, inputs
 
