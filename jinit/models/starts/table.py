@@ -395,8 +395,8 @@ STARTS: Mapping[str, Start] = {
     "gpt2": Start(
         formula="N(0, 0.02²), ends of residual branches over √(number of branches) = √(2L); "
         "positions N(0, 0.01²); biases 0",
-        source="openai/gpt-2 src/model.py (0.02, positions 0.01) and Radford et al. 2019, section "
-        "2.3 (1/√N of N residual layers), as in huggingface/transformers modeling_gpt2.py, which "
+        source="openai/gpt-2 src/model.py (0.02, positions 0.01) and Radford et al. 2019 "
+        "(1/√N of N residual layers), as in huggingface/transformers modeling_gpt2.py, which "
         "draws positions with 0.02 (start_options={'position_std': 0.02})",
         laws={
             **COMMON,
@@ -509,7 +509,7 @@ STARTS: Mapping[str, Start] = {
         formula="Glorot's normal; feed-forward, value and output projections times "
         "β = (8N)^(-1/4); with encoder and decoder 0.87 (N⁴M)^(-1/16) and (12M)^(-1/4); embeddings "
         "and readout N(0, 1/d)",
-        source="Wang et al. 2022, figure 2; microsoft/torchscale architecture/decoder.py",
+        source="Wang et al. 2022; microsoft/torchscale architecture/decoder.py",
         laws={
             **COMMON,
             **dict.fromkeys(("value", "attention_out", "feed_forward_in", "branch_end"), _deepnet),
@@ -526,8 +526,8 @@ STARTS: Mapping[str, Start] = {
     "t_fixup": Start(
         formula="Glorot's uniform; embeddings N(0, 1/d); value and output projections, "
         "feed-forward and embeddings times 0.67 N^(-1/4) in an encoder, (9N)^(-1/4) in a decoder",
-        source="Huang et al. 2020, section 3.2. A model of one side is an encoder unless "
-        "start_options={'side': 'decoder'}",
+        source="Huang et al. 2020, and public ports of its code. A model of one side is an encoder "
+        "unless start_options={'side': 'decoder'}",
         laws={
             **COMMON,
             **dict.fromkeys(("value", "attention_out", "feed_forward_in", "branch_end"), _t_fixup),
@@ -575,7 +575,7 @@ STARTS: Mapping[str, Start] = {
     "mimetic": Start(
         formula="W_Q W_Kᵀ = 0.7 Z + 0.7 I head by head, W_V W_O = 0.4 Z - 0.4 I, each split by its "
         "singular values, Z ~ N(0, 1/d)",
-        source="Trockman & Kolter 2023, section 4; coefficients as in public ports of their code",
+        source="Trockman & Kolter 2023; coefficients as in public ports of their code",
         laws={
             **dict.fromkeys(("query", "key"), _mimetic_query),
             **dict.fromkeys(("value", "attention_out"), _mimetic_value),
@@ -586,7 +586,7 @@ STARTS: Mapping[str, Start] = {
     ),
     "lora": Start(
         formula="A U(±1/√fan_in), B 0; first='gaussian' takes N(0, 1/r²) for A",
-        source="Hu et al. 2021, section 4.1; loralib and huggingface/peft, reset_lora_parameters",
+        source="Hu et al. 2021; loralib and huggingface/peft, reset_lora_parameters",
         laws={"low_rank_first": _lora_first, "low_rank_second": _zero},
         needs=("low_rank",),
         options={"first": "uniform"},
@@ -612,8 +612,8 @@ STARTS: Mapping[str, Start] = {
     ),
     "chrono": Start(
         formula="forget bias ln U(1, T - 1), input bias its negative, other gates' biases 0",
-        source="Tallec & Ollivier 2018, equation 16. T is the length of the loop, unless "
-        "start_options={'longest': T}",
+        source="Tallec & Ollivier 2018; 0h-n0/chrono_initialization. T is the length of the loop, "
+        "unless start_options={'longest': T}",
         laws={"forget_gate": _chrono(1), "input_gate": _chrono(-1), "cell_bias": _zero},
         needs=("lstm",),
         options={"longest": None},
@@ -621,16 +621,16 @@ STARTS: Mapping[str, Start] = {
     ),
     "forget_bias": Start(
         formula="forget bias 1, other gates' biases 0",
-        source="Jozefowicz et al. 2015, section 2; as keras's unit_forget_bias",
+        source="Jozefowicz et al. 2015; as keras's unit_forget_bias",
         laws={"forget_gate": lambda p, m, o: constant(o["value"]), "cell_bias": _zero},
         needs=("lstm",),
         options={"value": 1.0},
         left_out="everything but the biases of the gates stays as it is",
     ),
     "lru": Start(
-        formula="|λ| on a ring, uniform in area, phase uniform, γ = √(1 - |λ|²) as logarithms; "
+        formula="λ's modulus r on a ring, uniform in area, phase uniform, γ = √(1 - r²), as logarithms; "
         "B N(0, 1/(2 d)) and C N(0, 1/n), real and imaginary part each; D N(0, 1)",
-        source="Orvieto et al. 2023, lemma 3.2 and appendix A; NicolasZucchet/minimal-LRU "
+        source="Orvieto et al. 2023; NicolasZucchet/minimal-LRU "
         "lru/model.py, whose defaults are r_min = 0, r_max = 1",
         laws={
             "nu_log": _lru_nu,

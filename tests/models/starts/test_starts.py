@@ -1,6 +1,7 @@
 """Every start against its source's numbers, on a model of its kind."""
 
 import math
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,8 @@ import scipy.stats
 
 import jinit
 from jinit import STARTS
+from jinit.models.starts.places import PLACES
+from jinit.models.starts.table import NEEDS
 from tests.models.starts import models_of_kinds as kinds
 
 KEY = jax.random.key(5)
@@ -526,3 +529,20 @@ def test_what_cannot_be_compared_is_one_sentence():
         jinit.compare_starts(a, b)
     with pytest.raises(TypeError, match=r"b must be a jinit\.Model, a tuple"):
         jinit.compare_starts(a, {"a": 1})
+
+
+def test_the_page_lists_every_start_and_every_place():
+    page = (Path(jinit.__file__).parents[1] / "docs" / "starts.md").read_text(encoding="utf-8")
+    for name, row in STARTS.items():
+        assert f"| `{name}` | {row.formula} |" in page, name
+        assert row.source in page, name
+        assert all(f"`{option}` =" in page for option in row.options)
+    assert page.count("\n| `") == len(STARTS) + len(PLACES)
+    for place, words in PLACES.items():
+        assert f"| `{place}` | {words} |" in page
+
+
+def test_every_law_is_of_a_place_and_every_need_has_a_sentence():
+    for row in STARTS.values():
+        assert row.laws.keys() <= PLACES.keys() | row.named.keys()
+        assert set(row.needs) <= NEEDS.keys()
