@@ -628,8 +628,8 @@ STARTS: Mapping[str, Start] = {
         left_out="everything but the biases of the gates stays as it is",
     ),
     "lru": Start(
-        formula="λ's modulus r on a ring, uniform in area, phase uniform, γ = √(1 - r²), as logarithms; "
-        "B N(0, 1/(2 d)) and C N(0, 1/n), real and imaginary part each; D N(0, 1)",
+        formula="λ's modulus r on a ring, uniform in area, phase uniform, γ = √(1 - r²), as "
+        "logarithms; B N(0, 1/(2 d)) and C N(0, 1/n), real and imaginary part each; D N(0, 1)",
         source="Orvieto et al. 2023; NicolasZucchet/minimal-LRU "
         "lru/model.py, whose defaults are r_min = 0, r_max = 1",
         laws={
