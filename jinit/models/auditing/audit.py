@@ -146,7 +146,8 @@ def audit(
             "he" and "xavier" (Glorot & Bengio's); None is all.
 
     Returns:
-        An `Audit`: print it, or take `.rows`, `.to_dataframe()`, `.to_html()`.
+        An `Audit`: print it, or take `.rows`, `.start` (of `jinit.STARTS`, with their default
+        options), `.untrained`, `.to_dataframe()`, `.to_html()`.
 
     Raises:
         ValueError: an unknown convention; RoleError, a parameter whose use says nothing certain.
