@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from jinit.activations import ACTIVATIONS
     from jinit.data import Data
     from jinit.models.auditing.audit import audit
+    from jinit.models.auditing.comparing import compare_starts
     from jinit.models.diagnosis.measure import diagnose
     from jinit.models.drawing.reinit import reinit
     from jinit.models.model import Model
+    from jinit.models.starts.table import STARTS
     from jinit.networks.base import Network
     from jinit.networks.correlations import Correlations, correlations
     from jinit.networks.jacobian import measure_jacobian_spectrum
@@ -40,19 +42,20 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
-    "ACTIVATIONS", "MLP", "SCHEMES", "Correlations", "Data", "Layer", "LayerSignals", "Model",
-    "Network", "NormState", "Params", "Sweep", "TrainResult", "TrainState", "activations", "audit",
-    "configure", "correlations", "data", "diagnose", "dry_run", "evaluate", "forward", "gain",
-    "init", "init_params", "layer_signals", "load", "map_trainability",
-    "measure_jacobian_spectrum", "models", "networks", "plots", "reinit", "scheme", "sweep",
-    "take_tour", "theory", "train", "train_state", "train_step",
+    "ACTIVATIONS", "MLP", "SCHEMES", "STARTS", "Correlations", "Data", "Layer", "LayerSignals",
+    "Model", "Network", "NormState", "Params", "Sweep", "TrainResult", "TrainState", "activations",
+    "audit", "compare_starts", "configure", "correlations", "data", "diagnose", "dry_run",
+    "evaluate", "forward", "gain", "init", "init_params", "layer_signals", "load",
+    "map_trainability", "measure_jacobian_spectrum", "models", "networks", "plots", "reinit",
+    "scheme", "sweep", "take_tour", "theory", "train", "train_state", "train_step",
 ]  # fmt: skip
 
 _MODULES = ("activations", "data", "models", "networks", "plots", "theory")
 _NAMES = {
     "activations": "ACTIVATIONS",
     "data": "Data",
-    "models": "Model audit diagnose reinit",
+    "models": "Model audit compare_starts diagnose reinit",
+    "models.starts.table": "STARTS",
     "networks.base": "Network",
     "networks.correlations": "Correlations correlations",
     "networks.jacobian": "measure_jacobian_spectrum",

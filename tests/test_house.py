@@ -68,7 +68,14 @@ FLOORS: dict[str, list[set[str]]] = {
         {"main"},
     ],
     "models.scaling": [{"coordinate_check", "depth", "following"}, {"trees"}, {"mup"}],
-    "models": [{"tracing"}, {"drawing", "auditing"}, {"diagnosis"}, {"scaling"}, {"model"}],
+    "models": [
+        {"tracing"},
+        {"starts"},
+        {"drawing", "auditing"},
+        {"diagnosis"},
+        {"scaling"},
+        {"model"},
+    ],
 }
 USES_THE_DOOR = {"trainability", "tour", "cli"}  # these may read the public face, `import jinit`
 DOOR = {"__init__", "__main__"}

@@ -1,6 +1,7 @@
 """Any model, read off its traced computation."""
 
 from jinit.models.auditing.audit import Audit, audit
+from jinit.models.auditing.comparing import ComparedStarts, compare_starts
 from jinit.models.diagnosis.findings import FAULTS, Fault
 from jinit.models.diagnosis.measure import diagnose
 from jinit.models.diagnosis.records import DiagnosedLayer, Finding
@@ -21,15 +22,18 @@ from jinit.models.scaling.trees import (
     muon_dimension_numbers,
     weight_decay_mask,
 )
+from jinit.models.starts.places import PLACES
+from jinit.models.starts.table import STARTS, Start
 from jinit.models.tracing.model import roles
 from jinit.models.tracing.roles import Role
 from jinit.models.tracing.uses import Use
 from jinit.models.tracing.values import RoleError
 
 __all__ = [
-    "FAULTS", "Audit", "DiagnosedLayer", "Diagnosis", "Fault", "Finding", "Learned", "Model", "MuP",
-    "MuPRow", "Role", "RoleError", "Setup", "Sharpness", "StableRates", "Use", "audit",
-    "coordinate_check", "coordinate_verdict", "diagnose", "fixup", "gradient_quotient", "gradinit",
-    "labels", "layer_numbers", "lsuv", "metainit", "muon_dimension_numbers", "mup", "reinit",
-    "roles", "sharpness", "skipinit", "weight_decay_mask",
+    "FAULTS", "PLACES", "STARTS", "Audit", "ComparedStarts", "DiagnosedLayer", "Diagnosis", "Fault",
+    "Finding", "Learned", "Model", "MuP", "MuPRow", "Role", "RoleError", "Setup", "Sharpness",
+    "StableRates", "Start", "Use", "audit", "compare_starts", "coordinate_check",
+    "coordinate_verdict", "diagnose", "fixup", "gradient_quotient", "gradinit", "labels",
+    "layer_numbers", "lsuv", "metainit", "muon_dimension_numbers", "mup", "reinit", "roles",
+    "sharpness", "skipinit", "weight_decay_mask",
 ]  # fmt: skip

@@ -13,8 +13,10 @@ import jax
 import numpy as np
 
 from jinit import checks
-from jinit.models.auditing.conventions import CONVENTIONS, Conventions, Leaf
-from jinit.models.auditing.oddities import fits, odd, sample
+from jinit.models.auditing.oddities import Sample, fits, odd, sample
+from jinit.models.auditing.starting import StartFit, starts_of, untrained
+from jinit.models.starts.conventions import CONVENTIONS, Conventions, Leaf
+from jinit.models.starts.laws import FormName
 from jinit.models.tracing.made import Numbers
 from jinit.models.tracing.model import TracedModel, face
 from jinit.models.tracing.roles import Role
@@ -56,8 +58,8 @@ class AuditRow:
     """std sqrt(fan_in), NaN if it is no weight: 1 for LeCun's, sqrt(2) for He's"""
     distribution: str
     """what the entries are like: "normal", "truncated" (normal, cut at two standard deviations),
-    "uniform", "orthogonal", "constant"; several joined by "/" where there are too few to tell, ""
-    if none of these"""
+    "truncated_3" (at three), "uniform", "orthogonal", "constant"; several joined by "/" where there
+    are too few to tell, "" if none of these"""
     expected: dict[str, float | None]
     """convention -> the std it would give this leaf, None where it says nothing"""
     matches: tuple[str, ...]
@@ -77,6 +79,12 @@ class Audit:
 
     rows: tuple[AuditRow, ...]
     conventions: tuple[str, ...]
+    start: tuple[StartFit, ...] = ()
+    """the starts of `jinit.STARTS` that all leaves fit; if there is none, the nearest ones that all
+    but a few fit, with what differs"""
+    untrained: tuple[str, ...] = ()
+    """paths of leaves that still look drawn, where at least half of the matrices no longer do; a
+    model that was never trained names one at most once in five hundred times"""
 
     @property
     def odd(self) -> tuple[tuple[str, str], ...]:
@@ -139,7 +147,8 @@ def audit(
             "he" and "xavier" (Glorot & Bengio's); None is all.
 
     Returns:
-        An `Audit`: print it, or take `.rows`, `.to_dataframe()`, `.to_html()`.
+        An `Audit`: print it, or take `.rows`, `.start` (of `jinit.STARTS`, with their default
+        options), `.untrained`, `.to_dataframe()`, `.to_html()`.
 
     Raises:
         ValueError: an unknown convention; RoleError, a parameter whose use says nothing certain.
@@ -172,8 +181,19 @@ def audit(
         if role.kind == "weight" and role.fan_out in _cells(role.fan_in)
     }
     numbers = Numbers(model.trace.made, values)
-    rows = tuple(_row(role, numbers, _leaf(role, found, hidden), table) for role in found)
-    return Audit(rows, names)
+    rows, samples, arrays, matrices = [], [], [], []
+    for role in found:
+        array, matrix = _applied(role, numbers)
+        one = sample(array, matrix, eps=float(jax.numpy.finfo(role.dtype).eps))
+        rows.append(_row(role, one, matrix, _leaf(role, found, hidden), table))
+        samples.append(one)
+        arrays.append(array)
+        matrices.append(matrix)
+    start = starts_of(model, arrays, samples)
+    whole = any(not fit.differs for fit in start)
+    explained = [whole or bool(row.matches) for row in rows]
+    still = untrained(found, samples, explained, lambda i: matrices[i])
+    return Audit(tuple(rows), names, start, still)
 
 
 # --- one row ------------------------------------------------------------------------------------
@@ -221,18 +241,26 @@ def _outputs(role: Role) -> int | None:
     return role.fan_out // role.receptive_field * role.groups
 
 
-def _row(role: Role, numbers: Numbers, leaf: Leaf, table: Conventions) -> AuditRow:
-    eps = float(jax.numpy.finfo(role.dtype).eps)
+def _applied(role: Role, numbers: Numbers) -> tuple[np.ndarray, np.ndarray | None]:
+    """What is judged, and how it is applied, `[layers * groups, fan_in, fan_out]`.
+
+    Nothing of a shape alone. A weight is judged by what products read.
+    """
     value = numbers.of(role.number)
-    has_numbers = not isinstance(value, jax.ShapeDtypeStruct)
-    array = _wide(np.asarray(value)) if has_numbers else np.zeros(0)
-    matrix = None  # as it is applied, `[layers * groups, fan_in, fan_out]`
-    if has_numbers and role.kind in ("weight", "tied"):
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return np.zeros(0), None
+    array, matrix = _wide(np.asarray(value)), None
+    if role.kind in ("weight", "tied") and array.size:
         # Not if it is chosen while the model runs, or made with parameters that are only shapes.
         with suppress(RoleError, TypeError):
             matrix = _wide(role.applied(numbers))
             array = matrix if role.is_changed else array
-    found = sample(array, matrix, eps=eps)
+    return array, matrix
+
+
+def _row(
+    role: Role, found: Sample, matrix: np.ndarray | None, leaf: Leaf, table: Conventions
+) -> AuditRow:
     laws = {name: convention.laws(leaf) for name, convention in table.items()}
     matches = tuple(name for name, some in laws.items() if any(fits(law, found) for law in some))
     return AuditRow(
@@ -246,7 +274,7 @@ def _row(role: Role, numbers: Numbers, leaf: Leaf, table: Conventions) -> AuditR
         std=found.std,
         mean=found.mean,
         gain=math.nan if role.fan_in is None else found.std * math.sqrt(role.fan_in),
-        distribution="/".join(sorted(found.forms)),
+        distribution="/".join(sorted(_shown(found.forms))),
         expected={name: some[0].std if some else None for name, some in laws.items()},
         matches=matches,
         odd=tuple(odd(role, leaf, found, matrix, {} if matches else table)),
@@ -261,6 +289,11 @@ def _wide(array: np.ndarray) -> np.ndarray:
         parts = np.stack([array.real, array.imag], -1) * math.sqrt(2)
         return parts.reshape(*array.shape[:-1], -1) if array.ndim else parts
     return array.astype(np.float32) if array.dtype.itemsize < 4 else array
+
+
+def _shown(forms: frozenset[FormName]) -> frozenset[FormName]:
+    """Cut at three standard deviations is said of what is no normal's whole, and not cut at two."""
+    return forms - {"truncated_3"} if forms & {"normal", "truncated"} else forms
 
 
 # --- showing ------------------------------------------------------------------------------------
@@ -278,6 +311,12 @@ def _text(found: Audit) -> str:
     console.print(_table(found))
     gains = _gains(found)
     lines = [f"gain = std * sqrt(fan_in): {gains}"] if gains else []
+    if found.start:
+        lines.append(f"Drawn as by start {', '.join(map(str, found.start))}.")
+    if found.untrained:
+        shown = ", ".join(found.untrained[:4])
+        more = f" and {len(found.untrained) - 4} more" if len(found.untrained) > 4 else ""
+        lines.append(f"Still as drawn, where others were trained: {shown}{more}.")
     count = f"{len(found.rows)} parameter{'s' * (len(found.rows) != 1)}"
     marked = sum(bool(row.odd) for row in found.rows)
     if found.unread:
@@ -305,7 +344,7 @@ def _table(found: Audit) -> "Table":
     table.add_column("matches", max_width=17)
     for row in found.rows:
         cells = (
-            _wrapped(_short(row.path), "! " if row.odd else "  "),
+            _wrapped(shorter(row.path), "! " if row.odd else "  "),
             " ".join(map(str, row.shape)) or "scalar",
             row.role,
             "" if row.fan_in is None else str(row.fan_in),
@@ -318,7 +357,7 @@ def _table(found: Audit) -> "Table":
     return table
 
 
-def _short(path: str) -> str:
+def shorter(path: str) -> str:
     """['params']['Dense_0']['kernel'] as params/Dense_0/kernel."""
     return re.sub(r"\[['\"]?([^'\"\]]*)['\"]?\]", r"/\1", path).lstrip("/.")
 

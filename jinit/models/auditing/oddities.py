@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jinit.models.auditing.conventions import FORMS, Convention, Conventions, FormName, Law, Leaf
+from jinit.models.starts.conventions import Convention, Conventions, Leaf
+from jinit.models.starts.laws import FORMS, FormName, Law
 from jinit.models.tracing.roles import Role
 
 STANDARD_ERRORS = 4
@@ -75,9 +76,10 @@ def _forms(flat: np.ndarray, scale: float, eps: float) -> set[FormName]:
         # That none of so many entries is larger must not be too unlikely.
         beyond = 1 - (2 * float(form.cdf(largest * slack)) - 1)
         reached = beyond * min(flat.size, 1 / eps) <= -math.log(_CHANCE)
+        if not (within and reached):
+            continue
         cdf = form.cdf(z)
-        apart = max(float(np.max(step[1:] - cdf)), float(np.max(cdf - step[:-1])))
-        if within and reached and apart <= allowed:
+        if max(float(np.max(step[1:] - cdf)), float(np.max(cdf - step[:-1]))) <= allowed:
             found.add(name)
     return found
 

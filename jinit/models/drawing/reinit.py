@@ -3,7 +3,7 @@
 import math
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from jaxtyping import ArrayLike
 from jinit import checks, schemes, theory
 from jinit.activations import ACTIVATIONS
 from jinit.models.drawing.images import Image, calibrated, image_of_one, solved
+from jinit.models.starts.draw import drawn
 from jinit.models.tracing.model import TracedModel, face
 from jinit.models.tracing.roles import Role
 from jinit.models.tracing.uses import Use
@@ -29,8 +30,10 @@ def reinit(
     key: jax.Array,
     variables: Any = None,
     *,
-    scheme: str | schemes.Initializer = "he",
+    scheme: str | schemes.Initializer | None = None,
     gain: ArrayLike | str = 1.0,
+    start: str | None = None,
+    start_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Any:
     """The same variables, every parameter drawn anew by its role.
@@ -57,12 +60,16 @@ def reinit(
             more leaves the others as they are.
         apply, variables, *inputs, rules: as for `jinit.Model`.
         scheme: a name of `jinit.SCHEMES`, or any initializer `(key, shape, dtype)`; a function is
-            not told how many taps the stride of a transposed convolution skips.
+            not told how many taps the stride of a transposed convolution skips. None is "he".
         gain: multiplies the standard deviation of every weight; may be traced. "auto" takes
             `jinit.theory.gain` of the activation that follows the weight, and 1 where none is
             known; it belongs to a scheme of variance 1/fan, such as "xavier" or "orthogonal". (In
             He's reading the gain makes up for the activation before: there the first weight has
             none and the last has one. The products over a deep network differ by these ends.)
+        start: a name of `jinit.STARTS`, a whole model's recipe, instead of a scheme: it draws
+            leaves by where they stand, and leaves as it is what it says nothing of.
+        start_options: the start's, by name; and for the name of a place the path of a leaf that
+            stands there, or several.
         **options: the scheme's, such as `scale`; may be traced.
 
     Returns:
@@ -82,6 +89,11 @@ def reinit(
     >>> bool(jnp.allclose(fresh["w"].T @ fresh["w"], jnp.eye(8), atol=1e-5))
     True
     """
+    if start is not None or start_options is not None:
+        scaled = not (isinstance(gain, float) and gain == 1.0)
+        beside = [*["scheme"] * (scheme is not None), *["gain"] * scaled, *options]
+        return _by_start(model, key, variables, start, start_options, beside)
+    scheme = "he" if scheme is None else scheme
     key = checks.key(key)
     model = model.of(variables)
     floats = model.floats
@@ -158,6 +170,21 @@ def _as_applied(
             with suppress(RoleError):  # that can be no 1: it stays
                 fresh = solved(map_, one, one, fresh, trace.paths, (), structured=False)
     return fresh
+
+
+def _by_start(
+    model: TracedModel, key: jax.Array, variables: Any, start: str | None,
+    options: Mapping[str, Any] | None, beside: list[str],
+) -> Any:  # fmt: skip
+    """Drawn by a start, which says everything itself."""
+    if start is None:
+        raise TypeError("start_options= belong to a start; say which, as in start='gpt2'.")
+    if beside:
+        raise TypeError(
+            f"start={start!r} says how every leaf is drawn, so that it takes no {beside[0]}=; give "
+            f"a start or a scheme, and a start's numbers as start_options=."
+        )
+    return drawn(model, key, variables, start, options)
 
 
 class _Kernels:

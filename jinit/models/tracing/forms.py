@@ -78,7 +78,9 @@ def takes_one_sample(apply: Callable[..., Any], variables: Any, inputs: Sequence
         return False
     floats, rebuilt = floating(variables)
     try:
-        jax.eval_shape(lambda v, *x: jax.tree.leaves(mapped(apply, 0)(rebuilt(v), *x)), floats, *inputs)
+        jax.eval_shape(
+            lambda v, *x: jax.tree.leaves(mapped(apply, 0)(rebuilt(v), *x)), floats, *inputs
+        )
     except Exception:  # whatever the model raises
         return False
     return True

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jinit import checks
-from jinit.models.tracing.forms import Form, is_floating, right_call, takes_one_sample, taken_apart
+from jinit.models.tracing.forms import Form, is_floating, right_call, taken_apart, takes_one_sample
 from jinit.models.tracing.roles import Role, judge
 from jinit.models.tracing.trace import Trace, trace_model
 from jinit.models.tracing.uses import Kind

@@ -8,52 +8,10 @@ with other fans is what an audit wants to find.
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-import scipy.special
-from scipy.special import ndtr
-
+from jinit.models.starts.laws import FormName, Law
 from jinit.schemes import TRUNCATED_STD
-
-FormName = Literal["normal", "truncated", "uniform", "orthogonal", "constant"]
-
-
-class Law(NamedTuple):
-    """How the entries of a leaf are drawn; a constant is its mean."""
-
-    form: FormName
-    std: float
-    mean: float = 0.0
-
-
-class Form(NamedTuple):
-    """A distribution of independent entries, of mean 0 and variance 1."""
-
-    kurtosis: float
-    """E x^4"""
-    bound: float
-    """of |x|"""
-    cdf: Callable[[Any], Any]
-
-
-def _truncated_cdf(x: Any) -> Any:
-    cut = np.clip(x * TRUNCATED_STD, -2.0, 2.0)
-    return (ndtr(cut) - ndtr(-2.0)) / (ndtr(2.0) - ndtr(-2.0))
-
-
-def _truncated_kurtosis() -> float:
-    """By parts, E x^4 = 3 E x^2 - 2 a^3 phi(a) / P(|x| < a) for a normal x cut at a = 2."""
-    density = math.exp(-2.0) / math.sqrt(2 * math.pi)
-    fourth = 3 * TRUNCATED_STD**2 - 16 * density / float(scipy.special.erf(math.sqrt(2.0)))
-    return fourth / TRUNCATED_STD**4
-
-
-FORMS: dict[FormName, Form] = {
-    "normal": Form(3.0, math.inf, ndtr),
-    "truncated": Form(_truncated_kurtosis(), 2 / TRUNCATED_STD, _truncated_cdf),
-    "uniform": Form(1.8, math.sqrt(3.0), lambda x: np.clip(0.5 + x / math.sqrt(12.0), 0.0, 1.0)),
-}
 
 
 class Leaf(NamedTuple):
