@@ -363,7 +363,7 @@ def _with_biases(model: TracedModel, roles: Sequence[Role], rows: Sequence[MuPRo
     for role, row in zip(roles, rows, strict=True):
         weights = {i for use in role.uses for i in added.get(use.order, ())}
         # Of several, as those of an input and of a state, the wider one is the cell's.
-        r_in = max((rows[uses[i].view.leaf].fan_in for i in weights), default=1.0)
+        r_in = max((rows[uses[i].leaf].fan_in for i in weights), default=1.0)
         is_bias = row.role == "bias" and row.kind != "untrained"
         found.append(row._replace(init=row.init * r_in**0.5) if is_bias else row)
     return found

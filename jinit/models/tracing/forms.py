@@ -36,6 +36,7 @@ def taken_apart(apply: Any, variables: Any, inputs: tuple[Any, ...], in_axes: An
     Raises:
         TypeError: no function, or no inputs.
     """
+    given_as = apply
     if hasattr(apply, "unbind") and getattr(apply, "scope", None) is not None:
         given = () if variables is None else (variables,)
         module, own = apply.unbind()
@@ -50,7 +51,7 @@ def taken_apart(apply: Any, variables: Any, inputs: tuple[Any, ...], in_axes: An
     if not inputs:
         raise TypeError(
             f"jinit needs the parameters and a batch of inputs, apart from each other, so that it "
-            f"can follow them through the model; call {right_call(apply)}."
+            f"can follow them through the model; call {right_call(given_as)}."
         )
     if in_axes is not None:
         apply = mapped(apply, in_axes)

@@ -240,10 +240,11 @@ class Graph:
         )
 
     def use_between(
-        self, view: View, kind: Kind, rest: Sequence[Value], at: Path, *, normed: bool = False
-    ) -> Signal:
+        self, view: View, kind: Kind, rest: Sequence[Value], at: Path, *, normed: bool = False,
+        **more: Any,
+    ) -> Signal:  # fmt: skip
         """A shift or a factor: the weights before it still wait for their activation."""
-        used, signals = self.use(view, kind, rest, at), _signals(rest)
+        used, signals = self.use(view, kind, rest, at, **more), _signals(rest)
         order = len(self.uses) - 1
         self.settle_all(signals)
         normed = normed or any(s.normed for s in signals)

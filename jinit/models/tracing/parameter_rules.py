@@ -177,7 +177,16 @@ def taken(call: Call) -> list[Value] | None:
         at = [numbers_of(v) for v in known if isinstance(v, Fixed)]
         return primitive.bind(jax.numpy.asarray(numbers), *map(jax.numpy.asarray, at), **params)
 
-    return [view.then(step, call.shape)]
+    rows = call.equation.primitive.name == "gather" and _takes_rows(call.equation, view)
+    return [view.then(step, call.shape)._replace(looked_up=rows or view.looked_up)]
+
+
+def _takes_rows(equation: Any, table: View) -> bool:
+    """Whether a gather picks whole rows along one axis."""
+    numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
+    picked = numbers.collapsed_slice_dims
+    whole = all(sizes[a] == n for a, n in enumerate(table.shape) if a not in picked)
+    return len(picked) == 1 and whole
 
 
 # --- parameters and constants alone -------------------------------------------------------------
@@ -233,14 +242,12 @@ def lookup(call: Call) -> list[Value] | None:
     i, table, rest = _only(call)
     if i != 0 or not isinstance(table, View):
         return None
-    numbers, sizes = call.equation.params["dimension_numbers"], call.equation.params["slice_sizes"]
-    whole = [a for a, n in enumerate(table.shape) if a not in numbers.collapsed_slice_dims]
-    picked = numbers.collapsed_slice_dims
-    if len(picked) != 1 or any(sizes[a] != table.shape[a] for a in whole):
-        return [call.graph.use(table, "embedding", rest, call.at, fan_out=math.prod(sizes))]
-    return [call.graph.look_up(
-        table, rest, call.at, picked[0], numbers.offset_dims, math.prod(sizes)
-    )]  # fmt: skip
+    numbers = call.equation.params["dimension_numbers"]
+    size = math.prod(call.equation.params["slice_sizes"])
+    if not _takes_rows(call.equation, table):
+        return [call.graph.use(table, "embedding", rest, call.at, fan_out=size)]
+    (picked,) = numbers.collapsed_slice_dims
+    return [call.graph.look_up(table, rest, call.at, picked, numbers.offset_dims, size)]
 
 
 def placed(call: Call) -> list[Value] | None:
@@ -261,6 +268,9 @@ def shift(call: Call) -> list[Value] | None:
         for view in value.views:
             rest = [call.graph.use_between(view, "bias", rest, call.at)]
         return rest
+    if value.looked_up:
+        size = value.shape[-1]
+        return [call.graph.use_between(value, "embedding", rest, call.at, fan_out=size)]
     shifted = call.graph.use_between(value, "bias", rest, call.at)
     if call.equation.primitive.name == "sub" and i == 1:
         call.graph.subtracted[shifted.node] = len(call.graph.uses) - 1

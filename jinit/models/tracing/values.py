@@ -48,6 +48,8 @@ class View(NamedTuple):
     """how many there are of which this is one, picked by its number, as `w[3]` is"""
     spread: frozenset[int] = frozenset()
     """axes along which it is repeated, as far as is known"""
+    looked_up: bool = False
+    """whether it is rows that the program picks by number, as those of positions"""
 
     def then(self, step: Callable[[Any], Any] | None, shape: Sequence[int]) -> "View":
         """The view after one more step."""

@@ -477,7 +477,7 @@ def test_what_mup_has_to_be_told():
         linen(LinenTransformer, 48, 12, TOKENS, embeddings="units")
     with pytest.raises(RoleError, match=r"\['b'\] grows with the width, and nothing is known"):
         mup(apply, draw(KEY, 32), X, base_variables=draw(KEY, 8), rules={"['b']": "other"})
-    with pytest.raises(RoleError, match=r"\['b'\] is a weight by rule, but no product"):
+    with pytest.raises(RoleError, match=r"\['b'\] is no weight, as no product"):
         mup(apply, draw(KEY, 32), X, base_variables=draw(KEY, 8), rules={"['b']": "weight"})
     target, base = LinenMLP(32), LinenMLP(8)
     with pytest.raises(Exception, match="shape") as caught:
