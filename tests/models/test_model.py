@@ -173,7 +173,7 @@ def test_what_does_not_fit_is_one_sentence():
         jinit.Model(apply, draw(KEY), jax.ShapeDtypeStruct(X.shape, X.dtype)).diagnose()
     with pytest.raises(TypeError, match="loss must be a function of the model's output, got None"):
         model.gradient_quotient()
-    with pytest.raises(TypeError, match="missing a required argument: 'variables'"):
+    with pytest.raises(TypeError, match="needs the parameters and a batch of inputs"):
         jinit.audit(apply)
     with pytest.raises(TypeError, match="unexpected keyword argument 'convention'"):
         jinit.audit(apply, draw(KEY), X, convention="torch")

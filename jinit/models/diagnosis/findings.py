@@ -15,7 +15,7 @@ import numpy as np
 from jinit.activations import ACTIVATIONS
 from jinit.models.diagnosis.cures import scheme_for
 from jinit.models.diagnosis.growth import DECADES, changes, trend
-from jinit.models.diagnosis.records import Finding, ParameterSignal
+from jinit.models.diagnosis.records import Finding, ParameterSignal, decades
 from jinit.models.diagnosis.report import Diagnosis
 
 Said = Iterator[tuple[list[str], str]]
@@ -23,22 +23,59 @@ Said = Iterator[tuple[list[str], str]]
 DEAD, SATURATED = 0.75, 0.5
 OFF = 5.0
 """times the usual size of weights"""
+OFF_ALONE = 10.0
+"""times beyond all conventions, where there are too few weights to say what is usual"""
 LARGE_OUTPUT = 8.0
+FAR_LOSS = 5.0
+"""times the loss of an output of zeros"""
+SHARP = 0.1
+"""share of the entropy of equal weights"""
 _CONSTANTS = (1.0, math.sqrt(2), 1 / math.sqrt(3), 0.8796256610342398)
 """std * sqrt(fan) of LeCun, He, PyTorch, and of a truncation that is not corrected"""
 
 
-def find(d: Diagnosis) -> tuple[Finding, ...]:
-    """All findings of a diagnosis, the worst first; what another finding explains is left out."""
+def find(d: Diagnosis) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
+    """All findings of a diagnosis, the worst first, and remarks on what may be meant.
+
+    What another finding explains is left out.
+    """
     found = {
         kind: [Finding(kind, tuple(layers), said) for layers, said in fault.check(d)]
         for kind, fault in FAULTS.items()
     }
-    return tuple(
+    findings = tuple(
         finding
         for kind, fault in FAULTS.items()
         if not any(found[other] for other in fault.explained_by)
         for finding in found[kind]
+    )
+    return findings, tuple(_remarks(d))
+
+
+def _remarks(d: Diagnosis) -> Iterator[str]:
+    """What is unusual, and by design in many models."""
+    head = _zero_head(d)
+    if head:
+        yield (
+            f"{head.label} starts at 0, as some readouts do: nothing before it gets a gradient in "
+            f"the first step, and everything does from the second on."
+        )
+    zero = [p.label for p in d.parameters if p.role.kind == "embedding" and p.std == p.mean == 0]
+    if zero:
+        yield f"{_listed(zero)}: all entries are 0, as class tokens and positions often start."
+    if d.uninformed > 0 and 0 <= d.loss < 0.2 * d.uninformed:
+        yield (
+            f"The first loss is {d.loss:.3g}, far below the {d.uninformed:.3g} of an output of "
+            f"zeros: the model has been trained, or its inputs tell the answer."
+        )
+
+
+def _zero_head(d: Diagnosis) -> ParameterSignal | None:
+    """The last weight, if it alone is 0."""
+    zeros = [p for p in d.weights if p.std == p.mean == 0]
+    last = d.weights[-1:]
+    return (
+        last[0] if zeros == last and len(d.weights) > 1 and last[0].log_grad > -math.inf else None
     )
 
 
@@ -73,6 +110,8 @@ def _nonfinite(d: Diagnosis) -> Said:
 def _zero(d: Diagnosis) -> Said:
     ends = frozenset[str]().union(*(branch.last for branch in d.branches))
     zeros = [p for p in d.weights if p.std == p.mean == 0 and p.role.path not in ends]  # Fixup's
+    if _zero_head(d):
+        return
     # Some start at 0 and let gradients pass beside them, as a modulation does.
     before = [row for row in d.layers if row.log_grad == -math.inf and row.log_pre > -math.inf]
     if zeros and (len(zeros) == len(d.layers) or before):
@@ -82,6 +121,32 @@ def _zero(d: Diagnosis) -> Said:
             f"{_listed(labels)}: all weights are zero, so that no gradient reaches anything{later} "
             f"in the first step; draw them, small if the output shall start at 0 (normal with "
             f"scale 0.01), or with {scheme_for(d, zeros[-1].role.activation)}."
+        )  # fmt: skip
+
+
+def _stuck(d: Diagnosis) -> Said:
+    """Factors that are all 0: each one's gradient is a multiple of the others."""
+    still = [
+        p for p in d.parameters
+        if p.std == p.mean == 0 and p.log_grad == -math.inf and p.role.times
+        and p.role.kind in ("weight", "tied", "scale", "embedding")
+    ]  # fmt: skip
+    if len(still) > 1:
+        labels = [p.label for p in still]
+        yield labels, (
+            f"{_listed(labels)} are 0 and multiply each other, so that the gradient of each is 0 "
+            f"and none of them ever learns; draw one of them at random (of LoRA's two, A) and "
+            f"leave the other at 0."
+        )  # fmt: skip
+
+
+def _copies(d: Diagnosis) -> Said:
+    same = [p for p in d.parameters if p.same_as]
+    if same:
+        first = same[0]
+        yield [p.label for p in same], (
+            f"{_listed([p.label for p in same])} hold{'s' * (len(same) == 1)} the same numbers as "
+            f"{first.same_as}: one key drew them; split the key, one for each."
         )  # fmt: skip
 
 
@@ -109,16 +174,23 @@ def _frozen(d: Diagnosis) -> Said:
     ]  # fmt: skip
     total = trend(d)
     faded = total is not None and total.backward < -DECADES  # below what float32 holds
-    if still and not faded:
+    if still and not faded and not _zero_head(d) and not _off(d):
         yield still, (
             f"No gradient reaches {_listed(still)} in this batch; look for a stop_gradient, a "
             f"rounding or an argmax between there and the loss, or a factor that is zero."
         )  # fmt: skip
 
 
+def _off(d: Diagnosis) -> bool:
+    """Whether a whole layer of units is off."""
+    return any(a.dead == 1 for a in d.activations)
+
+
 def _dead(d: Diagnosis) -> Said:
     reached = {row.layer for row in d.layers if row.log_pre > -math.inf}
-    dead = [a for a in d.activations if a.dead > DEAD and a.after in reached]
+    dead = [a for a in d.activations if a.dead > DEAD and (a.after in reached or a.dead == 1)]
+    if not any(a.after in reached for a in dead):
+        return
     if dead:
         after, worst = [a.after for a in dead], max(dead, key=lambda a: a.dead)
         yield after, (
@@ -145,6 +217,7 @@ def _saturated(d: Diagnosis) -> Said:
 def _scale(d: Diagnosis) -> Said:
     drawn = [p for p in d.weights if p.std > 0 and p.role.kind == "weight"]
     if len(drawn) < 4:
+        yield from _alone(d, drawn)
         return
     usual = float(np.exp(np.median(np.log([p.gain for p in drawn]))))
     odd = [p for p in drawn if abs(math.log(p.gain / usual)) > math.log(OFF)]
@@ -157,6 +230,25 @@ def _scale(d: Diagnosis) -> Said:
         f"The weights of {_listed(labels)} are {size} those of the other {len(drawn) - len(odd)} "
         f"layers, fans considered (std {worst.std:.3g} at a fan-in of {worst.role.fan_in}); if "
         f"that is not meant, draw them like the others."
+    )  # fmt: skip
+
+
+def _alone(d: Diagnosis, drawn: list[ParameterSignal]) -> Said:
+    """Of weights too few to say what is usual, those far from what every convention draws."""
+    ends = frozenset[str]().union(*(branch.last for branch in d.branches))
+    low, high = min(_CONSTANTS) / OFF_ALONE, max(_CONSTANTS) * OFF_ALONE
+    odd = [p for p in drawn if not low < p.gain < high and p.role.path not in ends]
+    if not odd or (len(odd) == len(drawn) > 1):  # all alike: what depth does is told elsewhere
+        return
+    worst = max(odd, key=lambda p: abs(math.log(p.gain)))
+    near = low * OFF_ALONE if worst.gain < low else high / OFF_ALONE
+    times = max(worst.gain / near, near / worst.gain)
+    labels = [p.label for p in odd]
+    yield labels, (
+        f"The weights of {_listed(labels)} are {times:.0f} times "
+        f"{'smaller' if worst.gain < low else 'larger'} than any convention draws them (std "
+        f"{worst.std:.3g} at a fan-in of {worst.role.fan_in}); if that is not meant, draw them "
+        f"with {scheme_for(d, worst.role.activation)}."
     )  # fmt: skip
 
 
@@ -190,10 +282,24 @@ def _is_usual(p: ParameterSignal, fan: int | float) -> bool:
 
 
 def _output(d: Diagnosis) -> Said:
-    if not d.log_output > math.log(LARGE_OUTPUT):
+    late = d.uninformed > 0 and d.loss > FAR_LOSS * d.uninformed
+    if not (d.log_output > math.log(LARGE_OUTPUT) or late):
+        return
+    last, total = d.layers[-1:], trend(d)
+    first = ""
+    if d.uninformed > 0:
+        first = f" ({d.loss:.3g}, where an output of zeros has {_loss(d.uninformed)})"
+    if total is not None and 2 * total.forward > decades(d.log_output) > 0:
+        drawn = [p for p in d.weights if p.std > 0]
+        gain, steps = float(np.median([p.gain for p in drawn])), len(total.layers) - 1
+        yield [row.layer for row in total.layers], (
+            f"The output starts at a root mean square of {math.exp(d.log_output):.3g} where about "
+            f"1 is usual, so that the first loss is far too large{first}: every layer makes the "
+            f"signal larger, x{10 ** (total.forward / steps):.2g} each (weights with a gain of "
+            f"{gain:.2g}); use {scheme_for(d)}."
+        )  # fmt: skip
         return
     cure = "; scale the inputs to about 1, or draw the last weights smaller"
-    last = d.layers[-1:]
     if last and last[0].kind == "tied":
         name, fan_in = last[0].layer, last[0].fan_in
         cure = (
@@ -202,8 +308,28 @@ def _output(d: Diagnosis) -> Said:
         )
     yield [row.layer for row in last], (
         f"The output starts at a root mean square of {math.exp(d.log_output):.3g} where about 1 is "
-        f"usual, so that the first loss is far too large{cure}."
+        f"usual, so that the first loss is far too large{first}{cure}."
     )  # fmt: skip
+
+
+def _loss(uninformed: float) -> str:
+    """An uninformed loss, as the logarithm of a number of classes where it is one."""
+    classes = math.exp(min(uninformed, 20.0))
+    if classes > 1.5 and abs(classes - round(classes)) < 1e-3 * classes:
+        return f"ln {round(classes)} = {uninformed:.3f}"
+    return f"{uninformed:.3g}"
+
+
+def _attention(d: Diagnosis) -> Said:
+    sharp = [a for a in d.attention if a.keys > 3 and a.entropy < SHARP]
+    if sharp:
+        worst = min(sharp, key=lambda a: a.entropy)
+        yield [a.after for a in sharp], (
+            f"The attention logits of {worst.after} start with a std of {worst.std:.2g}, so that "
+            f"the softmax picks one of {worst.keys} keys ({100 * worst.entropy:.0f} % of the "
+            f"entropy of equal weights) and hardly learns; divide them by the root of the head's "
+            f"width, or draw queries and keys smaller."
+        )  # fmt: skip
 
 
 class Fault(NamedTuple):
@@ -220,14 +346,18 @@ class Fault(NamedTuple):
 FAULTS: dict[str, Fault] = {
     "nonfinite": Fault("numbers that are none, forward or backward", _nonfinite),
     "zero": Fault("weights that are all zero, so that no gradient passes", _zero),
+    "stuck": Fault("factors that are all zero, so that none ever learns", _stuck, ("zero",)),
+    "copies": Fault("parameters that hold the same numbers, drawn from one key", _copies),
     "symmetric": Fault("units that are copies of each other", _symmetric),
-    "frozen": Fault("parameters that no gradient reaches", _frozen, ("zero", "dead", "nonfinite")),
+    "frozen": Fault("parameters that no gradient reaches", _frozen,
+                    ("zero", "stuck", "dead", "nonfinite")),
     "dead": Fault("activations whose slope is zero on every sample", _dead),
     "saturated": Fault("activations that are flat almost everywhere", _saturated),
     "explode": Fault("a signal or gradient that grows layer by layer or step by step",
                      partial(changes, "explode")),
     "vanish": Fault("a signal or gradient that shrinks layer by layer or step by step",
                     partial(changes, "vanish")),
+    "attention": Fault("attention that starts by picking one key", _attention),
     "scale": Fault("a layer whose weights are of another size than the others'", _scale,
                    ("symmetric",)),
     "fans": Fault("weights scaled by another fan than the one they have", _fans, ("symmetric",)),

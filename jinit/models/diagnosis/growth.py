@@ -13,7 +13,7 @@ import scipy.stats
 
 from jinit.models.diagnosis.cures import IN_TIME, reason
 from jinit.models.diagnosis.records import DiagnosedLayer, decades
-from jinit.models.diagnosis.report import Diagnosis
+from jinit.models.diagnosis.report import FEWEST, Diagnosis
 
 DECADES = 2.0
 """change over all layers, or over all steps of a loop backward, that counts as explosion"""
@@ -37,7 +37,7 @@ def trend(d: Diagnosis) -> Trend | None:
     layers = tuple(row for row in d.layers if not inside.issuperset(row.paths)) or d.layers
     ahead = [(i, r.log_pre) for i, r in enumerate(layers) if math.isfinite(r.log_pre)]
     back = [(-i, r.log_grad_norm) for i, r in enumerate(layers) if math.isfinite(r.log_grad)]
-    if min(len(ahead), len(back)) < 3:
+    if min(len(ahead), len(back)) < FEWEST:
         return None
     steps = len(layers) - 1
     return Trend(_slope(ahead) * steps, _slope(back) * steps, layers)

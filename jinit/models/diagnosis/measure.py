@@ -4,7 +4,7 @@ The eye on each place is `jinit.models.tracing.probe`'s; where to look is `sites
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -19,6 +19,7 @@ from jinit.models.auditing.oddities import orthogonal
 from jinit.models.diagnosis.findings import find
 from jinit.models.diagnosis.records import (
     ActivationSignal,
+    AttentionSignal,
     Branch,
     DiagnosedLayer,
     ParameterSignal,
@@ -27,13 +28,16 @@ from jinit.models.diagnosis.records import (
 from jinit.models.diagnosis.report import Diagnosis
 from jinit.models.diagnosis.sites import Passes, Site, Sites, layers_of, named, sites
 from jinit.models.tracing import curves, probe
+from jinit.models.tracing.jaxprs import opened
 from jinit.models.tracing.made import Numbers
 from jinit.models.tracing.model import TracedModel, face
 from jinit.models.tracing.names import short_name
 from jinit.models.tracing.roles import Role
 from jinit.models.tracing.trace import Trace
-from jinit.models.tracing.uses import ActivationUse
+from jinit.models.tracing.uses import ActivationUse, Softmax
 from jinit.models.tracing.values import RoleError
+
+_MASKED = -1e4  # logits so far below the largest are masked
 
 
 @face
@@ -63,6 +67,7 @@ def diagnose(model: TracedModel, variables: Any = None, *, targets: Any = None) 
     where = sites(traced)
     run = compiled(model, where, targets)
     value, output, records, gradients, by_leaf = jax.device_get(run())
+    logits = {i: records.pop(i) for i in list(records) if i >= where.places}
     seen = {i: _seen(r, gradients[i]) if i in gradients else r for i, r in records.items()}
     by_part = [probe.log_size(g[:, 0], g[:, 1]) for g in by_leaf]
     n, m = len(where.weights), len(where.activations)
@@ -98,7 +103,96 @@ def diagnose(model: TracedModel, variables: Any = None, *, targets: Any = None) 
             for r in traced.residuals
         ),
     )  # fmt: skip
-    return replace(found, findings=find(found))
+    found = replace(
+        found,
+        parameters=_with_copies(found.parameters, model.floats),
+        attention=tuple(
+            _attention(traced, where.softmaxes[i - where.places], logits[i]) for i in sorted(logits)
+        ),
+        uninformed=_uninformed(model, targets),
+        unseen=tuple(_unseen(model, where, seen, roles)),
+    )
+    findings, remarks = find(found)
+    return replace(found, findings=findings, remarks=remarks)
+
+
+def _unseen(
+    model: TracedModel, where: Sites, seen: Mapping[int, Any], roles: Sequence[Role]
+) -> Iterator[str]:
+    """What no verdict can look at."""
+    unread = [
+        r.path for r in roles
+        if r.kind == "other" and r.uses and not all(use.sure for use in r.uses)
+        and r.path not in model.rules
+    ]  # fmt: skip
+    if unread:
+        yield f"{_some(unread)} could not be read off the trace"
+    hidden = [
+        named(model.trace, site.uses, (0,) * len(site.uses[0].view.layers))[1]
+        for i, site in enumerate(where.weights) if i not in seen
+    ]  # fmt: skip
+    if hidden:
+        yield f"the loop around {_some(hidden)} was not entered, so that it is not measured"
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}"
+
+
+def _uninformed(model: TracedModel, targets: Any) -> float:
+    """The loss of an output of zeros."""
+    if model.loss is None:
+        return math.nan
+    shapes: list[Any] = [v.aval for v in opened(model.trace.jaxpr).outvars]
+    zeros = [jnp.zeros(s.shape, s.dtype) for s in shapes]
+    return float(jax.jit(_objective(model, targets))(zeros))
+
+
+def _with_copies(
+    parameters: Sequence[ParameterSignal], leaves: Sequence[Any]
+) -> tuple[ParameterSignal, ...]:
+    """Which weights hold the numbers of another one, up to a factor: one key drew both."""
+    known: dict[Any, tuple[str, np.ndarray]] = {}
+    found = []
+    for p, leaf in zip(parameters, leaves, strict=True):
+        values = np.asarray(leaf)
+        drawn = p.role.kind in ("weight", "tied", "embedding") and p.std > 0 and values.size >= 16
+        if drawn and not p.constant:
+            flat = values.ravel()[: 2**16].astype(np.complex64)
+            unit = flat / np.abs(flat).max()
+            near = known.setdefault(
+                (values.shape, np.round(unit[:4], 3).tobytes()), (p.label, unit)
+            )
+            if near[0] != p.label and np.allclose(near[1], unit, atol=1e-5):
+                p = p._replace(same_as=near[0])
+        found.append(p)
+    return tuple(found)
+
+
+def _attention(traced: Trace, softmax: Softmax, logits: np.ndarray) -> AttentionSignal:
+    last = [traced.uses[i] for i in sorted(softmax.uses)]
+    paths = dict.fromkeys(short_name(traced.paths[use.leaf]) for use in last)
+    std, entropy = np.nanmean(np.asarray(logits, np.float64).reshape(-1, 2), axis=0)
+    shape = traced.equation(softmax.path).invars[0].aval.shape
+    keys = math.prod(shape[a] for a in softmax.axes)
+    return AttentionSignal(" x ".join(paths), float(std), float(entropy), keys)
+
+
+def _logits(softmax: Softmax, x: jax.Array) -> jax.Array:
+    """Std of the logits, and entropy of their softmax over that of equal weights: `[2]`."""
+    u, axes = x.astype(jnp.float32), softmax.axes
+    u = u - jnp.max(u, axes, keepdims=True)
+    open_ = u > _MASKED
+    count = jnp.sum(open_, axes, keepdims=True, dtype=jnp.float32)
+    p = jax.nn.softmax(jnp.where(open_, u, -jnp.inf), axes)
+    bits = -jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1)), 0), axes, keepdims=True)
+    held = jnp.where(open_, u, 0)
+    mean = jnp.sum(held, axes, keepdims=True) / count
+    spread = jnp.sum(jnp.where(open_, jnp.square(held - mean), 0), axes, keepdims=True) / count
+    some = count > 1
+    rows = jnp.maximum(jnp.sum(some, dtype=jnp.float32), 1)
+    share = jnp.where(some, bits / jnp.log(jnp.where(some, count, 2)), 0)
+    return jnp.stack([jnp.sqrt(jnp.sum(jnp.where(some, spread, 0)) / rows), jnp.sum(share) / rows])
 
 
 def compiled(model: TracedModel, where: Sites, targets: Any = None) -> Callable[[], Any]:
@@ -156,14 +250,17 @@ def _run(
     floats: list[Any],
     inputs: Sequence[Any],
 ) -> Any:
-    weights, activations = where
+    weights, activations, softmaxes = where
     n, m = len(weights), len(activations)
     places = [*(site.place for site in weights), *(probe.Spot(*a.entry) for a in activations),
-              *(probe.Spot(a.path) for a in activations)]  # fmt: skip
+              *(probe.Spot(a.path) for a in activations),
+              *(probe.Spot(s.path, 0) for s in softmaxes)]  # fmt: skip
     tapped = dict(enumerate(weights)) | dict(enumerate(activations, n + m))
 
     def visit(i: int, value: jax.Array, zeros: Any) -> tuple[jax.Array, Any]:
         still = jax.lax.stop_gradient(value)
+        if i >= where.places:
+            return value, _logits(softmaxes[i - where.places], still)
         if i not in tapped:
             return value, _slopes(activations[i - n], still)
         return probe.tap(value, zeros), probe.moments(still)

@@ -82,6 +82,19 @@ class ActivationSignal(NamedTuple):
     saturated: float
 
 
+class AttentionSignal(NamedTuple):
+    """The logits of one softmax of products of two signals, over all passes of loops around it."""
+
+    after: str
+    """the weights that the products read last"""
+    std: float
+    """of the logits about the mean of their row, masked ones left out"""
+    entropy: float
+    """of the softmax over that of equal weights: 1 attends to all alike, 0 to one alone"""
+    keys: int
+    """of a row, masked ones counted"""
+
+
 class ParameterSignal(NamedTuple):
     """A parameter's values and gradient."""
 
@@ -94,6 +107,8 @@ class ParameterSignal(NamedTuple):
     """whether all outputs of a weight are copies of one"""
     orthogonal: bool
     """whether the first of its matrices is, up to a factor"""
+    same_as: str | None = None
+    """an earlier parameter of which it holds the same numbers, up to a factor"""
 
     @property
     def gain(self) -> float:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _COLUMNS = (
     "layer", "fans", "activation", "mean", "std", "log10 rms", "log10 grad", "dead", "saturated",
 )  # fmt: skip
+FEWEST = 3
+"""layers that a slope needs"""
 _HISTORIES = ("in_time", "forward_in_time")
 
 
@@ -41,8 +43,16 @@ class Diagnosis:
     residuals: int
     """branches that end in a sum, the layers of loops one by one"""
     branches: tuple[records.Branch, ...]
+    attention: tuple[records.AttentionSignal, ...] = ()
+    """every softmax of products of two signals, as of queries and keys"""
+    uninformed: float = math.nan
+    """the loss of an output of zeros; NaN without a loss"""
+    unseen: tuple[str, ...] = ()
+    """what could not be looked at, a clause each"""
     findings: tuple[records.Finding, ...] = ()
     """what is wrong, the worst first; empty for a healthy model"""
+    remarks: tuple[str, ...] = ()
+    """what is unusual and may be meant"""
 
     @property
     def signals(self) -> LayerSignals:
@@ -67,22 +77,32 @@ class Diagnosis:
         """One sentence, with a cure if one is needed, and what could not be looked at."""
         if self.findings:
             return self.findings[0].sentence
-        unread = [p.role.path for p in self.parameters if p.role.kind == "other" and p.role.uses]
-        if unread:
-            return (
-                f"Nothing wrong in what can be seen, but {unread[0]}"
-                f"{f' and {len(unread) - 1} more' if len(unread) > 1 else ''} could not be read "
-                f"off the trace."
-            )
         if not self.layers:
-            return "No weight is applied to a signal."
+            return "No weight is applied to a signal, so that nothing can be said of the model."
+        if self.unseen:
+            return f"Nothing wrong in what can be seen, but {'; '.join(self.unseen)}."
         seen = [row for row in self.layers if math.isfinite(row.log_pre + row.log_grad)]
-        first, last = (seen or self.layers)[0], (seen or self.layers)[-1]
-        return (
-            f"Healthy: over {len(self.layers)} layers the signal changes "
-            f"x{math.exp(last.log_pre - first.log_pre):.2g}, and the gradient on its way back "
-            f"x{math.exp(first.log_grad_norm - last.log_grad_norm):.2g}."
+        if not seen:
+            return "No layer has both a signal and a gradient, so that nothing can be said of them."
+        first, last, count = seen[0], seen[-1], len(self.layers)
+        if count == 1:
+            return (
+                f"Nothing wrong in the one layer that is seen, {first.layer}, whose output has a "
+                f"root mean square of {math.exp(first.log_pre):.2g}; one layer does not tell "
+                f"whether a signal survives depth."
+            )
+        changes = (
+            f"the signal changes x{math.exp(last.log_pre - first.log_pre):.2g}, and the gradient "
+            f"on its way back x{math.exp(first.log_grad_norm - last.log_grad_norm):.2g}"
         )
+        if len(seen) < FEWEST:
+            return f"Nothing wrong in {count} layers, too few to tell what depth does: {changes}."
+        return f"Healthy: over {count} layers {changes}."
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether all was seen, over layers enough, and nothing is wrong."""
+        return not self.findings and self.verdict.startswith("Healthy")
 
     def to_dataframe(self) -> "pd.DataFrame":
         """One row a layer, with the fields of `layers`; logarithms are natural."""
@@ -103,7 +123,13 @@ class Diagnosis:
 
     def __str__(self) -> str:  # noqa: D105
         worse = [f"- {finding.sentence}" for finding in self.findings[1:]]
-        return "\n".join([table(_COLUMNS, self._cells()), "", self.verdict, *worse])
+        more = [f"- {remark}" for remark in self.remarks]
+        more += [
+            f"- The attention logits of {a.after} have a std of {a.std:.2g}; their softmax has "
+            f"{100 * a.entropy:.0f} % of the entropy of equal weights."
+            for a in self.attention[:4]
+        ]
+        return "\n".join([table(_COLUMNS, self._cells()), "", self.verdict, *worse, *more])
 
     def _cells(self) -> list[list[str]]:
         def percent(x: float, name: str | None) -> str:
@@ -122,6 +148,7 @@ class Diagnosis:
     def to_html(self, path: str | File | None = None) -> str:
         """A page with the verdict and the table; written to `path` if one is given."""
         said = [finding.sentence for finding in self.findings] or [self.verdict]
+        said += self.remarks
         html = render(
             "model.html.j2",
             title="Does the signal survive?",
@@ -148,4 +175,6 @@ class Diagnosis:
         ]
         findings = [finding._asdict() for finding in self.findings]
         said = {"verdict": self.verdict, "logarithms": "natural"}
-        return {**said, "findings": findings, "layers": layers}
+        attention = [each._asdict() for each in self.attention]
+        more = {"remarks": list(self.remarks), "healthy": self.is_healthy}
+        return {**said, **more, "findings": findings, "attention": attention, "layers": layers}

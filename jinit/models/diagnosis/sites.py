@@ -8,7 +8,7 @@ import numpy as np
 from jinit.models.tracing.names import short_name
 from jinit.models.tracing.probe import Spot
 from jinit.models.tracing.trace import Trace
-from jinit.models.tracing.uses import ActivationUse, Use
+from jinit.models.tracing.uses import ActivationUse, Softmax, Use
 from jinit.models.tracing.values import Loop, Path
 
 
@@ -32,6 +32,12 @@ class Sites(NamedTuple):
 
     weights: tuple[Site, ...]
     activations: tuple[ActivationUse, ...]
+    softmaxes: tuple[Softmax, ...] = ()
+
+    @property
+    def places(self) -> int:
+        """Places that are looked at before those of softmaxes."""
+        return len(self.weights) + 2 * len(self.activations)
 
     def stacked(self, loops: tuple[Loop, ...]) -> tuple[int, ...]:
         """Which of these loops go through layers, as weights in them show."""
@@ -50,7 +56,9 @@ def sites(traced: Trace) -> Sites:
         a for a in traced.activations
         if traced.visible(a.path) == a.path and traced.visible(a.entry[0]) == a.entry[0]
     )  # fmt: skip
-    return Sites(tuple(_site(traced, p, tuple(u), shown) for p, u in by_path.items()), shown)
+    softmaxes = tuple(s for s in traced.softmaxes if traced.visible(s.path) == s.path)
+    weights = tuple(_site(traced, p, tuple(u), shown) for p, u in by_path.items())
+    return Sites(weights, shown, softmaxes)
 
 
 def _site(traced: Trace, path: Path, uses: tuple[Use, ...], shown: Sequence[ActivationUse]) -> Site:
@@ -60,7 +68,8 @@ def _site(traced: Trace, path: Path, uses: tuple[Use, ...], shown: Sequence[Acti
         u.path for u in traced.uses
         if u.kind == "bias" and u.after in products and u.loops == loops and u.size == uses[0].size
     ]  # fmt: skip
-    place = next((p for p in (*sums, *biases) if traced.visible(p) == p), path)
+    scaled = [u.rescaled for u in uses if u.rescaled and not biases]
+    place = next((p for p in (*sums, *biases, *scaled) if traced.visible(p) == p), path)
     here = [(i, a) for i, a in enumerate(shown) if a.loops == loops]
     read = [(i, a.name) for i, a in here if sums and a.path in {u.after for u in uses}]
     name = next((name for u in uses if (name := traced.following(u.order))), None)

@@ -196,13 +196,11 @@ class _Kernels:
 
     def __init__(self, scheme: Any, options: dict[str, Any], before: list[jax.Array]) -> None:
         self.by_fans, self._waits, self._before = False, True, before
-        self.decomposes, self.plain = False, self
+        self.decomposes, self._scheme, self._options = False, scheme, options
         if isinstance(scheme, str):
             self._draw, row = schemes.scheme(scheme, **options), schemes.SCHEMES[scheme]
             self.by_fans, self._waits = "gain" in row.options, row.decomposes
             self.decomposes = row.decomposes
-            if any(isinstance(value, jax.core.Tracer) for value in options.values()):
-                self.plain = _Kernels(scheme, {}, [])
         elif not callable(scheme):
             raise TypeError(
                 f"scheme must be a name of jinit.SCHEMES or a function (key, shape, dtype), "
@@ -215,6 +213,12 @@ class _Kernels:
             )
         else:
             self._draw = scheme
+
+    @property
+    def plain(self) -> "_Kernels":
+        """The same, waiting for nothing, and of no option that is traced."""
+        traced = any(isinstance(value, jax.core.Tracer) for value in self._options.values())
+        return _Kernels(self._scheme, {} if traced else self._options, [])
 
     def __call__(self, keys: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Kernels `[keys, *shape]`."""
@@ -346,8 +350,8 @@ def _parts(role: Role, *, gates: bool = False) -> list[_Part]:
         read[index] = True
         batched, summed, _ = use.axes
         if gates and use.gates is not None and use.receptive_field == 1:
-            for gate in range(use.gates.max() + 1):
-                own = index[..., use.gates == gate]
+            for gate in range(max(use.gates) + 1):
+                own = index[..., np.asarray(use.gates) == gate]
                 parts.append(_Part(own.reshape(-1, 1, *own.shape[-2:]), (1, *own.shape[-2:]), 1.0))
             continue
         beside = [use.view.shape[axis] for axis in batched]

@@ -43,7 +43,7 @@ def taken_apart(apply: Any, variables: Any, inputs: tuple[Any, ...], in_axes: An
         apply, variables, inputs = module.apply, own, (*given, *inputs)
     elif callable(apply) and any(is_floating(leaf) for leaf in jax.tree.leaves(apply)):
         given = () if variables is None else (variables,)
-        apply, variables, inputs = _called, apply, (*given, *inputs)
+        apply, variables, inputs = called, apply, (*given, *inputs)
     elif hasattr(apply, "apply") and hasattr(apply, "init"):
         apply = apply.apply
     if not callable(apply):
@@ -58,7 +58,8 @@ def taken_apart(apply: Any, variables: Any, inputs: tuple[Any, ...], in_axes: An
     return Form(apply, variables, inputs)
 
 
-def _called(model: Any, *inputs: Any) -> Any:
+def called(model: Any, *inputs: Any) -> Any:
+    """The output of a model that is its own apply."""
     return model(*inputs)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jinit.models.tracing import curves
 from jinit.models.tracing.jaxprs import output
 from jinit.models.tracing.made import Anatomy, Made, Part, laid_out
-from jinit.models.tracing.uses import ActivationUse, Kind, ResidualSum, Use
+from jinit.models.tracing.uses import ActivationUse, Kind, ResidualSum, Softmax, Use
 from jinit.models.tracing.values import (
     Fixed,
     Joined,
@@ -63,6 +63,7 @@ class Graph:
         self.uses: list[Use] = []
         self.activations: list[ActivationUse] = []
         self.residuals: list[ResidualSum] = []
+        self.softmaxes: dict[Path, Softmax] = {}
         self._used_at: list[int] = []  # node of what came out of each use
         self._fed: list[int] = []  # of each use, the nodes that its signals come from: bits
         self._before: list[int] = []  # of each node, it and those that lead to it: bits
@@ -109,6 +110,7 @@ class Graph:
             normed=normed or any(s.normed for s in signals),
             terms=frozenset[int]().union(*(s.terms for s in signals)),
             raised=frozenset[int]().union(*(s.raised for s in signals)),
+            scores=frozenset[int]().union(*(s.scores for s in signals if not is_bent(s))),
             cut=frozenset[tuple[int, int]]().union(*(s.cut for s in signals if not is_bent(s))),
         )
 
@@ -261,6 +263,7 @@ class Graph:
             used, uses=_waiting(signals), features=features, normed=kept,
             spread=lone.spread & view.spread if lone else frozenset(),
             columns=lone.columns if lone else (), multiplied=multiplied,
+            scores=lone.scores if lone and not is_bent(lone) else frozenset(),
             rescaled=lone.rescaled if lone and is_line and kind == "bias" else (),
             terms=frozenset({order}).union(*(s.terms for s in signals)),
             raised=frozenset[int]().union(*(s.raised for s in signals)),
@@ -358,6 +361,12 @@ class Graph:
         own = tuple(a for a in range(len(table.shape)) if a != picked)
         used = self.use(table, "embedding", rest, at, fan_out=size, axes=((picked,), own, ()))
         return replace(used, rows=Rows(len(self.uses) - 1, tuple(axes)))
+
+    def softmax(self, signal: Signal, axes: Sequence[int]) -> None:
+        """A sum over exponentials of products of two signals."""
+        self.softmaxes.setdefault(
+            signal.path, Softmax(signal.path, tuple(map(int, axes)), self.loops, signal.scores)
+        )
 
     def sum_product(self, signal: Signal, summed: Sequence[int], at: Path) -> Signal | None:
         """A sum over a product entry by entry: a matrix product, if the parameter varies there."""
@@ -477,7 +486,7 @@ class Graph:
 
 def _gates(
     pieces: set[tuple[tuple[int, ...], int, int, int]], columns: int | None
-) -> np.ndarray | None:
+) -> tuple[int, ...] | None:
     """Which of several equal parts every column belongs to, if all of them are taken."""
     grids = {(grid, axis) for grid, axis, *_ in pieces}
     sizes = {last - first for *_, first, last in pieces}
@@ -487,7 +496,7 @@ def _gates(
     starts = sorted(first for *_, first, _ in pieces)
     if starts != list(range(0, grid[axis], size)) or math.prod(grid) != columns:
         return None
-    return np.indices(grid)[axis].ravel() // size
+    return tuple(map(int, np.indices(grid)[axis].ravel() // size))
 
 
 def _merged(activations: Sequence[ActivationUse]) -> list[ActivationUse]:

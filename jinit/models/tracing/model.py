@@ -12,7 +12,14 @@ import jax
 import numpy as np
 
 from jinit import checks
-from jinit.models.tracing.forms import Form, is_floating, right_call, taken_apart, takes_one_sample
+from jinit.models.tracing.forms import (
+    Form,
+    called,
+    is_floating,
+    right_call,
+    taken_apart,
+    takes_one_sample,
+)
 from jinit.models.tracing.roles import Role, judge
 from jinit.models.tracing.trace import Trace, trace_model
 from jinit.models.tracing.uses import Kind
@@ -56,7 +63,8 @@ class TracedModel:
         try:
             trace = trace_model(apply, variables, *inputs)
         except Exception as error:
-            if in_axes is None and takes_one_sample(apply, variables, inputs):
+            is_module = variables is not None and apply is called
+            if in_axes is None and is_module and takes_one_sample(apply, variables, inputs):
                 raise TypeError(
                     f"the model takes one sample at a time, and was given a batch; map it with "
                     f"in_axes=0, as in {_ONE_SAMPLE}."

@@ -160,6 +160,8 @@ def late_norm(call: Call) -> None:
 def summed(call: Call) -> list[Value] | None:
     """A sum over a product entry by entry with a parameter is a matrix product."""
     signal = call.values[0]
+    if isinstance(signal, Signal) and signal.exponential and signal.scores:
+        call.graph.softmax(signal, call.equation.params["axes"])
     if not isinstance(signal, Signal) or signal.multiplied is None:
         return None
     found = call.graph.sum_product(signal, call.equation.params["axes"], call.at)
@@ -213,8 +215,10 @@ def both_signals(call: Call) -> list[Value] | None:
         )  # fmt: skip
         out = call.graph.new([other], call.at)
         return [replace(out, uses=frozenset({rows.use}), terms=frozenset(), raised=frozenset())]
+    signals = [v for v in call.values if isinstance(v, Signal)]
+    scores = frozenset[int]().union(*(s.uses for s in signals))
     out = call.graph.new(call.values, call.at, features=call.features)
-    return [replace(out, terms=frozenset(), raised=frozenset())]
+    return [replace(out, terms=frozenset(), raised=frozenset(), scores=scores)]
 
 
 def _together(call: Call) -> list[Value] | None:
@@ -256,7 +260,8 @@ def _together(call: Call) -> list[Value] | None:
         pointwise=Pointwise(curve, signal.source, min(entries)),
         normed=signal.normed or call.rule.root, raised=raised, rescaled=_rescaled(call),
         multiplied=signal.multiplied if same else None, rows=signal.rows if same else None,
-        state=signal.state and same, one_hot=signal.one_hot if same else None,
+        state=signal.state and same, exponential=name == "exp",
+        one_hot=signal.one_hot if same else None,
         cut=signal.cut if curve.dtype == np.float32 and name in _LINES else frozenset(),
     )]  # fmt: skip
 

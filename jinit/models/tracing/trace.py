@@ -18,7 +18,7 @@ from jinit.models.tracing.graph import Graph
 from jinit.models.tracing.interpreter import follow
 from jinit.models.tracing.jaxprs import ClosedJaxpr, inner_jaxprs, opened, without_dead_code
 from jinit.models.tracing.made import Anatomy, Made, Part
-from jinit.models.tracing.uses import ActivationUse, Kind, ResidualSum, Use
+from jinit.models.tracing.uses import ActivationUse, Kind, ResidualSum, Softmax, Use
 from jinit.models.tracing.values import Path
 
 
@@ -38,6 +38,8 @@ class Trace:
     """the model's output from its arrays"""
     chosen: tuple[int, ...]
     """places of the floating leaves among all leaves of the variables"""
+    softmaxes: tuple[Softmax, ...] = ()
+    """of products of two signals, as attention has them"""
     made: tuple[Made, ...] = ()
     """what is made of floating leaves and constants alone, counted on from the leaves"""
     anatomy: Anatomy = field(default_factory=lambda: Anatomy((), (), 0))
@@ -137,7 +139,8 @@ def trace_model(apply: Callable[..., Any], variables: Any, *inputs: Any) -> Trac
             "jinit traces apply(variables, *inputs) on arrays without values, as jax.jit does. "
             "Options such as train=True belong into the function: "
             "lambda variables, x: model.apply(variables, x, train=True); Python's if and "
-            "numpy's functions do not work on values. Do variables and inputs fit the model?"
+            "numpy's functions do not work on values. Do variables and inputs fit the model? One "
+            "that takes a single sample, as in Equinox, is mapped over a batch with in_axes=0."
         )
         raise
     holes, out_structure = made[-1]  # None for arrays
@@ -158,7 +161,8 @@ def trace_model(apply: Callable[..., Any], variables: Any, *inputs: Any) -> Trac
     return Trace(
         live, tuple(jax.tree_util.keystr(flat[i][0]) for i in chosen), floats,
         tuple(found.uses), tuple(found.activations), tuple(found.residuals), outputs, chosen,
-        tuple(found.made), found.anatomy, frozenset(found.returned), kept,
+        tuple(found.softmaxes.values()), tuple(found.made), found.anatomy,
+        frozenset(found.returned), kept,
     )  # fmt: skip
 
 

@@ -51,10 +51,14 @@ class Use(NamedTuple):
     """the equation that multiplies what comes out with a constant, which the view holds"""
     picked_by_data: bool = False
     """whether data picks the matrices that are applied, as it does experts"""
-    gates: np.ndarray | None = None
+    gates: tuple[int, ...] | None = None
     """of every column, which of several equal parts that are split afterwards it belongs to"""
     parts: Mapping[int, Part] = MappingProxyType({})
     """parameter -> what it is in the view"""
+
+    def __hash__(self) -> int:
+        """By its place, as no two uses of a trace stand at one."""
+        return hash((self.order, self.path))
 
     @property
     def part(self) -> int:
@@ -89,6 +93,18 @@ class ActivationUse(NamedTuple):
     features: int | None
     size: int
     """entries that it is applied to"""
+
+
+class Softmax(NamedTuple):
+    """A softmax of products of two signals, as queries and keys are."""
+
+    path: Path
+    """the equation that exponentiates"""
+    axes: tuple[int, ...]
+    """summed over"""
+    loops: tuple[Loop, ...]
+    uses: frozenset[int]
+    """of weights, that the products read last"""
 
 
 class ResidualSum(NamedTuple):

@@ -154,6 +154,10 @@ class Signal:
     """such uses that went into an exponential"""
     state: bool = False
     """what a loop carries"""
+    scores: frozenset[int] = frozenset()
+    """uses of weights that a product of two signals has read, no weights since; else none"""
+    exponential: bool = False
+    """the value of an exponential"""
     cut: frozenset[tuple[int, int]] = frozenset()
     """uses of weights of whose units it is a part, no activation since, and where that begins"""
 
