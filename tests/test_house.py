@@ -68,6 +68,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"main"},
     ],
     "models.scaling": [{"coordinate_check", "depth", "following"}, {"trees"}, {"mup"}],
+    "models.auditing": [{"oddities", "remarks"}, {"starting"}, {"audit"}, {"comparing"}],
     "models": [
         {"tracing"},
         {"starts"},

@@ -26,8 +26,10 @@ def diagnose(
 ) -> None:
     """Where the signal of a model of yours dies: every layer, forward and backward, and a verdict.
 
-    Instead of a tuple the function may return a dict with apply, variables, inputs, and loss or
-    rules as in jinit.diagnose.
+    The function returns (apply, variables, *inputs), or (model, *inputs) of a model that holds its
+    arrays, as those of NNX and Equinox do; or a dict with apply (or model), variables, inputs, and
+    loss, rules or in_axes as in jinit.diagnose. With --fail-on any it is a failure, too, if no
+    layer could be seen.
     """
     check_plot(plot, overwrite)
     check_file(html, overwrite, "--html")
@@ -56,7 +58,7 @@ def diagnose(
     if html is not None:
         found.to_html(html)
     kinds = {finding.kind for finding in found.findings}
-    if kinds & set(wanted) or (kinds and "any" in wanted):
+    if kinds & set(wanted) or ("any" in wanted and (kinds or not found.layers)):
         raise typer.Exit(1)
 
 
@@ -68,15 +70,19 @@ def _model(factory: str) -> tuple[Any, Any, tuple[Any, ...], dict[str, Any]]:
         _check_no_arguments(factory, made)
         made = made()
     if isinstance(made, dict):
-        checks.options(factory, made, ["apply", "variables", "inputs", "loss", "rules"])
-        if {"apply", "variables"} <= made.keys() and isinstance(made.get("inputs"), tuple | list):
-            rest = {name: made[name] for name in ("loss", "rules") if name in made}
-            return made["apply"], made["variables"], tuple(made["inputs"]), rest
+        names = ["apply", "model", "variables", "inputs", "loss", "rules", "in_axes"]
+        checks.options(factory, made, names)
+        apply = made.get("apply", made.get("model"))
+        if apply is not None and isinstance(made.get("inputs"), tuple | list):
+            rest = {name: made[name] for name in ("loss", "rules", "in_axes") if name in made}
+            parts = [made["variables"]] if "variables" in made else []
+            first, *inputs = [*parts, *made["inputs"]] or [None]
+            return apply, first, tuple(inputs), rest
     elif isinstance(made, tuple) and len(made) >= 2 and callable(made[0]):
         return made[0], made[1], made[2:], {}
     raise ValueError(
-        f"{factory} must return (apply, variables, *inputs), or a dict of apply, variables and "
-        f"inputs (a tuple), got {type(made).__name__}."
+        f"{factory} must return (apply, variables, *inputs), (model, *inputs), or a dict of apply, "
+        f"variables and inputs (a tuple), got {type(made).__name__}."
     )
 
 

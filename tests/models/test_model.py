@@ -107,8 +107,8 @@ def test_a_tool_is_the_function_of_its_name_and_the_model_is_called_once(name):
 def test_a_face_has_the_names_of_its_tool_and_of_a_model():
     signature = list(inspect.signature(jinit.reinit).parameters)
     assert signature == [
-        "key", "apply", "variables", "inputs", "rules", "scheme", "gain", "start", "start_options",
-            "options",
+        "key", "apply", "variables", "inputs", "rules", "in_axes", "scheme", "gain", "start",
+        "start_options", "options",
     ]  # fmt: skip
     assert jinit.reinit.__name__ == "reinit"
     assert "drawn anew" in (jinit.reinit.__doc__ or "")

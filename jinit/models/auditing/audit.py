@@ -3,9 +3,9 @@
 import io
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from jinit import checks
 from jinit.models.auditing.oddities import Sample, fits, odd, sample
+from jinit.models.auditing.remarks import by_design, copies
 from jinit.models.auditing.starting import StartFit, starts_of, untrained
 from jinit.models.starts.conventions import CONVENTIONS, Conventions, Leaf
 from jinit.models.starts.laws import FormName
@@ -66,6 +67,8 @@ class AuditRow:
     """the conventions that it can be a draw of"""
     odd: tuple[str, ...]
     """sentences on what is odd"""
+    remarks: tuple[str, ...] = ()
+    """sentences on what is unusual, and by design in many models"""
     order: int | None = field(default=None, repr=False)
     """place of the first use in call order"""
 
@@ -92,6 +95,11 @@ class Audit:
         return tuple((row.path, sentence) for row in self.rows for sentence in row.odd)
 
     @property
+    def remarks(self) -> tuple[tuple[str, str], ...]:
+        """(path, sentence) of what is unusual, and by design in many models."""
+        return tuple((row.path, sentence) for row in self.rows for sentence in row.remarks)
+
+    @property
     def unread(self) -> int:
         """How many parameters have no numbers: a shape alone, or no entry."""
         return sum(math.isnan(row.std) and not row.odd for row in self.rows)
@@ -112,7 +120,10 @@ class Audit:
         whole = all(row.fan_in is None or row.fan_in == int(row.fan_in) for row in self.rows)
         types: dict[str, Any] = {"fan_in": "Int64" if whole else "Float64", "fan_out": "Int64"}
         rows = [
-            vars(row) | {"matches": ", ".join(row.matches), "odd": " ".join(row.odd)} | row.expected
+            vars(row)
+            | {"matches": ", ".join(row.matches), "odd": " ".join(row.odd)}
+            | {"remarks": " ".join(row.remarks)}
+            | row.expected
             for row in self.rows
         ]
         found = pd.DataFrame(rows).drop(columns=["expected", "order"])
@@ -189,6 +200,7 @@ def audit(
         samples.append(one)
         arrays.append(array)
         matrices.append(matrix)
+    rows = _with_remarks(model, found, rows)
     start = starts_of(model, arrays, samples)
     whole = any(not fit.differs for fit in start)
     explained = [whole or bool(row.matches) for row in rows]
@@ -258,6 +270,28 @@ def _applied(role: Role, numbers: Numbers) -> tuple[np.ndarray, np.ndarray | Non
     return array, matrix
 
 
+def _with_remarks(
+    model: TracedModel, found: Sequence[Role], rows: Sequence[AuditRow]
+) -> list[AuditRow]:
+    """What is by design is a remark; what holds the numbers of another leaf is odd."""
+    zero = frozenset(
+        role.number for role, row in zip(found, rows, strict=True)
+        if row.distribution == "constant" and row.mean == 0
+    )  # fmt: skip
+    meant = by_design(model.trace, found, zero)
+    with_numbers = not any(isinstance(v, jax.ShapeDtypeStruct) for v in model.floats)
+    same = copies(found, model.floats) if with_numbers else {}
+    new = []
+    for i, row in enumerate(rows):
+        if i in meant:
+            row = replace(row, odd=(), remarks=(meant[i],))
+        elif i in same:
+            said = f"it holds the same numbers as {same[i]}, up to a factor: one key drew both."
+            row = replace(row, odd=(*row.odd, said))
+        new.append(row)
+    return new
+
+
 def _row(
     role: Role, found: Sample, matrix: np.ndarray | None, leaf: Leaf, table: Conventions
 ) -> AuditRow:
@@ -325,7 +359,9 @@ def _text(found: Audit) -> str:
         lines.append(f"Nothing odd in {count}.")
     if marked:
         lines.append(f"Odd in {marked} of {count}:")
-    for line in [*lines, *(f"! {path}: {sentence}" for path, sentence in found.odd)]:
+    lines += [f"! {path}: {sentence}" for path, sentence in found.odd]
+    lines += [f"- {path}: {sentence}" for path, sentence in found.remarks]
+    for line in lines:
         console.print(Text(line))
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()).strip("\n")
 

@@ -9,6 +9,7 @@ import numpy as np
 from jinit.models.starts.conventions import Convention, Conventions, Leaf
 from jinit.models.starts.laws import FORMS, FormName, Law
 from jinit.models.tracing.roles import Role
+from jinit.schemes import TRUNCATED_STD
 
 STANDARD_ERRORS = 4
 FAR = 5.0
@@ -138,9 +139,26 @@ def odd(
         yield from _repeated(role, matrix)
     if not table or found.std == 0 or role.kind == "embedding":
         return
-    sentence = _wrong_fans(role, leaf, found, table) or _far(leaf, found, table)
+    sentence = (
+        _uncorrected(leaf, found, table)
+        or _wrong_fans(role, leaf, found, table)
+        or _far(leaf, found, table)
+    )
     if sentence:
         yield sentence
+
+
+def _uncorrected(leaf: Leaf, found: Sample, table: Conventions) -> str | None:
+    """A normal that was cut at two standard deviations, and has lost some of its own by that."""
+    for convention in table.values():
+        for law in convention.laws(leaf):
+            cut = Law("truncated", law.std * TRUNCATED_STD)
+            if law.std > 0 and law.form in ("normal", "truncated") and fits(cut, found):
+                return (
+                    f"the std is 0.88 of {convention.whose}: a normal that was cut at two standard "
+                    f"deviations and not corrected for it; divide by 0.8796."
+                )
+    return None
 
 
 def _constant(role: Role, value: float) -> str:
@@ -164,6 +182,10 @@ def _repeated(role: Role, matrix: np.ndarray) -> Iterator[str]:
     if role.layers > 1 and stacked.shape[1] > 1 and bool((stacked == stacked[0]).all()):
         yield f"its {role.layers} stacked layers all hold the same numbers: one key drew them all."
         matrix = matrix[: count // role.layers]
+    side_by_side = role.groups if role.receptive_field == 1 else 1  # depthwise kernels may agree
+    if side_by_side > 1 and len(matrix) == side_by_side and bool((matrix == matrix[0]).all()):
+        yield f"its {side_by_side} matrices side by side are the same: one key drew them all."
+        matrix = matrix[:1]
     digits = 24 if matrix.dtype.itemsize > 2 else 8
     if fan_out < 2 or fan_in * digits < 40:  # so few bits agree by chance
         return

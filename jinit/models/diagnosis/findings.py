@@ -16,7 +16,7 @@ from jinit.activations import ACTIVATIONS
 from jinit.models.diagnosis.cures import scheme_for
 from jinit.models.diagnosis.growth import DECADES, changes, trend
 from jinit.models.diagnosis.records import Finding, ParameterSignal, decades
-from jinit.models.diagnosis.report import Diagnosis
+from jinit.models.diagnosis.report import FEWEST, Diagnosis
 
 Said = Iterator[tuple[list[str], str]]
 
@@ -188,9 +188,7 @@ def _off(d: Diagnosis) -> bool:
 
 def _dead(d: Diagnosis) -> Said:
     reached = {row.layer for row in d.layers if row.log_pre > -math.inf}
-    dead = [a for a in d.activations if a.dead > DEAD and (a.after in reached or a.dead == 1)]
-    if not any(a.after in reached for a in dead):
-        return
+    dead = [a for a in d.activations if a.dead > DEAD and a.after in reached]
     if dead:
         after, worst = [a.after for a in dead], max(dead, key=lambda a: a.dead)
         yield after, (
@@ -238,6 +236,8 @@ def _alone(d: Diagnosis, drawn: list[ParameterSignal]) -> Said:
     ends = frozenset[str]().union(*(branch.last for branch in d.branches))
     low, high = min(_CONSTANTS) / OFF_ALONE, max(_CONSTANTS) * OFF_ALONE
     odd = [p for p in drawn if not low < p.gain < high and p.role.path not in ends]
+    if len(drawn) >= FEWEST:  # a readout may be small
+        odd = [p for p in odd if p is not d.weights[-1] or p.gain > high]
     if not odd or (len(odd) == len(drawn) > 1):  # all alike: what depth does is told elsewhere
         return
     worst = max(odd, key=lambda p: abs(math.log(p.gain)))

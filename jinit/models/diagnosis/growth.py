@@ -56,6 +56,8 @@ def _slope(points: Sequence[tuple[int, float]]) -> float:
 def changes(kind: str, d: Diagnosis) -> Iterator[tuple[list[str], str]]:
     """Where the signal or the gradient does that: "explode" or "vanish"."""
     in_time = dict(_over_time(d))
+    if kind == "vanish":
+        yield from _inside_branches(d)
     if "explode" not in in_time:  # else the steps, and not the layers, are the reason
         yield from _over_layers(kind, d)
     if kind in in_time:
@@ -88,6 +90,24 @@ def _over_layers(kind: str, d: Diagnosis) -> Iterator[tuple[list[str], str]]:
         f"{what} {kind}: x{10 ** (total / (len(layers) - 1)):.2g} per layer {way} "
         f"(10^{total:+.1f} in all{lost}). {reason(d, kind, steady=abs(forward) < DECADES)}"
     )  # fmt: skip
+
+
+def _inside_branches(d: Diagnosis) -> Iterator[tuple[list[str], str]]:
+    """A branch of several layers whose signal dies on the way to its end: it adds nothing."""
+    for branch in d.branches:
+        own = [r for r in d.layers if (branch.inside - branch.last).issuperset(r.paths)]
+        ahead = [(i, r.log_pre) for i, r in enumerate(own) if math.isfinite(r.log_pre)]
+        if len(ahead) < FEWEST or len(ahead) < len(own):
+            continue
+        steps = len(own) - 1
+        total = _slope(ahead) * steps
+        if total < -DECADES:
+            yield [r.layer for r in own], (
+                f"Inside a residual branch the signal vanishes: x{10 ** (total / steps):.2g} per "
+                f"layer from {own[0].layer} to {own[-1].layer} (10^{total:+.1f} in all), so that "
+                f"the branch adds next to nothing. {reason(d, 'vanish', steady=True)}"
+            )  # fmt: skip
+            return
 
 
 def _over_time(d: Diagnosis) -> Iterator[tuple[str, tuple[float, str, DiagnosedLayer]]]:

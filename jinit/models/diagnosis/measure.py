@@ -16,6 +16,7 @@ import numpy as np
 
 from jinit.activations import ACTIVATIONS, SATURATION
 from jinit.models.auditing.oddities import orthogonal
+from jinit.models.auditing.remarks import copies
 from jinit.models.diagnosis.findings import find
 from jinit.models.diagnosis.records import (
     ActivationSignal,
@@ -33,6 +34,7 @@ from jinit.models.tracing.made import Numbers
 from jinit.models.tracing.model import TracedModel, face
 from jinit.models.tracing.names import short_name
 from jinit.models.tracing.roles import Role
+from jinit.models.tracing.stepping import MOST, has_no_gradient, hides_weights, stepped
 from jinit.models.tracing.trace import Trace
 from jinit.models.tracing.uses import ActivationUse, Softmax
 from jinit.models.tracing.values import RoleError
@@ -63,6 +65,7 @@ def diagnose(model: TracedModel, variables: Any = None, *, targets: Any = None) 
     """
     model = model.of(variables)
     model.check_numbers("diagnose")
+    model, too_long = _entered(model)
     traced, roles = model.trace, model.judged(strict=False)
     where = sites(traced)
     run = compiled(model, where, targets)
@@ -103,22 +106,47 @@ def diagnose(model: TracedModel, variables: Any = None, *, targets: Any = None) 
             for r in traced.residuals
         ),
     )  # fmt: skip
+    same = copies(roles, model.floats)
     found = replace(
         found,
-        parameters=_with_copies(found.parameters, model.floats),
+        parameters=tuple(p._replace(same_as=same.get(i)) for i, p in enumerate(found.parameters)),
         attention=tuple(
             _attention(traced, where.softmaxes[i - where.places], logits[i]) for i in sorted(logits)
         ),
         uninformed=_uninformed(model, targets),
-        unseen=tuple(_unseen(model, where, seen, roles)),
+        unseen=tuple(_unseen(model, where, seen, roles, too_long)),
     )
     findings, remarks = find(found)
     return replace(found, findings=findings, remarks=remarks)
 
 
+def _entered(model: TracedModel) -> tuple[TracedModel, bool]:
+    """The model with its loops as scans, so that they can be looked into; or that one is too long.
+
+    The tree of variables, and its paths, stay.
+    """
+    if not hides_weights(model.trace):
+        return model, False
+    run = stepped(model.trace, model.floats, model.inputs)
+    if run is None and has_no_gradient(model.trace):
+        raise ValueError(
+            f"a while of the model takes more than {MOST} passes, and jax knows no gradient of it; "
+            f"diagnose the model with fewer steps, or write the loop as a jax.lax.scan."
+        )
+    if run is None:
+        return model, True
+
+    def apply(variables: Any, *inputs: Any) -> Any:
+        return run(model.of(variables).floats, *inputs)
+
+    new = TracedModel(apply, model.variables, *model.inputs, loss=model.loss, rules=model.rules)
+    return new, False
+
+
 def _unseen(
-    model: TracedModel, where: Sites, seen: Mapping[int, Any], roles: Sequence[Role]
-) -> Iterator[str]:
+    model: TracedModel, where: Sites, seen: Mapping[int, Any], roles: Sequence[Role],
+    too_long: bool,
+) -> Iterator[str]:  # fmt: skip
     """What no verdict can look at."""
     unread = [
         r.path for r in roles
@@ -131,7 +159,9 @@ def _unseen(
         named(model.trace, site.uses, (0,) * len(site.uses[0].view.layers))[1]
         for i, site in enumerate(where.weights) if i not in seen
     ]  # fmt: skip
-    if hidden:
+    if too_long:
+        yield f"a loop takes more than {MOST} passes, so that its layers are not measured"
+    elif hidden:
         yield f"the loop around {_some(hidden)} was not entered, so that it is not measured"
 
 
@@ -146,27 +176,6 @@ def _uninformed(model: TracedModel, targets: Any) -> float:
     shapes: list[Any] = [v.aval for v in opened(model.trace.jaxpr).outvars]
     zeros = [jnp.zeros(s.shape, s.dtype) for s in shapes]
     return float(jax.jit(_objective(model, targets))(zeros))
-
-
-def _with_copies(
-    parameters: Sequence[ParameterSignal], leaves: Sequence[Any]
-) -> tuple[ParameterSignal, ...]:
-    """Which weights hold the numbers of another one, up to a factor: one key drew both."""
-    known: dict[Any, tuple[str, np.ndarray]] = {}
-    found = []
-    for p, leaf in zip(parameters, leaves, strict=True):
-        values = np.asarray(leaf)
-        drawn = p.role.kind in ("weight", "tied", "embedding") and p.std > 0 and values.size >= 16
-        if drawn and not p.constant:
-            flat = values.ravel()[: 2**16].astype(np.complex64)
-            unit = flat / np.abs(flat).max()
-            near = known.setdefault(
-                (values.shape, np.round(unit[:4], 3).tobytes()), (p.label, unit)
-            )
-            if near[0] != p.label and np.allclose(near[1], unit, atol=1e-5):
-                p = p._replace(same_as=near[0])
-        found.append(p)
-    return tuple(found)
 
 
 def _attention(traced: Trace, softmax: Softmax, logits: np.ndarray) -> AttentionSignal:

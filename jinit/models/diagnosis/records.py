@@ -51,6 +51,11 @@ class DiagnosedLayer(NamedTuple):
     """log_pre likewise"""
 
     @property
+    def log_rms(self) -> float:
+        """Of the pre-activation: another name of `log_pre`."""
+        return self.log_pre
+
+    @property
     def signals(self) -> LayerSignals:
         """The record alone, of numbers."""
         found: Any = {name: getattr(self, name, None) for name in LayerSignals._fields}

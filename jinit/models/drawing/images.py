@@ -25,6 +25,7 @@ _HALVINGS = 50
 _FAR = 60.0  # beyond it exponentials are no numbers in float32
 _MOVES = {
     "concatenate", "pad", "select_n", "dynamic_update_slice", "scatter", "scatter-add", "copy",
+    "stack",
 }  # fmt: skip
 
 

@@ -175,7 +175,9 @@ def _scaled(
             continue
         image = Image(traced, i)
         made = image(floats)
-        probe = jax.random.normal(jax.random.key(0), shape, made.dtype) / own[0][0].part ** 0.25
+        with jax.ensure_compile_time_eval():
+            drawn = jax.random.normal(jax.random.key(0), shape, made.dtype)
+            probe = drawn / own[0][0].part ** 0.25
         beside = [k for k in image.parameters("scale") if roles[k].kind == "scale"]
         new = (made * scale).astype(made.dtype)
         out = solved(image, new, probe, out, traced.paths, beside, structured=False)

@@ -63,6 +63,7 @@ class Graph:
         self.uses: list[Use] = []
         self.activations: list[ActivationUse] = []
         self.residuals: list[ResidualSum] = []
+        self.meetings: set[tuple[frozenset[int], frozenset[int]]] = set()  # waiting uses of both
         self.softmaxes: dict[Path, Softmax] = {}
         self._used_at: list[int] = []  # node of what came out of each use
         self._fed: list[int] = []  # of each use, the nodes that its signals come from: bits
@@ -154,9 +155,15 @@ class Graph:
                     name, None, v.uses, (at, i), at, self.loops, v.features, v.size
                 ))  # fmt: skip
 
+    def meet(self, signals: Sequence[Signal]) -> None:
+        """Two signals are added or multiplied."""
+        if len(signals) == 2 and signals[0].node != signals[1].node:
+            self.meetings.add((signals[0].uses, signals[1].uses))
+
     def residual_sum(self, signals: Sequence[Signal], at: Path) -> Signal:
         """A sum of two signals: a residual one, if one of them comes out of a branch."""
         out = self.new(signals, at)
+        self.meet(signals)
         a, b = (s.node for s in signals)
         if a == b:
             return out
@@ -365,7 +372,7 @@ class Graph:
     def softmax(self, signal: Signal, axes: Sequence[int]) -> None:
         """A sum over exponentials of products of two signals."""
         self.softmaxes.setdefault(
-            signal.path, Softmax(signal.path, tuple(map(int, axes)), self.loops, signal.scores)
+            signal.path, Softmax(signal.path, tuple(axes), self.loops, signal.scores)
         )
 
     def sum_product(self, signal: Signal, summed: Sequence[int], at: Path) -> Signal | None:
@@ -431,6 +438,7 @@ class Graph:
     def keep_activations(self, run: Callable[[], Any]) -> None:
         """Run the same equations again, for the activations that they add alone."""
         uses, residuals, found = list(self.uses), list(self.residuals), len(self.activations)
+        softmaxes, meetings = dict(self.softmaxes), set(self.meetings)
         cuts, rejoined = {i: set(pieces) for i, pieces in self.cuts.items()}, self.rejoined
         run()
         shift = len(self.uses) - len(uses)
@@ -439,6 +447,7 @@ class Graph:
             self.activations[i] = activation._replace(uses=known)
         self.uses, self.residuals = uses, residuals
         self.cuts, self.rejoined = cuts, rejoined
+        self.softmaxes, self.meetings = softmaxes, meetings
         del self._used_at[len(uses) :], self._fed[len(uses) :]
 
     def conclude(self, ends: Sequence[tuple[Value, tuple[int, ...]]]) -> None:
@@ -467,8 +476,7 @@ class Graph:
 
     def leads_to_its_like(self, i: int) -> bool:
         """Whether something of its parameter's shape comes of a use, and nothing reads that."""
-        node, parameter = self._used_at[i], self.uses[i].leaf
-        size = math.prod(self.shapes[parameter])
+        node, size = self._used_at[i], self.uses[i].part
         return all(
             not self._leads(node, self._used_at[j]) or use.size == size
             for j, use in enumerate(self.uses) if j != i

@@ -137,6 +137,7 @@ def multiplied(call: Call) -> None:
     """A product of signals; by it a factor turns out to be a norm's, or an exponential a decay."""
     late_norm(call)
     signals = [v for v in call.values if isinstance(v, Signal)]
+    call.graph.meet(signals)
     raised = [s for s in signals if s.raised]
     state = any(s.state for s in signals)
     again = len(raised) > 1 and raised[0].raised & raised[1].raised
@@ -160,11 +161,12 @@ def late_norm(call: Call) -> None:
 def summed(call: Call) -> list[Value] | None:
     """A sum over a product entry by entry with a parameter is a matrix product."""
     signal = call.values[0]
+    axes = tuple(map(int, call.equation.params["axes"]))
     if isinstance(signal, Signal) and signal.exponential and signal.scores:
-        call.graph.softmax(signal, call.equation.params["axes"])
+        call.graph.softmax(signal, axes)
     if not isinstance(signal, Signal) or signal.multiplied is None:
         return None
-    found = call.graph.sum_product(signal, call.equation.params["axes"], call.at)
+    found = call.graph.sum_product(signal, axes, call.at)
     return None if found is None else [found]
 
 

@@ -40,6 +40,8 @@ class Trace:
     """places of the floating leaves among all leaves of the variables"""
     softmaxes: tuple[Softmax, ...] = ()
     """of products of two signals, as attention has them"""
+    meetings: frozenset[tuple[frozenset[int], frozenset[int]]] = frozenset()
+    """of two signals that are added or multiplied, the uses of weights that wait in each"""
     made: tuple[Made, ...] = ()
     """what is made of floating leaves and constants alone, counted on from the leaves"""
     anatomy: Anatomy = field(default_factory=lambda: Anatomy((), (), 0))
@@ -156,13 +158,13 @@ def trace_model(apply: Callable[..., Any], variables: Any, *inputs: Any) -> Trac
         found = follow(live, shapes)
         used = {i for use in found.uses for i in use.parts} | found.returned
         # What only leads to a new state that is thrown away is a statistic all the same.
-        idle = used != set(range(len(shapes))) and len(opened(live).eqns) < len(opened(traced).eqns)
+        idle = used != set(range(len(shapes)))
         kept = _statistics(follow(traced, shapes), used) if idle else frozenset[int]()
     return Trace(
         live, tuple(jax.tree_util.keystr(flat[i][0]) for i in chosen), floats,
         tuple(found.uses), tuple(found.activations), tuple(found.residuals), outputs, chosen,
-        tuple(found.softmaxes.values()), tuple(found.made), found.anatomy,
-        frozenset(found.returned), kept,
+        tuple(found.softmaxes.values()), frozenset(found.meetings), tuple(found.made),
+        found.anatomy, frozenset(found.returned), kept,
     )  # fmt: skip
 
 

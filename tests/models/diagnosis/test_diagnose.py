@@ -45,12 +45,14 @@ class MLP(nn.Module):
     head: object = HE
     dead: int = -1
     odd: int = -1
+    zero: int = -1
     norm: bool = False
 
     @nn.compact
     def __call__(self, x):
         for i in range(self.depth):
             kernel = (lambda *a: 10 * self.kernel(*a)) if i == self.odd else self.kernel
+            kernel = zeros if i == self.zero else kernel
             bias = constant(-30.0) if i == self.dead else zeros
             x = nn.Dense(self.width, kernel_init=kernel, bias_init=bias)(x)
             if self.norm:
@@ -259,6 +261,25 @@ class Tied(nn.Module):
         return embed.attend(nn.LayerNorm()(x))
 
 
+def lora(v, x):
+    return jax.nn.relu(x @ v["w"] + x @ v["A"] @ v["B"]) @ v["h"]
+
+
+def attention(v, x):
+    q, k = x @ v["q"], x @ v["k"]
+    return jax.nn.softmax(q @ k.T / 8) @ (x @ v["v"])
+
+
+def drawn(**shapes):
+    keys = jax.random.split(jax.random.key(5), len(shapes))
+    return {
+        name: jax.random.normal(key, shape) / shape[0] ** 0.5
+        for key, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }
+
+
+LORA = drawn(w=(64, 64), A=(64, 4), h=(64, 8)) | {"B": jnp.zeros((4, 64))}
+QKV = drawn(q=(64, 64), k=(64, 64), v=(64, 64))
 TOKENS = jnp.arange(60).reshape(6, 10)
 
 PLANTED = {
@@ -266,8 +287,14 @@ PLANTED = {
                   r"vanish: x0\.05\d per layer from Dense_12 to Dense_0.*relu with std 0.0099.*he"),
     "too large": (lambda: of_linen(MLP(normal(0.5), head=normal(0.5))), "explode",
                   r"explode: x2\.\d per layer from Dense_12 to Dense_0"),
-    "zero head": (lambda: of_linen(MLP(head=zeros)), "zero",
-                  r"Dense_12: all weights are zero, so that no gradient reaches"),
+    "zero layer": (lambda: of_linen(MLP(zero=6)), "zero",
+                   r"Dense_6: all weights are zero, so that no gradient reaches"),
+    "LoRA of two zeros": (lambda: diagnose(lora, LORA | {"A": jnp.zeros((64, 4))}, X), "stuck",
+                          r"A, B are 0 and multiply each other"),
+    "one key for two layers": (lambda: diagnose(net, [SQUARE, 2 * SQUARE, *orthogonals(64, 64)], X),
+                               "copies", r"\[1\] holds the same numbers as \[0\]"),
+    "sharp attention": (lambda: diagnose(attention, {k: 3 * w for k, w in QKV.items()}, X),
+                        "attention", r"logits of k x q start with a std of \d+.* one of 64 keys"),
     "dead layer": (lambda: of_linen(MLP(dead=5)), "dead",
                    r"100% of the units of the relu after Dense_5 are dead"),
     "saturated tanh": (lambda: of_linen(MLP(normal(1.0), nn.tanh, head=normal(1.0))), "saturated",
@@ -330,8 +357,8 @@ def test_a_new_fault_is_one_row(monkeypatch):
             yield [d.layers[-1].layer], f"{len(d.layers)} layers are many."
 
     monkeypatch.setitem(FAULTS, "deep", Fault("many layers", deep, ("vanish",)))
-    assert find(planted("too large"))[-1] == ("deep", ("Dense_12",), "13 layers are many.")
-    assert [f.kind for f in find(planted("too small"))] == ["vanish"]
+    assert find(planted("too large"))[0][-1] == ("deep", ("Dense_12",), "13 layers are many.")
+    assert [f.kind for f in find(planted("too small"))[0]] == ["vanish"]
 
 
 @pytest.mark.parametrize("name", sorted(zoo.healthy()))
@@ -376,8 +403,9 @@ SQUARE = jax.random.normal(KEY, (64, 64)) / 8
 FALSE_ALARMS = {
     "a branch that was not taken": lambda: diagnose(
         lambda w, x: jax.lax.cond(x.sum() > 1e9, lambda h: h @ w[0], lambda h: h @ w[1], x),
-        [SQUARE, SQUARE], X,
+        [SQUARE, SQUARE.T], X,
     ),
+    "a zero head": lambda: of_linen(MLP(head=zeros)),
     "PReLU on one sample": lambda: diagnose(
         lambda p, x: jnp.where(x @ p["w"] >= 0, x @ p["w"], p["a"] * (x @ p["w"])) @ p["w"],
         {"w": SQUARE, "a": jnp.float32(0.25)}, X[:1],
@@ -386,7 +414,7 @@ FALSE_ALARMS = {
         unrolled, {"u": orthogonals(64, 64)[0], "w": SQUARE[:32] / 4}, SEQUENCES
     ),
     "a modulation that starts at zero": lambda: diagnose(
-        modulated, {"gamma": 0 * SQUARE, "beta": 0 * SQUARE, "w": SQUARE, "out": SQUARE}, X
+        modulated, {"gamma": 0 * SQUARE, "beta": 0 * SQUARE, "w": SQUARE, "out": SQUARE.T}, X
     ),
     "a small head on few layers": lambda: diagnose(
         net, [*orthogonals(64, 64, 64), 0.01 * SQUARE], X
