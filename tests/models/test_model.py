@@ -112,7 +112,7 @@ def test_a_face_has_the_names_of_its_tool_and_of_a_model():
     ]  # fmt: skip
     assert jinit.reinit.__name__ == "reinit"
     assert "drawn anew" in (jinit.reinit.__doc__ or "")
-    fresh = jinit.reinit(key=KEY, apply=lambda p: jnp.ones(3) @ p["w"], variables={"w": jnp.eye(3)})
+    fresh = jinit.reinit(KEY, lambda p, x: x @ p["w"], {"w": jnp.eye(3)}, jnp.ones((2, 3)))
     assert fresh["w"].shape == (3, 3)
 
 

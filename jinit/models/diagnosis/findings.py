@@ -54,15 +54,9 @@ def find(d: Diagnosis) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
 
 def _remarks(d: Diagnosis) -> Iterator[str]:
     """What is unusual, and by design in many models."""
-    head = _zero_head(d)
-    if head:
-        yield (
-            f"{head.label} starts at 0, as some readouts do: nothing before it gets a gradient in "
-            f"the first step, and everything does from the second on."
-        )
-    zero = [p.label for p in d.parameters if p.role.kind == "embedding" and p.std == p.mean == 0]
-    if zero:
-        yield f"{_listed(zero)}: all entries are 0, as class tokens and positions often start."
+    for p in d.parameters:
+        if p.by_design and p.role.kind != "bias":
+            yield f"{p.label}: {p.by_design}"
     if d.uninformed > 0 and 0 <= d.loss < 0.2 * d.uninformed:
         yield (
             f"The first loss is {d.loss:.3g}, far below the {d.uninformed:.3g} of an output of "
@@ -70,13 +64,9 @@ def _remarks(d: Diagnosis) -> Iterator[str]:
         )
 
 
-def _zero_head(d: Diagnosis) -> ParameterSignal | None:
-    """The last weight, if it alone is 0."""
-    zeros = [p for p in d.weights if p.std == p.mean == 0]
-    last = d.weights[-1:]
-    return (
-        last[0] if zeros == last and len(d.weights) > 1 and last[0].log_grad > -math.inf else None
-    )
+def _shut(d: Diagnosis) -> int:
+    """The place in call order of the last weight that starts at 0 by design; -1 if none does."""
+    return max((p.role.order or 0 for p in d.weights if p.by_design), default=-1)
 
 
 def _listed(labels: list[str]) -> str:
@@ -109,9 +99,10 @@ def _nonfinite(d: Diagnosis) -> Said:
 
 def _zero(d: Diagnosis) -> Said:
     ends = frozenset[str]().union(*(branch.last for branch in d.branches))
-    zeros = [p for p in d.weights if p.std == p.mean == 0 and p.role.path not in ends]  # Fixup's
-    if _zero_head(d):
-        return
+    zeros = [
+        p for p in d.weights
+        if p.std == p.mean == 0 and p.role.path not in ends and not p.by_design  # Fixup's
+    ]  # fmt: skip
     # Some start at 0 and let gradients pass beside them, as a modulation does.
     before = [row for row in d.layers if row.log_grad == -math.inf and row.log_pre > -math.inf]
     if zeros and (len(zeros) == len(d.layers) or before):
@@ -171,10 +162,11 @@ def _frozen(d: Diagnosis) -> Said:
     still = [
         p.label for p in d.weights
         if p.log_grad == -math.inf and p.role.times and p.role.path not in shut
+        and (p.role.order or 0) > _shut(d)
     ]  # fmt: skip
     total = trend(d)
     faded = total is not None and total.backward < -DECADES  # below what float32 holds
-    if still and not faded and not _zero_head(d) and not _off(d):
+    if still and not faded and not _off(d):
         yield still, (
             f"No gradient reaches {_listed(still)} in this batch; look for a stop_gradient, a "
             f"rounding or an argmax between there and the loss, or a factor that is zero."

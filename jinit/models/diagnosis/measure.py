@@ -16,7 +16,7 @@ import numpy as np
 
 from jinit.activations import ACTIVATIONS, SATURATION
 from jinit.models.auditing.oddities import orthogonal
-from jinit.models.auditing.remarks import copies
+from jinit.models.auditing.remarks import by_design, copies
 from jinit.models.diagnosis.findings import find
 from jinit.models.diagnosis.records import (
     ActivationSignal,
@@ -107,9 +107,14 @@ def diagnose(model: TracedModel, variables: Any = None, *, targets: Any = None) 
         ),
     )  # fmt: skip
     same = copies(roles, model.floats)
+    zero = (i for i, p in enumerate(found.parameters) if p.std == p.mean == 0)
+    meant = by_design(traced, roles, frozenset(zero))
     found = replace(
         found,
-        parameters=tuple(p._replace(same_as=same.get(i)) for i, p in enumerate(found.parameters)),
+        parameters=tuple(
+            p._replace(same_as=same.get(i), by_design=meant.get(i))
+            for i, p in enumerate(found.parameters)
+        ),
         attention=tuple(
             _attention(traced, where.softmaxes[i - where.places], logits[i]) for i in sorted(logits)
         ),

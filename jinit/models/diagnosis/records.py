@@ -112,6 +112,8 @@ class ParameterSignal(NamedTuple):
     """whether all outputs of a weight are copies of one"""
     orthogonal: bool
     """whether the first of its matrices is, up to a factor"""
+    by_design: str | None = None
+    """why it may start at 0, if it does"""
     same_as: str | None = None
     """an earlier parameter of which it holds the same numbers, up to a factor"""
 
