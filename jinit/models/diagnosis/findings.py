@@ -316,7 +316,7 @@ def _attention(d: Diagnosis) -> Said:
     sharp = [a for a in d.attention if a.keys > 3 and a.entropy < SHARP]
     if sharp:
         worst = min(sharp, key=lambda a: a.entropy)
-        yield [a.after for a in sharp], (
+        yield [name for a in sharp for name in a.after.split(" x ")], (
             f"The attention logits of {worst.after} start with a std of {worst.std:.2g}, so that "
             f"the softmax picks one of {worst.keys} keys ({100 * worst.entropy:.0f} % of the "
             f"entropy of equal weights) and hardly learns; divide them by the root of the head's "
