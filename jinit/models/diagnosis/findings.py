@@ -57,6 +57,14 @@ def _remarks(d: Diagnosis) -> Iterator[str]:
     for p in d.parameters:
         if p.by_design and p.role.kind != "bias":
             yield f"{p.label}: {p.by_design}"
+    drawn = [p for p in d.weights if p.std > 0]
+    if len(drawn) >= FEWEST:
+        usual = float(np.exp(np.median(np.log([p.gain for p in drawn[:-1]]))))
+        if drawn[-1].gain * OFF < usual and drawn[-1] is d.weights[-1]:
+            yield (
+                f"The readout {drawn[-1].label} starts {usual / drawn[-1].gain:.2g} times smaller "
+                f"than the other weights, as some do by design: the first output is near 0."
+            )
     if d.uninformed > 0 and 0 <= d.loss < 0.2 * d.uninformed:
         yield (
             f"The first loss is {d.loss:.3g}, far below the {d.uninformed:.3g} of an output of "
@@ -210,7 +218,10 @@ def _scale(d: Diagnosis) -> Said:
         yield from _alone(d, drawn)
         return
     usual = float(np.exp(np.median(np.log([p.gain for p in drawn]))))
-    odd = [p for p in drawn if abs(math.log(p.gain / usual)) > math.log(OFF)]
+    odd = [
+        p for p in drawn
+        if abs(math.log(p.gain / usual)) > math.log(OFF) and not _is_small_head(d, p, usual)
+    ]  # fmt: skip
     if not odd or len(odd) > max(1, len(drawn) // 8):
         return
     labels, worst = [p.label for p in odd], max(odd, key=lambda p: abs(math.log(p.gain / usual)))
@@ -223,13 +234,18 @@ def _scale(d: Diagnosis) -> Said:
     )  # fmt: skip
 
 
+def _is_small_head(d: Diagnosis, p: ParameterSignal, usual: float) -> bool:
+    """A readout smaller than other weights, as muP and policies have it, is no fault."""
+    return p is d.weights[-1] and p.gain < usual
+
+
 def _alone(d: Diagnosis, drawn: list[ParameterSignal]) -> Said:
     """Of weights too few to say what is usual, those far from what every convention draws."""
     ends = frozenset[str]().union(*(branch.last for branch in d.branches))
     low, high = min(_CONSTANTS) / OFF_ALONE, max(_CONSTANTS) * OFF_ALONE
     odd = [p for p in drawn if not low < p.gain < high and p.role.path not in ends]
-    if len(drawn) >= FEWEST:  # a readout may be small
-        odd = [p for p in odd if p is not d.weights[-1] or p.gain > high]
+    if len(drawn) >= FEWEST:
+        odd = [p for p in odd if not _is_small_head(d, p, low)]
     if not odd or (len(odd) == len(drawn) > 1):  # all alike: what depth does is told elsewhere
         return
     worst = max(odd, key=lambda p: abs(math.log(p.gain)))

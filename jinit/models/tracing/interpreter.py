@@ -1,6 +1,8 @@
 """An abstract run of a jaxpr, which follows every value into nested programs."""
 
 import math
+import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -37,6 +39,9 @@ from jinit.models.tracing.values import (
     View,
 )
 
+_now = time.monotonic
+_PATIENCE = 5.0  # seconds; twelve times as many are said
+
 
 def follow(program: ClosedJaxpr, shapes: Sequence[tuple[int, ...]]) -> Graph:
     """What is found in a whole model: parameters of these shapes come first, then its inputs."""
@@ -49,11 +54,32 @@ def follow(program: ClosedJaxpr, shapes: Sequence[tuple[int, ...]]) -> Graph:
     return graph
 
 
+class _Clock:
+    """Says once how long the reading of a large model will take."""
+
+    def __init__(self) -> None:
+        self.began, self.said = _now(), False
+
+    def passed(self, done: int, count: int) -> None:
+        """So many operations of so many are done."""
+        elapsed = _now() - self.began
+        if self.said or elapsed < _PATIENCE or not done:
+            return
+        whole = elapsed * count / done
+        if whole > 12 * _PATIENCE:
+            self.said = True
+            warnings.warn(
+                f"reading the model takes about {whole:.0f} s: {done} of {count} operations in "
+                f"{elapsed:.0f} s; layers in a jax.lax.scan are read once.",
+                stacklevel=2,
+            )
+
+
 class _Walk:
     """Goes through the equations in order, and tells `graph` what it meets."""
 
     def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+        self.graph, self.clock = graph, _Clock()
 
     def run(self, program: ClosedJaxpr, values: Sequence[Value], at: Path) -> list[Value]:
         """What comes out of a program that stands at a path."""
@@ -68,6 +94,8 @@ class _Walk:
             return env.get(atom)
 
         for number, equation in enumerate(jaxpr.eqns):
+            if not at:
+                self.clock.passed(number, len(jaxpr.eqns))
             given = [read(atom) for atom in equation.invars]
             out = self._equation(equation, given, (*at, number))
             env.update(zip(equation.outvars, out, strict=True))

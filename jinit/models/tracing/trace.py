@@ -6,6 +6,7 @@ the activation that they meet and to the sum in which a residual branch ends. No
 here, and nothing is guessed from names or shapes.
 """
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -134,6 +135,7 @@ def trace_model(apply: Callable[..., Any], variables: Any, *inputs: Any) -> Trac
         return [leaf for leaf in leaves if _is_array(leaf)]
 
     floats = tuple(jax.ShapeDtypeStruct(flat[i][1].shape, flat[i][1].dtype) for i in chosen)
+    before = _generators()
     try:
         traced = jax.make_jaxpr(of_leaves)(floats, *inputs)
     except Exception as error:
@@ -145,6 +147,7 @@ def trace_model(apply: Callable[..., Any], variables: Any, *inputs: Any) -> Trac
             "that takes a single sample, as in Equinox, is mapped over a batch with in_axes=0."
         )
         raise
+    _check_purity(before, traced)
     holes, out_structure = made[-1]  # None for arrays
 
     def outputs(arrays: Sequence[Any]) -> Any:
@@ -166,6 +169,27 @@ def trace_model(apply: Callable[..., Any], variables: Any, *inputs: Any) -> Trac
         tuple(found.softmaxes.values()), frozenset(found.meetings), tuple(found.made),
         found.anatomy, frozenset(found.returned), kept,
     )  # fmt: skip
+
+
+def _generators() -> tuple[Any, Any]:
+    """Where the global generators of Python and NumPy stand."""
+    name, words, *more = np.random.get_state()
+    return random.getstate(), (name, np.asarray(words).tobytes(), *more)
+
+
+def _check_purity(before: tuple[Any, Any], traced: ClosedJaxpr) -> None:
+    """Raise ValueError for a model that is another one, or does something else, at every call."""
+    for now, was, name in zip(_generators(), before, ("random", "numpy.random"), strict=True):
+        if now != was:
+            raise ValueError(
+                f"the model draws numbers by {name} while it is traced, so that it is another "
+                f"model at every call; draw them by jax.random, from a key that is an input."
+            )
+    if any("IO" in type(effect).__name__ for effect in opened(traced).effects):
+        raise ValueError(
+            "the model has side effects (io_callback), which looking at it would cause as well; "
+            "give a function without them."
+        )
 
 
 def _statistics(whole: Graph, used: set[int]) -> frozenset[int]:

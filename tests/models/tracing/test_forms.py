@@ -110,3 +110,32 @@ def test_a_constant_mask_is_no_weight_that_is_held_inside():
     mask = jnp.tril(jnp.ones((8, 8)))
     found = jinit.audit(lambda p, x: x @ (p * mask), jnp.ones((8, 8)), X)
     assert weights(found.rows) == [(8, 8)]
+
+
+def test_a_model_that_draws_its_own_numbers_or_has_side_effects_is_told():
+    from jax.experimental import io_callback
+
+    w = jnp.eye(8)
+    state = np.random.get_state()
+    try:
+        with pytest.raises(ValueError, match=r"draws numbers by numpy.random .* jax.random"):
+            jinit.audit(lambda w, x: x @ w + np.random.normal(), w, X)
+    finally:
+        np.random.set_state(state)
+    with pytest.raises(ValueError, match="side effects"):
+        jinit.audit(lambda w, x: x @ w + io_callback(lambda: np.float32(1), w[0, 0]), w, X)
+
+
+def test_a_model_that_is_long_to_read_says_how_long(monkeypatch):
+    from jinit.models.tracing import interpreter
+
+    clock = iter(np.arange(0.0, 1e6, 1.0))
+    monkeypatch.setattr(interpreter, "_now", lambda: float(next(clock)))
+
+    def apply(w, x):
+        for _ in range(100):
+            x = jnp.tanh(x @ w)
+        return x
+
+    with pytest.warns(UserWarning, match=r"takes about 2\d\d s: \d+ of 200 operations"):
+        jinit.audit(apply, jnp.eye(8), X)
