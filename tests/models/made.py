@@ -107,7 +107,7 @@ MADE = {
 }  # fmt: skip
 QUICK = {
     "MADE's mask", "an NTK factor", "softplus", "weight norm", "merged LoRA", "low rank",
-    "rounding that passes gradients", "circulant", "spectral norm", "padded",
+    "spectral norm",
 }  # fmt: skip
 
 

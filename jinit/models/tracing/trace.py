@@ -6,7 +6,6 @@ the activation that they meet and to the sum in which a residual branch ends. No
 here, and nothing is guessed from names or shapes.
 """
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -135,7 +134,7 @@ def trace_model(apply: Callable[..., Any], variables: Any, *inputs: Any) -> Trac
         return [leaf for leaf in leaves if _is_array(leaf)]
 
     floats = tuple(jax.ShapeDtypeStruct(flat[i][1].shape, flat[i][1].dtype) for i in chosen)
-    before = _generators()
+    before = _generator()
     try:
         traced = jax.make_jaxpr(of_leaves)(floats, *inputs)
     except Exception as error:
@@ -171,20 +170,19 @@ def trace_model(apply: Callable[..., Any], variables: Any, *inputs: Any) -> Trac
     )  # fmt: skip
 
 
-def _generators() -> tuple[Any, Any]:
-    """Where the global generators of Python and NumPy stand."""
+def _generator() -> tuple[Any, ...]:
+    """Where NumPy's global generator stands. (Python's own is used by checkers of types.)"""
     name, words, *more = np.random.get_state()
-    return random.getstate(), (name, np.asarray(words).tobytes(), *more)
+    return name, np.asarray(words).tobytes(), *more
 
 
-def _check_purity(before: tuple[Any, Any], traced: ClosedJaxpr) -> None:
+def _check_purity(before: tuple[Any, ...], traced: ClosedJaxpr) -> None:
     """Raise ValueError for a model that is another one, or does something else, at every call."""
-    for now, was, name in zip(_generators(), before, ("random", "numpy.random"), strict=True):
-        if now != was:
-            raise ValueError(
-                f"the model draws numbers by {name} while it is traced, so that it is another "
-                f"model at every call; draw them by jax.random, from a key that is an input."
-            )
+    if _generator() != before:
+        raise ValueError(
+            "the model draws numbers by numpy.random while it is traced, so that it is another "
+            "model at every call; draw them by jax.random, from a key that is an input."
+        )
     if any("IO" in type(effect).__name__ for effect in opened(traced).effects):
         raise ValueError(
             "the model has side effects (io_callback), which looking at it would cause as well; "

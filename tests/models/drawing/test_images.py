@@ -31,6 +31,8 @@ def test_he_is_he_in_what_is_applied(name):
     drawn = min(v.size for k, v in old.items() if k != "s")  # independent entries
     off = 5 * (1 / (2 * drawn)) ** 0.5
     assert float(made.of(new).std()) == pytest.approx((2 / N) ** 0.5, rel=off)
+    if name not in ("MADE's mask", "weight norm", "an NTK factor"):
+        return
     # And under jit, where no numbers are known, it is the same.
     jitted = jax.jit(lambda v: jinit.reinit(KEY, apply, v, X))(old)
     np.testing.assert_allclose(made.of(jitted), made.of(new), rtol=2e-2, atol=2e-3)

@@ -45,7 +45,10 @@ class Normed(nn.Module):
         return nn.relu(layer(self, x)[0])
 
 
-@pytest.mark.parametrize("way", ["thrown away", "returned", "compiled", "scanned", "by hand"])
+@pytest.mark.parametrize("way", [
+    "thrown away", "by hand", "scanned", pytest.param("returned", marks=pytest.mark.long),
+    pytest.param("compiled", marks=pytest.mark.long),
+])  # fmt: skip
 def test_running_statistics_are_statistics_whatever_becomes_of_the_new_ones(way):
     with jax.numpy_rank_promotion("allow"):
         net = Normed(scan=way == "scanned")
@@ -152,7 +155,8 @@ SHARED = {
 }
 
 
-@pytest.mark.parametrize("name", SHARED)
+@pytest.mark.parametrize("name", ["circulant", pytest.param("toeplitz", marks=pytest.mark.long),
+                                  pytest.param("by take", marks=pytest.mark.long)])  # fmt: skip
 def test_a_weight_that_symmetry_shares(name):
     apply = lambda k, x: jnp.tanh(x @ SHARED[name](k))  # noqa: E731
     (role,) = roles(apply, n(8), X)
