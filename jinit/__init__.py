@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from jinit import activations, data, models, networks, plots, theory
     from jinit.activations import ACTIVATIONS
     from jinit.data import Data
+    from jinit.fixing import FixResult, fix
     from jinit.models.auditing.audit import audit
     from jinit.models.diagnosis.measure import diagnose
     from jinit.models.drawing.reinit import reinit
@@ -40,10 +41,10 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
-    "ACTIVATIONS", "MLP", "SCHEMES", "Correlations", "Data", "Layer", "LayerSignals", "Model",
-    "Network", "NormState", "Params", "Sweep", "TrainResult", "TrainState", "activations", "audit",
-    "configure", "correlations", "data", "diagnose", "dry_run", "evaluate", "forward", "gain",
-    "init", "init_params", "layer_signals", "load", "map_trainability",
+    "ACTIVATIONS", "MLP", "SCHEMES", "Correlations", "Data", "FixResult", "Layer", "LayerSignals",
+    "Model", "Network", "NormState", "Params", "Sweep", "TrainResult", "TrainState", "activations",
+    "audit", "configure", "correlations", "data", "diagnose", "dry_run", "evaluate", "fix",
+    "forward", "gain", "init", "init_params", "layer_signals", "load", "map_trainability",
     "measure_jacobian_spectrum", "models", "networks", "plots", "reinit", "scheme", "sweep",
     "take_tour", "theory", "train", "train_state", "train_step",
 ]  # fmt: skip
@@ -52,6 +53,7 @@ _MODULES = ("activations", "data", "models", "networks", "plots", "theory")
 _NAMES = {
     "activations": "ACTIVATIONS",
     "data": "Data",
+    "fixing": "FixResult fix",
     "models": "Model audit diagnose reinit",
     "networks.base": "Network",
     "networks.correlations": "Correlations correlations",

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import xarray as xr
-from jaxtyping import ArrayLike
 
 from jinit import checks, models
 from jinit.activations import ACTIVATIONS
+from jinit.data import Data
 from jinit.models.diagnosis.report import Diagnosis
 from jinit.models.tracing.model import TracedModel
 from jinit.models.tracing.names import table
@@ -32,6 +32,8 @@ from jinit.sweeps.progress import Reporter
 
 TRAINS = 0.25
 """A seed trains if its loss falls by this share of what it began with, or of an output of 0."""
+NEARLY = 0.05
+"""A candidate is as good as the best if it brings all but this share of the best's gain."""
 CLIP = 1.0
 """global norm at which gradients are cut"""
 _COLUMNS = ("candidate", "what it changes", "loss", "over seeds", "accuracy", "train")
@@ -122,6 +124,13 @@ class Case(NamedTuple):
     """branches"""
     trains: bool
     """whether the model as it is trains in all seeds"""
+    diverges: bool
+    """whether it ends in no number"""
+
+    @property
+    def wild(self) -> bool:
+        """Whether steps may be too large: nothing else was found, or what is too large itself."""
+        return not self.kinds or bool(self.kinds & {"explode", "nonfinite", "output", "scale"})
 
     @property
     def scheme(self) -> str:
@@ -163,6 +172,7 @@ class Candidate(NamedTuple):
     """One change, or several."""
 
     changes: str
+    """in which {start} stands for those of the recommended start"""
     promise: Callable[[Case], int]
     """the larger, the earlier it is tried; 0 where it does not apply"""
     draw: Callable[[Case], str] | None = None
@@ -182,24 +192,22 @@ def _branches(rank: int) -> Callable[[Case], int]:
 
 
 def _rate(rank: int) -> Callable[[Case], int]:
-    return lambda case: 0 if case.trains else rank + 40
+    """Where nothing was found in the start, or what a smaller step may survive."""
+    return lambda case: rank + 40 if not case.trains and case.wild else 0
 
 
 def _slow(rank: int) -> Callable[[Case], int]:
-    return lambda case: rank + 20 if not case.trains and not case.kinds else 0
+    return lambda case: 0 if case.trains or case.kinds or case.diverges else rank + 20
 
 
 def _both(rank: int) -> Callable[[Case], int]:
     return lambda case: 0 if case.trains else rank + (50 if case.kinds else 10)
 
 
-def _clip(rank: int) -> Callable[[Case], int]:
-    wild = {"explode", "nonfinite"}
-    return lambda case: rank + 40 if case.kinds & wild or not case.trains else 0
-
-
 CANDIDATES: dict[str, Candidate] = {
-    "scaled branches": Candidate("branches by 1/sqrt(L)", _branches(9), lambda c: "scaled branches"),
+    "scaled branches": Candidate(
+        "branches by 1/sqrt(L)", _branches(9), lambda c: "scaled branches"
+    ),
     "he": Candidate(
         "weights by He", lambda c: _start(7 if c.rectifies else 3)(c), lambda c: "he"
     ),
@@ -216,16 +224,16 @@ CANDIDATES: dict[str, Candidate] = {
     "stable rate": Candidate("half the stable learning rate", _rate(9), rate=None),
     "rate / 10": Candidate("a tenth of the learning rate", _rate(8), rate=0.1),
     "rate / 100": Candidate("a hundredth of the learning rate", _rate(7), rate=0.01),
-    "clipping": Candidate(f"gradients cut at norm {CLIP:g}", _clip(6), clip=True),
+    "clipping": Candidate(f"gradients cut at norm {CLIP:g}", _rate(6), clip=True),
     "rate x 10": Candidate("ten times the learning rate", _slow(9), rate=10.0),
     "start, stable rate": Candidate(
-        "recommended start, half its stable rate", _both(9), lambda c: c.start, None
+        "{start}, half its stable rate", _both(9), lambda c: c.start, None
     ),
     "start, rate / 10": Candidate(
-        "recommended start, a tenth of the rate", _both(8), lambda c: c.start, 0.1
+        "{start}, a tenth of the rate", _both(8), lambda c: c.start, 0.1
     ),
     "start, clipping": Candidate(
-        f"recommended start, gradients cut at {CLIP:g}", _both(7), lambda c: c.start, clip=True
+        f"{{start}}, gradients cut at {CLIP:g}", _both(7), lambda c: c.start, clip=True
     ),
 }  # fmt: skip
 """What may help, tried in the order of its promise."""
@@ -246,7 +254,7 @@ def fix(
     steps: int = 300,
     seeds: int = 3,
     batch_size: int = 128,
-    minutes: ArrayLike = 3.0,
+    minutes: float = 3.0,
     rules: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> FixResult:
@@ -257,7 +265,7 @@ def fix(
     what was found are trained, each seed with a draw and an order of batches of its own, the same
     order for all. The winner trains in more than half of the seeds, and each of its seeds ends with
     a lower loss than all seeds of the model as it is. Of candidates that seeds do not tell from the
-    best one the first is taken.
+    best one, or that bring nearly its gain, the first is taken: the plainest.
 
     Args:
         key: one PRNG key; `variables` of the result are drawn with it, as by the lines of `code`.
@@ -289,10 +297,11 @@ def fix(
     batch_size = min(checks.count("batch_size", batch_size), len(jax.tree.leaves(arrays[0])[0]))
     make = _optimizer(optimizer, learning_rate)
     x = jax.tree.map(lambda a: a[:batch_size], arrays[0])
-    shape = _outputs(apply, variables, x)
+    model = TracedModel(apply, variables, x, rules=rules)
+    shape = _outputs(model)
     targets = as_targets(arrays[1][:batch_size], shape, loss, name="y_train")
     loss = loss_function(loss, targets, shape)
-    model = TracedModel(apply, variables, x, loss=loss, rules=rules)
+    model = model.replaced(loss=loss)
     trainer = _Trainer(key, model, arrays, loss, make, steps, batch_size)
     found = models.diagnose.traced(model, targets=targets)
 
@@ -300,7 +309,8 @@ def fix(
     ignorant = float(loss(jnp.zeros(shape, np.float32), targets))
     (before,) = _rows(done, {"before": "nothing"}, ignorant)
     kinds = frozenset(finding.kind for finding in found.findings)
-    case = Case(kinds, _rectifies(found), found.residuals, before.trained == seeds)
+    wild = not math.isfinite(before.loss)
+    case = Case(kinds, _rectifies(found), found.residuals, before.trained == seeds, wild)
     if not kinds and case.trains:
         said = (
             f"Healthy: nothing was found, and it trains (loss {before.loss:.3g} after {steps} "
@@ -312,8 +322,10 @@ def fix(
     ordered = sorted(CANDIDATES, key=lambda name: -CANDIDATES[name].promise(case))
     chosen = [name for name in ordered if CANDIDATES[name].promise(case) > 0]
     if progress:
-        _say(f"the model as it is ends at a loss of {before.loss:.3g}, {before.trained} of {seeds} "
-             f"seeds train ({time.monotonic() - began:.0f} s); {len(chosen)} candidates.")  # fmt: skip
+        _say(
+            f"the model as it is ends at a loss of {before.loss:.3g}, {before.trained} of {seeds} "
+            f"seeds train ({time.monotonic() - began:.0f} s); {len(chosen)} candidates."
+        )
     starts = {}
     keys = [key, *(jax.random.fold_in(key, i) for i in range(1, seeds))]
     scales: dict[str | None, float] = {}
@@ -329,10 +341,13 @@ def fix(
     else:
         late = list(starts)
     left_out |= dict.fromkeys(late, "no time was left")
-    changes = {"before": "nothing"} | {n: CANDIDATES[n].changes for n in starts if n not in late}
+    recommended = CANDIDATES[case.start].changes
+    changes = {"before": "nothing"} | {
+        n: CANDIDATES[n].changes.format(start=recommended) for n in starts if n not in late
+    }
     rows = _rows(done, changes, ignorant)
     done = done.drop_vars("ran")
-    won = _winner(rows)
+    won = _winner(rows, ignorant)
     if won is None:
         tried = ", ".join(row.candidate for row in rows[1:]) or "nothing"
         said = (
@@ -342,8 +357,8 @@ def fix(
         return FixResult(rows, variables, "", make(1.0), None, False, said, found, done, left_out)
     said = (
         f"{won.candidate} ({won.changes}) wins: loss {won.loss:.3g} after {steps} steps where the "
-        f"model as it is ends at {before.loss:.3g}; {won.trained} of {seeds} seeds train instead of "
-        f"{before.trained}.{_late(late)}"
+        f"model as it is ends at {before.loss:.3g}; {won.trained} of {seeds} seeds train instead "
+        f"of {before.trained}.{_late(late)}"
     )
     start = starts[won.candidate][0]
     code = _code(CANDIDATES[won.candidate], case, start, by_name, batch_size, x, optimizer,
@@ -373,19 +388,19 @@ def _rectifies(found: Diagnosis) -> bool:
 _PARTS = ("x_train", "y_train", "x_test", "y_test")
 
 
-def _data(data: Any) -> tuple[tuple[Any, ...], bool]:
+def _data(data: Any) -> tuple[Data, bool]:
     """Four arrays, and whether they came by name."""
     if isinstance(data, Mapping):
         checks.options("data", data, _PARTS)
         if missing := [name for name in _PARTS if name not in data]:
             raise ValueError(f"data must hold {', '.join(_PARTS)}, got none of {missing[0]}.")
-        return tuple(data[name] for name in _PARTS), True
+        return Data(*(data[name] for name in _PARTS)), True
     if not isinstance(data, tuple | list) or len(data) not in (2, 4):
         raise TypeError(
-            f"data must be a jinit.Data(x_train, y_train, x_test, y_test), a dict of these names or "
-            f"a pair (x, y), got {type(data).__name__}."
+            f"data must be a jinit.Data(x_train, y_train, x_test, y_test), a dict of these names "
+            f"or a pair (x, y), got {type(data).__name__}."
         )
-    return (*data, *data)[:4], False
+    return Data(*(*data, *data)[:4]), False
 
 
 def _optimizer(optimizer: Any, learning_rate: Any) -> Callable[..., Any]:
@@ -418,8 +433,7 @@ def _is(value: Any, number: Any) -> bool:
     return isinstance(value, bool | float) and value == number
 
 
-def _outputs(apply: Callable[..., Any], variables: Any, x: Any) -> tuple[int, ...]:
-    model = TracedModel(apply, variables, x)
+def _outputs(model: TracedModel) -> tuple[int, ...]:
     out = model.trace.outputs([v.aval for v in model.trace.jaxpr.jaxpr.outvars])
     if not hasattr(out, "shape"):
         raise TypeError(
@@ -509,7 +523,7 @@ class _Trainer:
     """Trains starts side by side."""
 
     def __init__(
-        self, key: jax.Array, model: TracedModel, data: tuple[Any, ...], loss: Loss,
+        self, key: jax.Array, model: TracedModel, data: Data, loss: Loss,
         make: Callable[..., Any], steps: int, batch_size: int,
     ) -> None:  # fmt: skip
         """Which leaves move."""
@@ -569,7 +583,9 @@ class _Trainer:
                 executor=_UntilTime(end, lambda: reporter.advance(seeds)),
             )  # fmt: skip
         found = found.squeeze("seed", drop=True).rename(draw="seed")
-        last = found.loss.isel(step=slice(-max(1, self.steps // 10), None)).mean("step", skipna=False)
+        last = found.loss.isel(step=slice(-max(1, self.steps // 10), None)).mean(
+            "step", skipna=False
+        )
         found["final_loss"] = last.where(np.isfinite(last), np.inf)
         found["ran"] = np.isfinite(found.ran)
         return found.assign_coords(candidate=list(starts))
@@ -583,7 +599,7 @@ class _Trainer:
         Raises:
             ValueError: a rate that is small enough, or curvature that tells nothing.
         """
-        x, y = (jax.tree.map(lambda a: jnp.asarray(a[: self.batch_size]), part) for part in self.data[:2])  # fmt: skip
+        x, y = jax.tree.map(lambda a: jnp.asarray(a[: self.batch_size]), tuple(self.data[:2]))
         model = self.model.of(variables)
         params, optimizer = jax.tree.map(jnp.asarray, self.params(variables)), self.make()
         step = jax.jit(train_step(self.net, optimizer, loss=self.loss))
@@ -660,8 +676,11 @@ def _rows(done: xr.Dataset, changes: Mapping[str, str], ignorant: float) -> tupl
     return tuple(rows)
 
 
-def _winner(rows: Sequence[Row]) -> Row | None:
-    """The first that is not told from the best of those that beat the first row in every seed."""
+def _winner(rows: Sequence[Row], ignorant: float) -> Row | None:
+    """The first as good as the best of those that beat the first row in every seed.
+
+    As good is what seeds do not tell from it, or what brings nearly the same gain.
+    """
     before, *others = rows
     better = [
         row for row in others
@@ -670,6 +689,6 @@ def _winner(rows: Sequence[Row]) -> Row | None:
     if not better:
         return None
     best = min(better, key=lambda row: (-row.trained, row.loss))
-    return next(
-        row for row in better if row.trained == best.trained and row.loss <= max(best.losses)
-    )
+    gain = float(np.fmin(before.loss, ignorant)) - best.loss
+    enough = max(*best.losses, best.loss + NEARLY * gain)
+    return next(row for row in better if row.trained == best.trained and row.loss <= enough)
