@@ -122,9 +122,9 @@ class Case(NamedTuple):
     """whether the most frequent activation is ReLU or one of its kind"""
     residuals: int
     """branches"""
-    trains: bool
-    """whether the model as it is trains in all seeds"""
-    diverges: bool
+    trains: bool = False
+    """whether the model as it is trains in all seeds; not known yet where something was found"""
+    diverges: bool = False
     """whether it ends in no number"""
 
     @property
@@ -197,7 +197,7 @@ def _rate(rank: int) -> Callable[[Case], int]:
 
 
 def _slow(rank: int) -> Callable[[Case], int]:
-    return lambda case: 0 if case.trains or case.kinds or case.diverges else rank + 20
+    return lambda case: 0 if case.trains or case.kinds else rank + 20
 
 
 def _both(rank: int) -> Callable[[Case], int]:
@@ -212,7 +212,7 @@ CANDIDATES: dict[str, Candidate] = {
         "weights by He", lambda c: _start(7 if c.rectifies else 3)(c), lambda c: "he"
     ),
     "xavier": Candidate(
-        "weights by Xavier, gains by activation", lambda c: _start(3 if c.rectifies else 7)(c),
+        "weights by Xavier, gains by activation", lambda c: 0 if c.rectifies else _start(7)(c),
         lambda c: "xavier",
     ),
     "fixup": Candidate("weights by Fixup", _branches(6), lambda c: "fixup"),
@@ -221,19 +221,21 @@ CANDIDATES: dict[str, Candidate] = {
     ),
     "lsuv": Candidate("weights by LSUV, on one batch", _start(4), lambda c: "lsuv"),
     "skipinit": Candidate("branches start at 0", _branches(2), lambda c: "skipinit"),
-    "stable rate": Candidate("half the stable learning rate", _rate(9), rate=None),
+    "stable rate": Candidate("half the stable learning rate", _slow(29), rate=None),
     "rate / 10": Candidate("a tenth of the learning rate", _rate(8), rate=0.1),
     "rate / 100": Candidate("a hundredth of the learning rate", _rate(7), rate=0.01),
     "clipping": Candidate(f"gradients cut at norm {CLIP:g}", _rate(6), clip=True),
-    "rate x 10": Candidate("ten times the learning rate", _slow(9), rate=10.0),
+    "rate x 10": Candidate(
+        "ten times the learning rate", lambda c: 0 if c.diverges else _slow(9)(c), rate=10.0
+    ),
     "start, stable rate": Candidate(
-        "{start}, half its stable rate", _both(9), lambda c: c.start, None
+        "{start}, half its stable rate", _both(7), lambda c: c.start, None
     ),
     "start, rate / 10": Candidate(
-        "{start}, a tenth of the rate", _both(8), lambda c: c.start, 0.1
+        "{start}, a tenth of the rate", _both(9), lambda c: c.start, 0.1
     ),
     "start, clipping": Candidate(
-        f"{{start}}, gradients cut at {CLIP:g}", _both(7), lambda c: c.start, clip=True
+        f"{{start}}, gradients cut at {CLIP:g}", _both(8), lambda c: c.start, clip=True
     ),
 }  # fmt: skip
 """What may help, tried in the order of its promise."""
@@ -305,54 +307,62 @@ def fix(
     trainer = _Trainer(key, model, arrays, loss, make, steps, batch_size)
     found = models.diagnose.traced(model, targets=targets)
 
-    done = trainer.run({"before": [_Start(variables)] * seeds}, None, progress)
-    ignorant = float(loss(jnp.zeros(shape, np.float32), targets))
-    (before,) = _rows(done, {"before": "nothing"}, ignorant)
     kinds = frozenset(finding.kind for finding in found.findings)
-    wild = not math.isfinite(before.loss)
-    case = Case(kinds, _rectifies(found), found.residuals, before.trained == seeds, wild)
-    if not kinds and case.trains:
+    case = Case(kinds, _rectifies(found), found.residuals)
+    ignorant = float(loss(jnp.zeros(shape, np.float32), targets))
+    starts = {"before": [_Start(variables)] * seeds}
+    done = None
+    if not kinds:  # else it is trained beside the candidates, by the same program
+        done = trainer.run(starts, None, progress)
+        (before,) = _rows(done, {"before": "nothing"}, ignorant)
+        case = case._replace(
+            trains=before.trained == seeds, diverges=not math.isfinite(before.loss)
+        )
+    if case.trains and done is not None:
         said = (
             f"Healthy: nothing was found, and it trains (loss {before.loss:.3g} after {steps} "
             f"steps, {seeds} of {seeds} seeds), so the model is left as it is."
         )
+        done = done.drop_vars("ran")
         return FixResult((before,), variables, "", make(1.0), None, True, said, found, done, {})
 
     left_out: dict[str, str] = {}
     ordered = sorted(CANDIDATES, key=lambda name: -CANDIDATES[name].promise(case))
     chosen = [name for name in ordered if CANDIDATES[name].promise(case) > 0]
     if progress:
-        _say(
-            f"the model as it is ends at a loss of {before.loss:.3g}, {before.trained} of {seeds} "
-            f"seeds train ({time.monotonic() - began:.0f} s); {len(chosen)} candidates."
-        )
-    starts = {}
+        _say(f"{found.verdict if kinds else 'nothing was found, but it does not train.'}")
+        _say(f"{len(chosen)} candidates ({time.monotonic() - began:.0f} s so far).")
     keys = [key, *(jax.random.fold_in(key, i) for i in range(1, seeds))]
     scales: dict[str | None, float] = {}
+    draw_until = time.monotonic() + (end - time.monotonic()) / 3
     for name in chosen:
+        if time.monotonic() > draw_until:
+            break
         try:
             starts[name] = _starts(model, CANDIDATES[name], case, keys, trainer, scales)
         except (ValueError, TypeError) as error:  # a draw that the model does not allow
             left_out[name] = str(error).splitlines()[0]
-    if starts and time.monotonic() < end:
-        ran = trainer.run(starts, end, progress)
-        late = [n for n in starts if not ran.ran.sel(candidate=n).any()]
-        done = xr.concat([done, ran.drop_sel(candidate=late)], "candidate", join="outer")
-    else:
-        late = list(starts)
+    if done is None:
+        done = trainer.run(starts, end, progress)
+    elif len(starts) > 1 and time.monotonic() < end:
+        others = {name: each for name, each in starts.items() if name != "before"}
+        done = xr.concat([done, trainer.run(others, end, progress)], "candidate")
+    ran = [str(name) for name in done.candidate.values[done.ran.all("seed").values]]
+    done = done.sel(candidate=ran).drop_vars("ran")
+    late = [name for name in chosen if name not in ran and name not in left_out]
     left_out |= dict.fromkeys(late, "no time was left")
     recommended = CANDIDATES[case.start].changes
     changes = {"before": "nothing"} | {
-        n: CANDIDATES[n].changes.format(start=recommended) for n in starts if n not in late
+        n: CANDIDATES[n].changes.format(start=recommended) for n in ran if n != "before"
     }
-    rows = _rows(done, changes, ignorant)
-    done = done.drop_vars("ran")
+    before, *_ = rows = _rows(done, changes, ignorant)
     won = _winner(rows, ignorant)
     if won is None:
         tried = ", ".join(row.candidate for row in rows[1:]) or "nothing"
+        best = "Nothing helped" if before.trained < seeds else "It trains, and is left as it is"
         said = (
-            f"Nothing helped: of {tried}, none trains better than the model as it is beyond the "
-            f"spread over seeds.{_late(late)}"
+            f"{best}: of {tried}, none trains better than the model as it is beyond the spread "
+            f"over seeds.{_late(late)}"
         )
         return FixResult(rows, variables, "", make(1.0), None, False, said, found, done, left_out)
     said = (
@@ -639,20 +649,21 @@ class _UntilTime(Executor):
     def __init__(self, end: float | None, advance: Callable[[], None]) -> None:
         self.end, self.advance = end, advance
         self.last: dict[str, np.ndarray] = {}
-        self.seconds = math.inf
+        self.seconds = 0.0
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
         began = time.monotonic()
-        if self.last and self.end is not None and began + self.seconds > self.end:
+        if self.last and self.end is not None and began + self.seconds >= self.end:
             future.set_result({k: np.full_like(v, np.nan) for k, v in self.last.items()})
             return future
+        compiled = bool(self.last)  # by the first one, which tells no time
         try:
             self.last = fn(*args, **kwargs)
         except BaseException as error:
             future.set_exception(error)
             return future
-        self.seconds = min(self.seconds, time.monotonic() - began)  # the first one compiles
+        self.seconds = time.monotonic() - began if compiled else 0.0
         future.set_result(self.last)
         self.advance()
         return future

@@ -76,8 +76,8 @@ def of_equinox(change):
 
 
 def all_equal():
-    apply, model = of_equinox(lambda leaf: jnp.full(leaf.shape, 0.01 if leaf.ndim == 2 else 0.0))
-    return made(apply, model, optimizer=optax.sgd(0.01, momentum=0.9))
+    apply, model = of_equinox(lambda leaf: jnp.full(leaf.shape, 0.005 if leaf.ndim == 2 else 0.0))
+    return made(apply, model, optimizer=optax.sgd(0.005, momentum=0.9))
 
 
 def dead():
@@ -92,11 +92,11 @@ def exploding():
 
 
 class Residual(linen.Module):
-    """Fifty branches, added at full size."""
+    """Twenty branches, added at full size."""
 
     @linen.compact
     def __call__(self, x):
-        for _ in range(50):
+        for _ in range(20):
             inside = linen.relu(linen.Dense(64, kernel_init=linen.initializers.he_normal())(x))
             x = x + linen.Dense(64, kernel_init=linen.initializers.he_normal())(inside)
         return linen.Dense(10)(x)
