@@ -130,7 +130,7 @@ class Case(NamedTuple):
     @property
     def wild(self) -> bool:
         """Whether steps may be too large: nothing else was found, or what is too large itself."""
-        return not self.kinds or bool(self.kinds & {"explode", "nonfinite", "output", "scale"})
+        return not self.kinds or bool(self.kinds & {"explode", "nonfinite", "output"})
 
     @property
     def scheme(self) -> str:
