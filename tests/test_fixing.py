@@ -1,5 +1,8 @@
 """What does not train is mended, what trains is left alone, and the code does what was measured."""
 
+import re
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -298,3 +301,21 @@ def test_broken_models_are_mended(name):
     assert min(won.accuracies) >= 0.8
     assert won.trained == len(won.accuracies) == 3
     same(by_code(result.code, jax.random.key(1), made)["variables"], result.variables)
+
+
+@pytest.mark.long
+def test_the_page_prints_what_it_says(tmp_path, monkeypatch):
+    """The same candidates in order, the same winner and code; numbers differ by machine."""
+    text = (Path(__file__).parents[1] / "docs" / "fix.md").read_text(encoding="utf-8")
+    program = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
+    said = re.findall(r"```text\n(.*?)```", text, re.DOTALL)[0]
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        exec(compile(program, "docs/fix.md", "exec"), names)
+    result = names["result"]
+    shown = [line.split("  ")[0] for line in said.splitlines()[4:]]
+    assert shown[: len(result.table)] == [row.candidate for row in result.table]
+    assert f"{result.winner} (" in said
+    assert result.code in said
+    assert (tmp_path / "fix.png").exists()
