@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from jinit import activations, data, models, networks, plots, theory
     from jinit.activations import ACTIVATIONS
     from jinit.data import Data
+    from jinit.fixing import FixResult, fix
     from jinit.models.auditing.audit import audit
     from jinit.models.auditing.comparing import compare_starts
     from jinit.models.diagnosis.measure import diagnose
@@ -42,10 +43,10 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
-    "ACTIVATIONS", "MLP", "SCHEMES", "STARTS", "Correlations", "Data", "Layer", "LayerSignals",
-    "Model", "Network", "NormState", "Params", "Sweep", "TrainResult", "TrainState", "activations",
-    "audit", "compare_starts", "configure", "correlations", "data", "diagnose", "dry_run",
-    "evaluate", "forward", "gain", "init", "init_params", "layer_signals", "load",
+    "ACTIVATIONS", "MLP", "SCHEMES", "STARTS", "Correlations", "Data", "FixResult", "Layer",
+    "LayerSignals", "Model", "Network", "NormState", "Params", "Sweep", "TrainResult", "TrainState",
+    "activations", "audit", "compare_starts", "configure", "correlations", "data", "diagnose",
+    "dry_run", "evaluate", "fix", "forward", "gain", "init", "init_params", "layer_signals", "load",
     "map_trainability", "measure_jacobian_spectrum", "models", "networks", "plots", "reinit",
     "scheme", "sweep", "take_tour", "theory", "train", "train_state", "train_step",
 ]  # fmt: skip
@@ -56,6 +57,8 @@ _NAMES = {
     "data": "Data",
     "models": "Model audit compare_starts diagnose reinit",
     "models.starts.table": "STARTS",
+    "fixing": "FixResult fix",
+    "models": "Model audit diagnose reinit",
     "networks.base": "Network",
     "networks.correlations": "Correlations correlations",
     "networks.jacobian": "measure_jacobian_spectrum",

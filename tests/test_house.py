@@ -22,7 +22,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"schemes", "data"},
         {"networks", "theory", "sweeps"},
         {"models"},
-        {"trainability"},
+        {"trainability", "fixing"},
         {"plots"},
         {"pages"},
         {"tour"},
@@ -64,7 +64,7 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "cli": [
         {"options", "theory_report"},
-        {"tour", "theory", "schemes", "diagnose", "sweeps"},
+        {"tour", "theory", "schemes", "diagnose", "fix", "sweeps"},
         {"main"},
     ],
     "models.scaling": [{"coordinate_check", "depth", "following"}, {"trees"}, {"mup"}],

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import jinit
-from jinit.cli import diagnose, schemes, sweeps, theory, tour
+from jinit.cli import diagnose, fix, schemes, sweeps, theory, tour
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -14,7 +14,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (tour.tour, theory.theory, schemes.schemes, diagnose.diagnose,
-                sweeps.map_, sweeps.status, sweeps.plot, sweeps.export):  # fmt: skip
+                fix.fix, sweeps.map_, sweeps.status, sweeps.plot, sweeps.export):  # fmt: skip
     app.command(command.__name__.rstrip("_"))(command)
 
 

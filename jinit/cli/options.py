@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -50,3 +50,30 @@ def one_sentence(*errors: type[Exception]) -> Iterator[None]:
         yield
     except errors as error:
         fail(str(error))
+
+
+def made_by(factory: str, form: str) -> Any:
+    """What the function `module:function` returns, called without arguments, or what stands there.
+
+    Raises:
+        ValueError: what cannot be imported; a function that needs arguments.
+    """
+    from inspect import Parameter, signature
+
+    from jinit import checks
+
+    made = checks.imported("model", factory)
+    if not callable(made):
+        return made
+    try:
+        parameters = list(signature(made).parameters.values())
+    except ValueError:  # of functions written in C
+        parameters = []
+    optional = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in optional]
+    if needed:
+        raise ValueError(
+            f"{factory} must be a function without arguments that returns {form}, got one that "
+            f"needs {', '.join(needed)}; write one that calls it with what it needs."
+        )
+    return made()

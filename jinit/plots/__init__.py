@@ -4,6 +4,7 @@ Nothing is computed here beyond averages and quantiles over runs.
 """
 
 from jinit.plots.figures import COLORS, figure, power_of_ten, style
+from jinit.plots.fixing import fixed
 from jinit.plots.models import coordinate_check, diagnosis
 from jinit.plots.panels import band, gradient_map, histograms, weights
 from jinit.plots.sweeps import grid
@@ -15,6 +16,7 @@ __all__ = [
     "coordinate_check",
     "diagnosis",
     "figure",
+    "fixed",
     "gradient_map",
     "grid",
     "histograms",
