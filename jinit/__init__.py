@@ -58,7 +58,6 @@ _NAMES = {
     "models": "Model audit compare_starts diagnose reinit",
     "models.starts.table": "STARTS",
     "fixing": "FixResult fix",
-    "models": "Model audit diagnose reinit",
     "networks.base": "Network",
     "networks.correlations": "Correlations correlations",
     "networks.jacobian": "measure_jacobian_spectrum",

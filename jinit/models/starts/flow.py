@@ -511,8 +511,8 @@ class _Walk:
             if a.fan_out == b.fan_in and (b.fan_in or 0) < min(a.fan_in or 0, b.fan_out or 0):
                 self.pairs[b.order] = first
         axis = self._features(equation, data, uses[0])
-        made = dict(self._side_by_side(uses, shape, axis))
-        return self.new(read, data=True, seen=seen, made={u.order: at for u, at in made.items()})
+        made = {use.order: at for use, at in self._side_by_side(uses, shape, axis)}
+        return self.new(read, data=True, seen=seen, made=made)
 
     @staticmethod
     def _features(equation: Any, data: list[_Value], use: Use) -> tuple[int, int] | None:

@@ -112,6 +112,7 @@ class Graph:
             terms=frozenset[int]().union(*(s.terms for s in signals)),
             raised=frozenset[int]().union(*(s.raised for s in signals)),
             scores=frozenset[int]().union(*(s.scores for s in signals if not is_bent(s))),
+            accumulated=frozenset[int]().union(*(s.accumulated for s in signals)),
             cut=frozenset[tuple[int, int]]().union(*(s.cut for s in signals if not is_bent(s))),
         )
 
@@ -274,6 +275,7 @@ class Graph:
             rescaled=lone.rescaled if lone and is_line and kind == "bias" else (),
             terms=frozenset({order}).union(*(s.terms for s in signals)),
             raised=frozenset[int]().union(*(s.raised for s in signals)),
+            accumulated=frozenset[int]().union(*(s.accumulated for s in signals)),
         )  # fmt: skip
 
     def _turns(self, view: View, signal: Signal) -> bool:
@@ -282,6 +284,12 @@ class Graph:
             return True
         time = not view.layers or len(self.loops) - 1 not in view.stacked
         return signal.state and bool(self.loops) and time
+
+    def are_rates(self, orders: Iterable[int]) -> None:
+        """These terms and factors turn out to be a decay's."""
+        for i in orders:
+            if self.uses[i].kind in ("bias", "scale"):
+                self.uses[i] = self.uses[i]._replace(kind="rate")
 
     def is_vector(self, view: View) -> bool:
         """Whether a layer has more than one number of it."""
@@ -308,10 +316,18 @@ class Graph:
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             summed = math.prod(equation.invars[0].aval.shape[a] for a in contracted)
+        # A view is in the precision of its leaf: that in which the program has it is noted here.
+        dtypes = [atom.aval.dtype for atom in equation.invars]
+
+        def result(i: int) -> Callable[..., Any]:
+            run = output(equation, i)
+            return lambda *values: run(*(
+                jnp.asarray(v).astype(dtype) for v, dtype in zip(values, dtypes, strict=True)
+            ))  # fmt: skip
+
         return [
             self._made(
-                equation.primitive.name, output(equation, i), operands,
-                out.aval.shape, out.aval.dtype, summed,
+                equation.primitive.name, result(i), operands, out.aval.shape, out.aval.dtype, summed
             )
             for i, out in enumerate(equation.outvars)
         ]  # fmt: skip
@@ -320,6 +336,10 @@ class Graph:
         """One view of what lies side by side."""
         if isinstance(value, View):
             return value
+        if value.leading:
+            flat = self.whole(value._replace(axis=0, leading=()))
+            repeated = (*value.leading, *flat.shape)
+            return flat.then(lambda numbers: jnp.broadcast_to(numbers, repeated), repeated)
         shape, axis = list(value.views[0].shape), value.axis
         shape[axis] = sum(view.shape[axis] for view in value.views)
 

@@ -163,7 +163,7 @@ def batched(call: Call) -> list[Value] | None:
     *leading, last = call.shape
     if last != sum(view.shape[0] for view in first.views):
         return None
-    return [first._replace(axis=len(leading))]
+    return [first._replace(axis=len(leading), leading=tuple(leading))]
 
 
 def taken(call: Call) -> list[Value] | None:
@@ -287,7 +287,7 @@ def factor(call: Call) -> list[Value] | None:
         rest = [replace(signal, spread=call.spread(1 - i))]
     normed = any(part.under_root for part in call.graph.parts(view.leaf).values())
     order = call.graph.subtracted.get(signal.node) if isinstance(signal, Signal) else None
-    if normed and order is not None:
+    if normed and order is not None and len(call.graph.parts(call.graph.uses[order].view.leaf)) < 2:
         # What was subtracted before a running deviation divides is a running mean.
         call.graph.uses[order] = call.graph.uses[order]._replace(kind="statistic")
     return [call.graph.use_between(view, "scale", rest, call.at, normed=normed)]

@@ -268,7 +268,11 @@ def _role(path: str, leaf: Any, uses: tuple[Use, ...], rule: Kind | None, number
         role = replace(role, order=min(u.order for u in uses), times=round(read / max(whole, 1)))
     kinds = {use.kind for use in uses}
     if "statistic" in kinds and kinds <= {"statistic", "bias", "scale"}:
-        kinds = {"statistic"}
+        # A root is taken as well of what a basis of functions' own deviation is computed from: its
+        # frequencies and phases are factors and terms themselves.
+        direct = {use.kind for use in uses if use.view.leaf == number}
+        roots = all(u.parts[number].under_root for u in uses if u.kind == "statistic")
+        kinds = direct if roots and len(direct) == 1 else {"statistic"}
     weights = _weights(uses)
     if rule is None:
         if not uses:

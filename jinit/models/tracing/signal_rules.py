@@ -142,10 +142,7 @@ def multiplied(call: Call) -> None:
     state = any(s.state for s in signals)
     again = len(raised) > 1 and raised[0].raised & raised[1].raised
     if call.equation.primitive.name == "mul" and raised and (state or again):
-        for i in frozenset[int]().union(*(s.raised for s in raised)):
-            use = call.graph.uses[i]
-            if use.kind in ("bias", "scale"):
-                call.graph.uses[i] = use._replace(kind="rate")
+        call.graph.are_rates(frozenset[int]().union(*(s.raised for s in raised)))
 
 
 def late_norm(call: Call) -> None:
@@ -173,7 +170,7 @@ def summed(call: Call) -> list[Value] | None:
 def accumulated(call: Call) -> list[Value] | None:
     """A sum over time: what it is multiplied with later goes on as a state does."""
     out = call.graph.new(call.values, call.at, summed=True)
-    return [replace(out, state=bool(out.terms), spread=frozenset())]
+    return [replace(out, state=bool(out.terms), accumulated=out.terms, spread=frozenset())]
 
 
 def compared(call: Call) -> list[Value] | None:
@@ -216,11 +213,17 @@ def both_signals(call: Call) -> list[Value] | None:
             axes=(tuple(groups), tuple(place[a] for a in inner), tuple(place[a] for a in free)),
         )  # fmt: skip
         out = call.graph.new([other], call.at)
-        return [replace(out, uses=frozenset({rows.use}), terms=frozenset(), raised=frozenset())]
+        return [_product(out, frozenset({rows.use}))]
     signals = [v for v in call.values if isinstance(v, Signal)]
     scores = frozenset[int]().union(*(s.uses for s in signals))
     out = call.graph.new(call.values, call.at, features=call.features)
-    return [replace(out, terms=frozenset(), raised=frozenset(), scores=scores)]
+    return [replace(_product(out, out.uses), scores=scores)]
+
+
+def _product(out: Signal, uses: frozenset[int]) -> Signal:
+    """What a product gives: the terms of what is multiplied end with it."""
+    none = frozenset[int]()
+    return replace(out, uses=uses, terms=none, raised=none, accumulated=none)
 
 
 def _together(call: Call) -> list[Value] | None:
@@ -254,6 +257,7 @@ def _together(call: Call) -> list[Value] | None:
     raised = signal.raised
     if name in ("exp", "exp2"):
         raised |= signal.terms
+        call.graph.are_rates(signal.accumulated)  # what remains after some steps
     elif name in ("log", "log1p"):
         raised = frozenset()
     # The argument is where the first operation finds it.

@@ -75,6 +75,8 @@ class Joined(NamedTuple):
 
     views: tuple[View, ...]
     axis: int
+    leading: tuple[int, ...] = ()
+    """axes before the views' own, along which all are repeated"""
 
 
 class Constant(NamedTuple):
@@ -152,6 +154,8 @@ class Signal:
     """uses of parameters that were added to it or multiplied with it since the last weights"""
     raised: frozenset[int] = frozenset()
     """such uses that went into an exponential"""
+    accumulated: frozenset[int] = frozenset()
+    """such uses that were summed up over time"""
     state: bool = False
     """what a loop carries"""
     scores: frozenset[int] = frozenset()

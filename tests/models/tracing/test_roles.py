@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import jinit
 from jinit.models import RoleError, roles
 
 KEY = jax.random.key(0)
@@ -430,3 +431,67 @@ def test_a_gelu_is_known_though_it_is_written_out_in_primitives():
             return nn.gelu(nn.Dense(16)(x))
 
     assert of_linen(Model(), jnp.ones((2, 8)))[linen("Dense_0")].activation == "gelu_tanh"
+
+
+def test_a_decay_that_is_summed_over_time_before_its_exponential_is_a_rate():
+    """Mamba-2's form: exp of a sum of steps times A, for all pairs of times at once."""
+
+    def ssd(p, x):
+        step = jax.nn.softplus(x @ p["w"] + p["step_bias"])
+        total = jnp.cumsum(-jnp.exp(p["A_log"]) * step, 1)
+        kept = jnp.exp(jnp.tril(total[:, :, None] - total[:, None, :]).mean(-1))
+        return jnp.einsum("bts,bsd->btd", kept, x) + p["D"] * x
+
+    shapes = {"w": (6, 6), "step_bias": (6,), "A_log": (6,), "D": (6,)}
+    with jax.numpy_rank_promotion("allow"):
+        variables = {name: jnp.ones(shape) for name, shape in shapes.items()}
+        got = found(ssd, variables, jnp.ones((2, 5, 6)))
+    kinds = {path[2:-2]: role.kind for path, role in got.items()}
+    assert kinds == {"w": "weight", "step_bias": "rate", "A_log": "rate", "D": "scale"}
+
+
+def test_frequencies_and_phases_of_a_normalised_basis_are_no_running_statistics():
+    """sin(f x + p), less its mean and over its deviation under x ~ N(0, 1), as ActNet has it."""
+
+    def basis(p, x):
+        f, phase = p["f"], p["phase"]
+        mean = jnp.exp(-(f**2) / 2) * jnp.sin(phase)
+        square = (1 - jnp.exp(-2 * f**2) * jnp.cos(2 * phase)) / 2
+        y = (jnp.sin(x[..., None] * f + phase) - mean) / jnp.sqrt(square - mean**2 + 1e-3)
+        return jnp.einsum("bik,iko->bo", y, p["w"])
+
+    with jax.numpy_rank_promotion("allow"):
+        variables = {"f": jnp.ones(5), "phase": jnp.ones(5), "w": jnp.ones((3, 5, 2))}
+        got = found(basis, variables, jnp.ones((4, 3)))
+    assert got["['f']"].kind == "scale"
+    assert got["['phase']"].kind == "bias"
+    assert fans(got["['w']"]) == ("weight", 15, 2)
+
+
+def test_real_and_imaginary_parts_made_complex_are_applied_in_complex_precision():
+    def apply(p, x):
+        both = p["real"] + 1j * p["imag"]
+        return jnp.fft.irfft(jnp.einsum("bi,io->bo", jnp.fft.rfft(x), both))
+
+    real, imag = jax.random.normal(KEY, (2, 5, 5))
+    with jax.numpy_dtype_promotion("standard"):
+        model = jinit.Model(apply, {"real": real, "imag": imag}, jnp.ones((4, 8)))
+        rows = {row.path: row for row in model.audit().rows}
+        found = model.diagnose()
+    assert [len(found.layers), rows["['real']"].role] == [1, "weight"]
+    applied = np.std(np.stack([real, imag])) * np.sqrt(2)
+    np.testing.assert_allclose(rows["['real']"].std, applied, rtol=1e-5)
+
+
+def test_what_lies_side_by_side_and_is_repeated_before_it_is_changed():
+    """LinOSS's form: parts of a state matrix, the same at every time."""
+
+    def apply(p, x):
+        every = jnp.broadcast_to(jnp.concatenate([p["a"], p["b"]]), (4, 6))
+        return jnp.exp(every) * (x @ p["w"])
+
+    got = found(
+        apply, {"a": jnp.ones(3), "b": jnp.ones(3), "w": jnp.ones((5, 6))}, jnp.ones((4, 5))
+    )
+    kinds = {path: role.kind for path, role in got.items()}
+    assert kinds == {"['a']": "scale", "['b']": "scale", "['w']": "weight"}
