@@ -60,6 +60,15 @@ def docs(session: nox.Session) -> None:
     session.run("pytest", "-m", "long or not long", "tests/test_readme.py", *session.posargs)
 
 
+@nox.session(python="3.12")
+def models(session: nox.Session) -> None:
+    """Some fifty models of public packages, which it installs: about ten minutes."""
+    install(session)
+    session.install("-r", "tests/public/packages.txt")
+    session.run("pytest", "-m", "public", "tests/public", *session.posargs,
+                env={"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"})  # fmt: skip
+
+
 @nox.session
 def experiments(session: nox.Session) -> None:
     """Every published result, whole: about half an hour. `nox -s experiments -- lsuv` runs one."""

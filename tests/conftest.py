@@ -53,17 +53,18 @@ def is_within(item: pytest.Item, places: tuple[str, ...]) -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """`core` and most of what is `long` are given by name; `long` waits until it is asked for."""
+    """`core` and most of what is `long` are given by name; `long` and `public` are asked for."""
     for item in items:
         always = ALWAYS.get(name_of(item))
         if always is not None and item.callspec.id not in always:
             item.add_marker("long")
         if is_within(item, CORE) and not {"script", "long"} & {m.name for m in item.iter_markers()}:
             item.add_marker("core")
-    if "long" not in config.getoption("markexpr"):
-        left_out = [item for item in items if item.get_closest_marker("long")]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in set(left_out)]
+    for asked_for in ("long", "public"):
+        if asked_for not in config.getoption("markexpr"):
+            left_out = [item for item in items if item.get_closest_marker(asked_for)]
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if item not in set(left_out)]
 
 
 @pytest.fixture(scope="session", autouse=True)

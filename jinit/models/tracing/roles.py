@@ -211,7 +211,9 @@ def own_use(traced: Trace, use: Use, leaf: int) -> Use:
         kind = "statistic"
     if kind == "weight" and part.way == "factor":
         return _factor(traced, use, leaf)
-    return use if kind == use.kind else use._replace(kind=kind)
+    # A sum over its entries that is added, as a flow's log-determinant is: no product reads it.
+    sure = use.sure or (use.kind == "bias" and part.way == "inner")
+    return use if kind == use.kind else use._replace(kind=kind, sure=sure)
 
 
 def _factor(traced: Trace, use: Use, leaf: int) -> Use:

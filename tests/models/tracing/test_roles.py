@@ -495,3 +495,16 @@ def test_what_lies_side_by_side_and_is_repeated_before_it_is_changed():
     )
     kinds = {path: role.kind for path, role in got.items()}
     assert kinds == {"['a']": "scale", "['b']": "scale", "['w']": "weight"}
+
+
+def test_a_factor_whose_logarithm_is_in_a_flows_determinant_is_a_factor():
+    def log_prob(p, x):
+        scale = jax.nn.softplus(p["scale"])
+        z = (x - p["shift"]) / scale
+        return jnp.sum(-0.5 * z**2, -1) - jnp.sum(jnp.log(scale))
+
+    variables = {"scale": jnp.ones(3), "shift": jnp.zeros(3)}
+    got = found(log_prob, variables, jnp.ones((4, 3)), in_axes=0)
+    assert {path[2:-2]: role.kind for path, role in got.items()} == {
+        "scale": "scale", "shift": "bias"
+    }  # fmt: skip
