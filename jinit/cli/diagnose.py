@@ -2,14 +2,13 @@
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 import jinit
-from jinit.cli.options import Overwrite, Picture, check_file, check_plot, fail
+from jinit.cli.options import Overwrite, Picture, check_file, check_plot, fail, made_by
 
 
 def diagnose(
@@ -65,10 +64,7 @@ def diagnose(
 def _model(factory: str) -> tuple[Any, Any, tuple[Any, ...], dict[str, Any]]:
     from jinit import checks
 
-    made = checks.imported("model", factory)
-    if callable(made):
-        _check_no_arguments(factory, made)
-        made = made()
+    made = made_by(factory, "(apply, variables, *inputs)")
     if isinstance(made, dict):
         names = ["apply", "model", "variables", "inputs", "loss", "rules", "in_axes"]
         checks.options(factory, made, names)
@@ -84,20 +80,3 @@ def _model(factory: str) -> tuple[Any, Any, tuple[Any, ...], dict[str, Any]]:
         f"{factory} must return (apply, variables, *inputs), (model, *inputs), or a dict of apply, "
         f"variables and inputs (a tuple), got {type(made).__name__}."
     )
-
-
-def _check_no_arguments(name: str, make: Callable[..., Any]) -> None:
-    from inspect import Parameter, signature
-
-    try:
-        parameters = signature(make).parameters.values()
-    except ValueError:  # of functions written in C
-        return
-    optional = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
-    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in optional]
-    if needed:
-        raise ValueError(
-            f"{name} must be a function without arguments that returns (apply, variables, "
-            f"*inputs), got one that needs {', '.join(needed)}; write one that calls it with what "
-            f"it needs."
-        )
