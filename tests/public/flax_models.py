@@ -369,7 +369,7 @@ entry(
         "[0][2]": weight(99, 13 * 9, receptive_field=9),
         "[0][4]": weight(325, 7),
     },
-    planted=("off", "[0][3]"),
+    planted=("same", "[0][2]"),
 )(
     keras(
         lambda k: k.Sequential(

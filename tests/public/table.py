@@ -12,7 +12,7 @@ HEAD = """# Public models that jinit is tried on
 jinit is to read any model, so it is tried on models that other people have written. The table is
 what it says of {models} models of {packages} packages, each built from a small configuration
 and drawn as its package draws it. `nox -s models` installs the packages
-(`tests/public/packages.txt`), builds the models and checks every row; 
+(`tests/public/packages.txt`), builds the models and checks every row;
 `python -m tests.public.table` writes this page anew. None of the packages' code is here.
 
 - **leaves**, **numbers**: floating-point arrays of the model, and numbers in them.
@@ -72,7 +72,7 @@ def write(rows: list[tuple[str, str]]) -> None:
     ]
     head = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     page = HEAD.format(
-        models=len(ENTRIES),
+        models=len(rows),
         packages=len({e.package for e in ENTRIES}),
         table="\n".join([*head, *(row for row, _ in rows)]),
         notes="\n".join(note for _, note in rows if note),
