@@ -189,8 +189,12 @@ def _repeated(role: Role, matrix: np.ndarray) -> Iterator[str]:
     digits = 24 if matrix.dtype.itemsize > 2 else 8
     if fan_out < 2 or fan_in * digits < 40:  # so few bits agree by chance
         return
-    different = sum(_different(columns) for columns in matrix)
-    total = len(matrix) * fan_out
+    # Columns that a mask shuts, and entries that symmetry shares, are no copies.
+    if matrix.size > math.prod(role.shape):
+        return
+    open_ = [columns[:, columns.any(0)] for columns in matrix]
+    different = sum(_different(columns) for columns in open_ if columns.size)
+    total = sum(columns.shape[1] for columns in open_)
     if different < total:
         yield (
             f"{total - different} of {total} columns are copies of others: units that read the "

@@ -424,6 +424,7 @@ class Graph:
         self.apply_factor(read)
         self.uses[order] = use._replace(
             kind="weight", view=view.then(one, [shape[a] for a in own]), path=at, size=self.size,
+            loops=self.loops,
             fan_in=size["in"], fan_out=size["out"], groups=size["groups"], axes=axes,
             features=features,
         )  # fmt: skip

@@ -147,7 +147,7 @@ class _Walk:
         params = equation.params
         jaxpr = opened(params["jaxpr"])
         consts, carried = split_scan(equation)
-        own = values[:consts]
+        own = [self._entering(value, at) for value in values[:consts]]
         for i, value in enumerate(values[consts : consts + carried]):
             own.append(self._carry(value, at, jaxpr.outvars[i] is jaxpr.invars[consts + i]))
         own += [self._one_of(value, at) for value in values[consts + carried :]]
@@ -167,6 +167,14 @@ class _Walk:
             self._passed(f, at) if i < carried else self._collected(f, own, values, at)
             for i, f in enumerate(found)
         ]
+
+    def _entering(self, value: Value, at: Path) -> Value:
+        """What every pass of a loop is given: its activation is met before the loop."""
+        if not isinstance(value, Signal):
+            return value
+        if value.pointwise is not None:
+            return self.graph.new([value], at)
+        return replace(value, multiplied=None, rows=None, rescaled=(), columns=())
 
     def _carry(self, value: Value, at: Path, unchanged: bool) -> Value:
         """What a loop carries, in its first pass."""
@@ -209,6 +217,7 @@ class _Walk:
     def _while(self, equation: Any, values: list[Value], at: Path) -> list[Value]:
         body, consts = opened(equation.params["body_jaxpr"]), equation.params["body_nconsts"]
         own = values[equation.params["cond_nconsts"] :]
+        own[:consts] = [self._entering(value, at) for value in own[:consts]]
         for i in range(consts, len(own)):
             own[i] = self._carry(own[i], at, body.outvars[i - consts] is body.invars[i])
         found = self.run(body, own, (*at, 0))

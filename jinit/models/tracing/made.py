@@ -56,6 +56,8 @@ class Part(NamedTuple):
     """a root was taken of it alone, as of a running variance"""
     raised: bool = False
     """an exponential was, or it became complex"""
+    beside_root: bool = False
+    """it multiplies a parameter that a root was taken of, as what a folded batch norm subtracts"""
 
 
 class Numbers:
@@ -156,10 +158,23 @@ class Anatomy:
         raised = made.name in ("exp", "exp2", "complex") or jnp.issubdtype(
             made.dtype, jnp.complexfloating
         )
-        for view, width in zip(made.views, widths, strict=True):
+        roots = [
+            any(p.under_root and p.way == "image" for p in self.parts(view.leaf).values())
+            for view in made.views
+        ]  # fmt: skip
+        for i, (view, width) in enumerate(zip(made.views, widths, strict=True)):
+            beside = made.name in ("mul", "div") and any(roots[:i] + roots[i + 1 :])
             for parameter, part in self.parts(view.leaf).items():
                 way = "inner" if unknown else self._way(made, part.way, width, max(widths))
-                yield parameter, Part(way, part.under_root or root, part.raised or raised)
+                yield (
+                    parameter,
+                    Part(
+                        way,
+                        part.under_root or root,
+                        part.raised or raised,
+                        part.beside_root or beside,
+                    ),
+                )
 
     def _way(self, made: Made, way: Way, width: int, widest: int) -> Way:
         name = made.name

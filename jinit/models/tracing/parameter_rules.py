@@ -290,7 +290,10 @@ def factor(call: Call) -> list[Value] | None:
     if normed and order is not None and len(call.graph.parts(call.graph.uses[order].view.leaf)) < 2:
         # What was subtracted before a running deviation divides is a running mean.
         call.graph.uses[order] = call.graph.uses[order]._replace(kind="statistic")
-    return [call.graph.use_between(view, "scale", rest, call.at, normed=normed)]
+    scaled = call.graph.use_between(view, "scale", rest, call.at, normed=normed)
+    if order is not None:
+        call.graph.subtracted[scaled.node] = order
+    return [scaled]
 
 
 def pointwise(call: Call) -> list[Value] | None:

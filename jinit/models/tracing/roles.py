@@ -209,6 +209,8 @@ def own_use(traced: Trace, use: Use, leaf: int) -> Use:
     kind = _WITHIN.get((use.kind, part.way), use.kind)
     if kind == "scale" and part.under_root:
         kind = "statistic"
+    if kind == "bias" and (part.under_root or part.beside_root):  # of a batch norm, folded
+        kind = "statistic"
     if kind == "weight" and part.way == "factor":
         return _factor(traced, use, leaf)
     # A sum over its entries that is added, as a flow's log-determinant is: no product reads it.
@@ -269,6 +271,8 @@ def _role(path: str, leaf: Any, uses: tuple[Use, ...], rule: Kind | None, number
         read = sum(use.times * min(use.part * use.layers, whole) for use in uses)
         role = replace(role, order=min(u.order for u in uses), times=round(read / max(whole, 1)))
     kinds = {use.kind for use in uses}
+    if any(use.kind == "scale" and use.parts[number].beside_root for use in uses):
+        kinds -= {"statistic"}  # what multiplies a running deviation is a norm's scale
     if "statistic" in kinds and kinds <= {"statistic", "bias", "scale"}:
         # A root is taken as well of what a basis of functions' own deviation is computed from: its
         # frequencies and phases are factors and terms themselves.

@@ -196,3 +196,24 @@ def test_complex_weights_far_too_small_are_named():
     d = jinit.diagnose(apply, {"w": 1e-6 * w, "h": draws((4, 4))[0]}, X[:1])
     assert d.findings[0].layers == ("w",)
     assert jinit.diagnose(apply, {"w": w / 2, "h": draws((4, 4))[0]}, X[:1]).findings == ()
+
+
+def test_a_loop_that_is_given_what_an_activation_made_is_measured():
+    """What meets its activation before a loop is looked at before it."""
+    w, q, u, z, out = draws(*[(64, 64)] * 4, (64, 4), gain=1.0)
+
+    def apply(p, x):
+        h, scaled = jnp.tanh(x @ p["w"]), (x @ p["q"]) * 0.5
+
+        def step(c, _):
+            return jnp.tanh(c @ p["u"] + h @ p["z"] + scaled), None
+
+        return jax.lax.scan(step, jnp.zeros((64, 64)), None, length=5)[0] @ p["out"]
+
+    p = {"w": w, "q": q, "u": u, "z": z, "out": out}
+    d = jinit.diagnose(apply, p, X)
+    seen = {row.layer: row for row in d.layers}
+    assert set(seen) == set(p)
+    expected = float(jnp.log(jnp.sqrt(jnp.mean((X @ w) ** 2))))
+    assert seen["w"].log_pre == pytest.approx(expected, abs=1e-4)
+    assert seen["w"].activation == "tanh"

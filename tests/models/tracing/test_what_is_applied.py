@@ -306,3 +306,44 @@ def test_the_rule_that_is_offered_works(apply, kind):
         jinit.audit(apply, p, X)
     for tool in (jinit.audit, lambda *a, **options: jinit.reinit(KEY, *a, **options)):
         tool(apply, p, X, rules={"['a']": kind})
+
+
+# --- batch norm by hand -------------------------------------------------------------------------
+
+
+def folded(p, h):
+    inv = jax.lax.rsqrt(p["var"] + 1e-3) * p["gamma"]
+    return h * inv[None] + (p["beta"] - p["mean"] * inv)[None]
+
+
+def centred(p, h):
+    return (h - p["mean"][None]) * (jax.lax.rsqrt(p["var"] + 1e-3) * p["gamma"])[None] + p["beta"][
+        None
+    ]
+
+
+def divided(p, h):
+    return (
+        p["gamma"][None] * (h - p["mean"][None]) / jnp.sqrt(p["var"] + 1e-3)[None] + p["beta"][None]
+    )
+
+
+@pytest.mark.parametrize("norm", [folded, centred, divided])
+def test_a_batch_norm_of_running_statistics_however_it_is_written(norm):
+    names = ("gamma", "beta", "mean", "var")
+    p = {"w": n(8, 8)} | dict(zip(names, map(jnp.full, [8] * 4, (2.0, 3.0, 4.0, 5.0)), strict=True))
+    apply = lambda p, x: jax.nn.relu(norm(p, x @ p["w"]))  # noqa: E731
+    got = found(apply, p, X)
+    assert [got[name][0] for name in names] == ["scale", "bias", "statistic", "statistic"]
+    new = jinit.reinit(KEY, apply, p, X)
+    np.testing.assert_array_equal(new["mean"], p["mean"])
+    np.testing.assert_array_equal(new["var"], p["var"])
+
+
+def test_columns_that_a_mask_shuts_are_no_copies():
+    mask = jnp.ones((8, 8)).at[:, 5:].set(0)
+    found = jinit.audit(lambda w, x: x @ (w * mask), n(8, 8), X)
+    assert not [said for _, said in found.odd if "copies" in said]
+    same = n(8, 8).at[:, 1].set(n(8, 8)[:, 0])
+    found = jinit.audit(lambda w, x: x @ (w * mask), same, X)
+    assert "1 of 5 columns" in found.odd[0][1]
