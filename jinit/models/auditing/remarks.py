@@ -30,11 +30,12 @@ def by_design(trace: Trace, roles: Sequence[Role], zero: frozenset[int]) -> Mapp
                 "it starts at 0, and what it gives meets another signal, which passes: usual at "
                 "the end of a residual branch, of LoRA's B and of modulations."
             )
-        elif role is last and len(weights) > 1:
-            found[i] = (
-                "it starts at 0, as some readouts do: nothing before it gets a gradient in the "
-                "first step, and everything does from the second on."
-            )
+    others = {r.number for r in weights if r is not last and r.number in zero}
+    if last is not None and len(weights) > 1 and last.number in zero and others <= set(found):
+        found.setdefault(last.number, (
+            "it starts at 0, as some readouts do: nothing before it gets a gradient in the first "
+            "step, and everything does from the second on."
+        ))  # fmt: skip
     return found
 
 

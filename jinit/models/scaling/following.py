@@ -118,7 +118,9 @@ class _Walk:
     def _used(self, use: Use, before: Before, out: Before | None) -> Before:
         """Note the place of a use; what comes out of it, with other uses in the same equation."""
         bit = 1 << use.order
-        if use.kind in ("weight", "embedding"):
+        if use.kind == "embedding" and not use.axes[0]:  # added to a signal, or set beside it
+            place, after = 0, before._replace(depth=max(before.depth, 1))
+        elif use.kind in ("weight", "embedding"):
             place, own = before.depth, use.kind == "weight"
             self.read |= before.seen if own else 0
             out = out if out is not None and out.depth > place else before

@@ -371,7 +371,7 @@ class Graph:
         factor, path = signal.rescaled[-1]
         for i in signal.uses:
             use = self.uses[i]
-            if use.rescaled is None:
+            if use.rescaled is None and use.size == signal.size:  # no sum since
                 whole = View(use.view.leaf, self.shapes[use.view.leaf])
                 made = self._made(
                     "mul", lambda w: w * jnp.asarray(factor, w.dtype), [whole], whole.shape,

@@ -531,7 +531,7 @@ def test_dataframe(faulty):
     frame = faulty.to_dataframe()
     assert list(frame.columns) == [
         "path", "shape", "role", "fan_in", "fan_out", "groups", "layers", "std", "mean", "gain",
-        "distribution", "matches", "odd", *CONVENTIONS,
+        "distribution", "matches", "odd", "remarks", *CONVENTIONS,
     ]  # fmt: skip
     assert len(frame) == len(faulty.rows)
     row = frame.set_index("path").loc["['params']['ScanBlock_0']['Dense_1']['kernel']"]
