@@ -58,6 +58,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.long  # its sibling: tests/test_fixing.py mends zeros, and runs the lines
 def test_fix_prints_the_table_and_lines_that_run(folder, monkeypatch):
     some = {name: fixing.CANDIDATES[name] for name in ("he", "start, rate / 10")}
     monkeypatch.setattr(fixing, "CANDIDATES", some)

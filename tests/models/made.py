@@ -106,8 +106,7 @@ MADE = {
     ),
 }  # fmt: skip
 QUICK = {
-    "MADE's mask", "an NTK factor", "softplus", "weight norm", "merged LoRA", "low rank",
-    "spectral norm",
+    "MADE's mask", "an NTK factor", "merged LoRA", "low rank", "spectral norm",
 }  # fmt: skip
 
 

@@ -125,6 +125,7 @@ def slope_of(values):
     return slopes.mean(), 5 * slopes.std(ddof=1) / math.sqrt(SEEDS)
 
 
+@pytest.mark.long
 def test_gradients_are_of_the_size_of_epsilon_and_a_step_moves_the_stream_alike_at_any_depth():
     sizes, moves, plain = [], [], []
     for depth in DEPTHS:

@@ -268,6 +268,7 @@ def test_an_encoder_and_a_decoder_have_depths_of_their_own():
         assert leaf(deepnet, f"{side}/q").std() / GLOROT == pytest.approx(1, abs=0.04)
 
 
+@pytest.mark.long  # its sibling: layers that are stacked, at depth 100
 @pytest.mark.parametrize("name", ["llama_depth"])
 def test_stacked_layers_and_single_ones_are_drawn_alike(name):
     stds = []
