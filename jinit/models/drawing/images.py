@@ -235,11 +235,9 @@ def _on_line(image: Image, aim: jax.Array, leaves: list[Any], i: int, places: "_
 
     still = jnp.zeros_like(leaves[i])
     b, a = jax.jvp(of, (still,), (jnp.ones_like(still),))
-    wanted = jnp.conj(a) * (aim - b)
+    wanted, size = jnp.conj(a) * (aim - b), jnp.square(jnp.abs(a))
     if not jnp.issubdtype(still.dtype, jnp.complexfloating):
-        wanted, size = jnp.real(wanted), jnp.square(jnp.abs(a))
-    else:
-        size = jnp.square(jnp.abs(a))
+        wanted = jnp.real(wanted)
     value = wanted / jnp.where(size > 0, size, 1).astype(wanted.dtype)
     return places.read(jnp.where(size > 0, value, 0), leaves[i], size > 0)
 

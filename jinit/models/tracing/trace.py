@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
+from jinit.models.tracing.forms import is_floating
 from jinit.models.tracing.graph import Graph
 from jinit.models.tracing.interpreter import follow
 from jinit.models.tracing.jaxprs import ClosedJaxpr, inner_jaxprs, opened, without_dead_code
@@ -116,7 +117,7 @@ def trace_model(apply: Callable[..., Any], variables: Any, *inputs: Any) -> Trac
         TypeError: variables without a floating-point array. What `apply` raises comes with a note.
     """
     flat, structure = jax.tree_util.tree_flatten_with_path(variables)
-    chosen = tuple(i for i, (_, leaf) in enumerate(flat) if _is_float(leaf))
+    chosen = tuple(i for i, (_, leaf) in enumerate(flat) if is_floating(leaf))
     if not chosen:
         raise TypeError(
             "variables hold no floating-point array; give the parameters first, as in "
@@ -202,7 +203,3 @@ def _statistics(whole: Graph, used: set[int]) -> frozenset[int]:
 
 def _is_array(leaf: Any) -> bool:
     return hasattr(leaf, "dtype")
-
-
-def _is_float(leaf: Any) -> bool:
-    return _is_array(leaf) and jax.numpy.issubdtype(leaf.dtype, np.inexact)

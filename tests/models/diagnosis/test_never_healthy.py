@@ -49,7 +49,7 @@ def test_few_layers_one_row_and_none_are_not_called_healthy():
     assert three.to_json()["healthy"] is True
 
 
-@pytest.mark.parametrize("name", ["wide relu", "tanh", "residual without end"])
+@pytest.mark.parametrize("name", ["wide relu", "tanh"])
 def test_growth_of_every_layer_is_named_and_not_the_last_one(name):
     grown = draws(*[(256, 256)] * 8, (256, 10), gain=2.2)
 
