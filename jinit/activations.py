@@ -6,14 +6,25 @@ networks, theory, diagnosis and command line read everything they know of it fro
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jinit import checks
+from jinit.elementwise import check_elementwise
 
-__all__ = ["ACTIVATIONS", "SATURATION", "Activation", "ActivationFacts", "activation", "facts"]
+__all__ = [
+    "ACTIVATIONS",
+    "ALIASES",
+    "SATURATION",
+    "Activation",
+    "ActivationFacts",
+    "activation",
+    "check_activation",
+    "facts",
+]
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -76,18 +87,22 @@ ACTIVATIONS: dict[str, ActivationFacts] = {
     "sin": _Row(jnp.sin),
 }
 
+ALIASES = {"swish": "silu"}
+"""other names of a row"""
+
 SATURATION = 0.05
 """A unit counts as saturated where its slope is below this fraction of the steepest slope."""
 
 
 def facts(name_or_function: str | Activation) -> ActivationFacts:
-    """The row of that name; of a function of one's own nothing but itself is known.
+    """The row of that name, or alias; of a function of one's own nothing but itself is known.
 
     Raises:
         ValueError: for an unknown name, with the nearest known one.
         TypeError: for anything that is neither a name nor a callable.
     """
     if isinstance(name_or_function, str):
+        name_or_function = ALIASES.get(name_or_function, name_or_function)
         checks.choice("activation", name_or_function, ACTIVATIONS)
         return ACTIVATIONS[name_or_function]
     if isinstance(name_or_function, ActivationFacts):
@@ -103,3 +118,22 @@ def facts(name_or_function: str | Activation) -> ActivationFacts:
 def activation(name_or_function: str | Activation) -> Activation:
     """The elementwise function of that name; a callable is returned as it is (see `facts`)."""
     return facts(name_or_function).function
+
+
+def check_activation(name_or_function: str | Activation) -> None:
+    """A name of the table, or an elementwise function of one float32 array; else one sentence."""
+    function = facts(name_or_function).function
+    if isinstance(name_or_function, str | ActivationFacts):
+        return
+
+    def value(x: np.ndarray) -> Any:
+        with jax.ensure_compile_time_eval():
+            out = function(jnp.asarray(x))
+            return np.asarray(out) if checks.is_concrete(out) else out
+
+    name = getattr(name_or_function, "__name__", repr(name_or_function))
+    vector = jax.ShapeDtypeStruct((8,), np.dtype("float32"))
+    check_elementwise(
+        f"activation {name} must be an elementwise jax.numpy function of one array",
+        lambda: jax.eval_shape(function, vector), value, points=16, dtype=np.float32,
+    )  # fmt: skip

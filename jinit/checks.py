@@ -18,8 +18,16 @@ import numpy as np
 
 def suggestion(name: object, allowed: Iterable[str]) -> str:
     """The end of a sentence: `; did you mean 'he'?` for the nearest allowed name, else `.`"""
-    nearest = difflib.get_close_matches(str(name).lower(), list(allowed), n=1, cutoff=0.5)
-    return f"; did you mean {nearest[0]!r}?" if nearest else "."
+    given = str(name).lower()
+    for near in difflib.get_close_matches(given, list(allowed), n=5, cutoff=0.5):
+        # 'kaiming_normals' and 'xavier_normal' share an ending, and are two families.
+        if _alike(given, near) > 0.74 or _alike(given.split("_")[0], near.split("_")[0]) > 0.7:
+            return f"; did you mean {near!r}?"
+    return "."
+
+
+def _alike(a: str, b: str) -> float:
+    return difflib.SequenceMatcher(None, a, b).ratio()
 
 
 def choice(what: str, name: object, allowed: Iterable[Any]) -> None:
@@ -65,7 +73,7 @@ def is_concrete(x: object) -> bool:
     return not isinstance(x, jax.core.Tracer)
 
 
-def number(what: str, value: Any) -> None:
+def number(what: str, value: Any, *, least: float | int = -math.inf) -> None:
     """A real, finite scalar: a Python or NumPy number or a (traced) scalar array."""
     fix = f"{what} must be one finite real number or a scalar array"
     if isinstance(value, jax.Array | np.ndarray | np.generic):
@@ -80,6 +88,28 @@ def number(what: str, value: Any) -> None:
         raise TypeError(f"{fix}, got {value!r}.")
     if is_concrete(value) and not math.isfinite(float(value)):
         raise ValueError(f"{fix}, got {value!r}.")
+    if is_concrete(value) and float(value) < least:
+        raise ValueError(f"{what} must be at least {least:g}, got {value!r}.")
+
+
+def dtype(what: str, value: Any, allowed: Any = jnp.floating) -> Any:
+    """A dtype of that kind which jax can hold now; None is float32, `float` jax's own."""
+    kinds = {jnp.floating: "a floating-point", jnp.inexact: "a floating-point or complex",
+             jnp.number: "a number's"}  # fmt: skip
+    fix = f"{what} must be {kinds[allowed]} dtype such as jax.numpy.float32"
+    try:
+        given = jnp.dtype(jnp.float32 if value is None else value)
+    except TypeError:
+        raise TypeError(f"{fix}, got {value!r}.") from None
+    if not jnp.issubdtype(given, allowed):
+        raise TypeError(f"{fix}, got {given}.")
+    held = jax.dtypes.canonicalize_dtype(given)
+    if held != given and not any(value is t for t in (float, int, complex)):
+        raise ValueError(
+            f"{what} cannot be {given}, as jax holds 32 bits only; call "
+            f"jax.config.update('jax_enable_x64', True) first, or take {held}."
+        )
+    return held
 
 
 def count(what: str, value: Any, *, least: int = 1) -> int:
@@ -148,12 +178,13 @@ def batch(inputs: tuple[Any, ...]) -> None:
             )
 
 
-def numeric(what: str, value: Any) -> None:
+def numeric(what: str, value: Any, *, complex: bool = False) -> None:
     """An array of numbers (or booleans), not of text or objects."""
     dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
-    if not (jnp.issubdtype(dtype, jnp.floating) or dtype.kind in "biu"):
+    if not (jnp.issubdtype(dtype, jnp.floating) or dtype.kind in ("biuc" if complex else "biu")):
+        kind = "numbers" if complex else "real numbers"
         raise TypeError(
-            f"{what} must be an array of real numbers, got {type(value).__name__} of {dtype}; "
+            f"{what} must be an array of {kind}, got {type(value).__name__} of {dtype}; "
             f"convert it first (class names to 0, 1, 2, ...)."
         )
 

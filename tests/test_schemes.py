@@ -1,6 +1,10 @@
 """Every scheme in the table, none skipped: its standard deviation, its shape, its structure."""
 
 import math
+import os
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -108,10 +112,12 @@ def lecun(fan_in, fan_out):
 
 EXPECTED = {
     "zeros": Structured(constant(0.0), needs_fans=False),
+    "ones": Structured(constant(1.0), needs_fans=False),
     "constant": Structured(constant(1.0), needs_fans=False),
     "normal": Random(lambda *_: 0.01, "normal", needs_fans=False),
     "uniform": Random(lambda *_: 0.01 / math.sqrt(3), "uniform", needs_fans=False),
     "truncated_normal": Random(lambda *_: 0.01, "truncated", needs_fans=False),
+    "variance_scaling": Random(lecun, "truncated"),
     "xavier": Random(lecun, "normal"),
     "he": Random(he, "normal"),
     "glorot_normal": Random(glorot, "truncated"),
@@ -120,6 +126,8 @@ EXPECTED = {
     "xavier_uniform": Random(glorot, "uniform"),
     "he_normal": Random(he, "truncated"),
     "he_uniform": Random(he, "uniform"),
+    "kaiming_normal": Random(he, "truncated"),
+    "kaiming_uniform": Random(he, "uniform"),
     "lecun_normal": Random(lecun, "truncated"),
     "lecun_uniform": Random(lecun, "uniform"),
     "orthogonal": Structured(orthogonal),
@@ -127,6 +135,7 @@ EXPECTED = {
         delta_orthogonal, refuses=lambda s: len(s) == 2 or s[-1] < s[-2]
     ),
     "identity": Structured(identity),
+    "dirac": Structured(identity),
     "suo": Structured(suo),
     "looks_linear": Structured(looks_linear_hidden),
 }
@@ -182,7 +191,7 @@ def test_the_constants_of_the_truncated_normal_here_are_right():
 def test_every_scheme_on_every_shape(name, kind):
     shape, expected = SHAPES[kind], EXPECTED[name]
     if isinstance(expected, Structured) and expected.refuses(shape):
-        with pytest.raises(ValueError, match=rf"{name}.*use 'orthogonal'") as error:
+        with pytest.raises(ValueError, match=rf"{name}.*use '(orthogonal|suo)'") as error:
             jinit.scheme(name)(jax.random.key(0), shape)
         assert str(shape) in str(error.value)
         return
@@ -237,7 +246,12 @@ SHARED = sorted(
 @pytest.mark.parametrize("name", SHARED)
 def test_equals_the_jax_initializer_of_the_same_name(name, key):
     factory = getattr(jax.nn.initializers, name)
-    theirs = {"zeros": factory, "constant": lambda *a: factory(1.0)(*a)}.get(name) or factory()
+    theirs = {
+        "zeros": factory,
+        "ones": factory,
+        "constant": lambda *a: factory(1.0)(*a),
+        "variance_scaling": lambda *a: factory(1.0, "fan_in", "truncated_normal")(*a),
+    }.get(name) or factory()
     shape = SHAPES["1-d kernel"]
     np.testing.assert_array_equal(
         jinit.scheme(name)(key, shape), theirs(key, shape, jnp.float32), strict=True
@@ -275,7 +289,7 @@ def test_amplitudes_may_be_traced(name):
     """Under vmap and grad here; test_networks maps them under jit for every scheme."""
     option, shape = amplitude(name), SHAPES["1-d kernel"]
     if option is None:
-        assert name == "zeros"
+        assert name in ("zeros", "ones")
         return
     values = jnp.asarray([0.0, 0.25, 1.0, 3.0])
     key = jax.random.key(7)
@@ -401,3 +415,226 @@ def test_an_initializer_is_pure_and_named(key):
 def test_a_legacy_key_draws_what_its_typed_key_draws():
     he = jinit.scheme("he")
     np.testing.assert_array_equal(he(jax.random.PRNGKey(4), (4, 5)), he(jax.random.key(4), (4, 5)))
+
+
+# --- the forms that jax, PyTorch and dks have -------------------------------------------------
+
+
+@pytest.mark.parametrize("distribution", ["truncated_normal", "normal", "uniform"])
+@pytest.mark.parametrize("mode", ["fan_in", "fan_out", "fan_avg", "fan_geo_avg"])
+def test_variance_scaling_is_jaxs(mode, distribution, key):
+    theirs = jax.nn.initializers.variance_scaling(1.7, mode, distribution)
+    ours = jinit.scheme("variance_scaling", scale=1.7, mode=mode, distribution=distribution)
+    np.testing.assert_array_equal(ours(key, (7, 12)), theirs(key, (7, 12)))
+
+
+@pytest.mark.parametrize(
+    ("options", "std"),
+    [
+        ({}, math.sqrt(2 / 400)),
+        ({"a": math.sqrt(5)}, math.sqrt(1 / 1200)),  # torch.nn.Linear: U(+-1/sqrt(fan_in))
+        ({"nonlinearity": "tanh", "mode": "fan_out"}, 5 / 3 / math.sqrt(300)),
+        ({"nonlinearity": "selu"}, 0.75 / math.sqrt(400)),
+        ({"nonlinearity": "relu", "gain": 0.5}, 0.5 * math.sqrt(2 / 400)),
+    ],
+)
+def test_kaiming_has_pytorchs_gains(options, std):
+    """torch.nn.init.kaiming_normal_ and kaiming_uniform_: std gain / sqrt(fan)."""
+    for name in ("kaiming_normal", "kaiming_uniform"):
+        check_random(draw(name, (400, 300), **options), EXPECTED[name], std)
+
+
+def test_pytorchs_xavier_normal_is_not_cut():
+    w = draw("variance_scaling", (400, 300), scale=1.0, mode="fan_avg", distribution="normal")
+    check_random(w, EXPECTED["xavier"], glorot(400, 300))
+
+
+@pytest.mark.parametrize("bounds", [(-2.0, 2.0), (-1.0, 3.0), (0.0, 1.0), (2.0, math.inf)])
+def test_a_truncated_normal_has_the_mean_and_std_it_is_asked_for(bounds):
+    lower, upper = bounds
+    w = draw("truncated_normal", (300, 300), scale=0.5, mean=3.0, lower=lower, upper=upper)
+    # The std of a mean of n draws is std/sqrt(n); that of the std below std sqrt(kurtosis/n).
+    assert abs(w.mean() - 3) < 5 * 0.5 / 300
+    assert abs(w.std() / 0.5 - 1) < 5 * 3 / 300
+    raw = draw("truncated_normal", (99, 99), scale=0.5, mean=3.0, lower=lower, upper=upper,
+               corrected=False)  # fmt: skip
+    assert raw.min() >= 3 + 0.5 * lower - 1e-6
+    assert raw.max() <= 3 + 0.5 * upper + 1e-6
+
+
+def test_means_move_normals_and_uniforms(key):
+    for name in ("normal", "uniform"):
+        moved, still = (jinit.scheme(name, mean=m)(key, (5, 6)) for m in (2.0, 0.0))
+        np.testing.assert_array_equal(moved, 2 + still)
+
+
+def test_a_constant_may_be_an_array_that_broadcasts(key):
+    w = jinit.scheme("constant", value=[1, 2, 3])(key, (2, 3), jnp.int32)
+    np.testing.assert_array_equal(w, [[1, 2, 3], [1, 2, 3]])
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_dirac_passes_every_groups_channels_on(groups, key):
+    x = jax.random.normal(key, (1, 9, 4 * groups))
+    kernel = jinit.scheme("dirac", groups=groups)(key, (3, 4, 4 * groups))
+    out = jax.lax.conv_general_dilated(
+        x, kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"),
+        feature_group_count=groups,
+    )  # fmt: skip
+    np.testing.assert_array_equal(out, x)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 24), (3, 3, 24, 8)])
+def test_suo_at_the_centre(shape):
+    w = centre(draw("suo", shape, delta=True))
+    root = math.sqrt(max(shape[-1] / shape[-2], 1))
+    np.testing.assert_allclose(np.linalg.svd(w, compute_uv=False), root, atol=EXACT)
+
+
+# --- axes, shapes and dtypes ------------------------------------------------------------------
+
+
+def test_orthogonal_over_tuples_of_axes_and_each_of_a_batch(key):
+    w = jinit.scheme("orthogonal", in_axis=(0, 3), out_axis=2, batch_axis=1)(key, (3, 2, 5, 4))
+    matrices = np.moveaxis(np.asarray(w), 1, 0).transpose(0, 1, 3, 2).reshape(2, 12, 5)
+    np.testing.assert_allclose(
+        matrices.transpose(0, 2, 1) @ matrices, np.broadcast_to(np.eye(5), (2, 5, 5)), atol=EXACT
+    )
+    assert not np.array_equal(*matrices)
+
+
+def test_axes_may_be_numpys_and_count_from_either_end(key):
+    ours = jinit.scheme("he", in_axis=np.int64(0), out_axis=np.int32(-1))(key, (4, 6))
+    np.testing.assert_array_equal(ours, jinit.scheme("he")(key, (4, 6)))
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("name", ["orthogonal", "he", "suo", "dirac", "variance_scaling"])
+@pytest.mark.parametrize(
+    ("axes", "sentence"),
+    [
+        ({"in_axis": -2, "out_axis": 0}, "axis 0 of 2 for both in_axis=-2 and out_axis=0"),
+        ({"in_axis": (0, 1)}, "axis 1 of 2 for both in_axis=.0, 1. and out_axis=-1"),
+        ({"batch_axis": 0}, "axis 0 of 2 for both in_axis=-2 and batch_axis=0"),
+        ({"in_axis": (0, -2)}, "axis 0 of 2 for both"),
+        ({"out_axis": 5}, "out_axis must lie between -2 and 1 for an array of 2 axes, got 5"),
+    ],
+)
+def test_axes_that_are_one_axis_or_none_are_refused(name, axes, sentence, key):
+    with pytest.raises(ValueError, match=sentence):
+        jinit.scheme(name, **axes)(key, (4, 6))
+
+
+@pytest.mark.parametrize("name", jinit.SCHEMES)
+def test_numbers_and_axes_of_no_entries(name, key):
+    assert jinit.scheme(name)(key, (3, 0, 4)).shape == (3, 0, 4)
+    if EXPECTED[name].needs_fans:
+        with pytest.raises(ValueError, match=r"for a (vector|dense layer)"):
+            jinit.scheme(name)(key, ())
+    else:
+        assert jinit.scheme(name)(key, ()).shape == ()
+
+
+INTEGER = {"zeros", "ones", "constant", "identity", "dirac"}
+REAL = {"uniform", "truncated_normal"}
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("name", jinit.SCHEMES)
+def test_every_scheme_on_every_kind_of_number(name, key):
+    shape = (3, 8, 8)
+    for dtype, allowed in (
+        (jnp.int32, name in INTEGER),
+        (jnp.complex64, name not in REAL),
+        (jnp.bool_, False),
+    ):
+        if allowed:
+            assert jinit.scheme(name)(key, shape, dtype).dtype == dtype
+        else:
+            with pytest.raises(TypeError, match=f"dtype of scheme '{name}' must be"):
+                jinit.scheme(name)(key, shape, dtype)
+
+
+@pytest.mark.parametrize("name", ["he", "glorot_uniform", "he_normal", "kaiming_normal"])
+def test_complex_draws_have_the_variance_over_both_parts(name, key):
+    shape = SHAPES["dense wide"]
+    w = np.asarray(jinit.scheme(name)(key, shape, jnp.complex64))
+    std = EXPECTED[name].std(*fans(shape))
+    # |w|^2 of a complex normal has kurtosis 2, and 15360 entries
+    assert abs(np.sqrt(np.mean(np.abs(w) ** 2)) / std - 1) < 5 / 2 / math.sqrt(w.size)
+    assert abs(np.mean(w.real**2) / np.mean(w.imag**2) - 1) < 5 * 2 / math.sqrt(w.size)
+
+
+@pytest.mark.parametrize("name", ["orthogonal", "suo", "delta_orthogonal"])
+def test_complex_orthogonal_matrices_are_unitary(name, key):
+    w = jinit.scheme(name)(key, (3, 12, 12), jnp.complex64)
+    w = np.asarray(w[1] if name == "delta_orthogonal" else w.reshape(36, 12))
+    np.testing.assert_allclose(w.conj().T @ w, np.eye(12), atol=EXACT)
+    assert np.abs(w.imag).max() > 0.1
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("call", "kind", "sentence"),
+    [
+        (lambda k: jinit.scheme("he")(k, (3, 3), jnp.float64), ValueError, "cannot be float64"),
+        (lambda k: jinit.scheme("he")(k, (3, 3), "floot"), TypeError, "got 'floot'"),
+        (lambda k: jinit.init_params(k, [4, 2], dtype="float64"), ValueError, "jax_enable_x64"),
+        (lambda k: jinit.init_params(k, [4, 2], dtype=int), TypeError, "floating-point dtype"),
+        (lambda k: jinit.scheme("he", gain=-1), ValueError, "gain must be at least 0, got -1"),
+        (lambda k: jinit.scheme("normal", scale=-1.0), ValueError, "scale must be at least 0"),
+        (lambda k: jinit.scheme("he", in_axis=True), TypeError, "in_axis must be an integer"),
+        (lambda k: jinit.scheme("constant", value="a"), TypeError, "value must be an array of"),
+        (lambda k: jinit.scheme("constant", value=1.5)(k, (2,), jnp.int32), ValueError, "got 1.5"),
+        (lambda k: jinit.scheme("constant", value=1j)(k, (2,)), ValueError, "float32, got 1j"),
+        (lambda k: jinit.scheme("constant", value=[1, 2])(k, (3,)), ValueError, "broadcasts to"),
+        (lambda k: jinit.scheme("dirac", groups=3)(k, (4, 8)), ValueError, "groups must divide"),
+        (lambda k: jinit.scheme("suo", delta=1), TypeError, "delta must be True"),
+        (lambda k: jinit.scheme("truncated_normal", lower=2.0), ValueError, "lower must lie below"),
+        (lambda k: jinit.scheme("truncated_normal", upper="2"), TypeError, "upper must be a num"),
+        (lambda k: jinit.scheme("variance_scaling", mode="in"), ValueError, "unknown mode 'in'"),
+        (lambda k: jinit.scheme("kaiming_normal", nonlinearity="gelu"), ValueError, "'selu'"),
+        (lambda k: jinit.scheme("kaiming_norms"), ValueError, "did you mean 'kaiming_normal'"),
+        (lambda k: jinit.scheme("swish"), ValueError, "unknown scheme 'swish'. Allowed"),
+        (lambda k: jinit.MLP((4, 2), activation="swosh"), ValueError, "unknown .*'swosh'. Allowed"),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_sentence(call, kind, sentence, key):
+    with pytest.raises(kind, match=sentence):
+        call(key)
+
+
+def test_python_types_are_jaxs_own(key):
+    assert jinit.scheme("he")(key, (3, 3), float).dtype == jnp.float32
+
+
+# --- over devices -----------------------------------------------------------------------------
+
+
+@pytest.mark.script
+def test_draws_do_not_depend_on_the_number_of_devices():
+    """Every scheme over 1, 2, 4 and 8 devices, inside jit and by `out_sharding=`."""
+    program = textwrap.dedent(
+        """
+        import jax, jinit, numpy as np
+        from jax.sharding import NamedSharding, PartitionSpec
+        key, shape = jax.random.key(0), (16, 16)
+        for name in jinit.SCHEMES:
+            if name == "delta_orthogonal":
+                continue
+            draw = jinit.scheme(name)
+            alone = None
+            for count in (1, 2, 4, 8):
+                mesh = jax.make_mesh((count,), ("x",), devices=jax.devices()[:count])
+                own = NamedSharding(mesh, PartitionSpec("x"))
+                w = draw(key, shape, out_sharding=own)
+                assert w.sharding == own, (name, w.sharding)
+                alone = np.asarray(w) if alone is None else alone
+                np.testing.assert_array_equal(w, alone, err_msg=f"{name} on {count}")
+            np.testing.assert_allclose(alone, draw(key, shape), rtol=1e-6, atol=1e-7)
+        """
+    )
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run([sys.executable, "-c", program], env=os.environ | flags, check=False,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr

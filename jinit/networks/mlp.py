@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from jinit import checks, schemes
-from jinit.activations import Activation, activation
+from jinit.activations import Activation, activation, check_activation
 from jinit.networks.layer import LAYERS, RESIDUALS, Parts, Run, climb, over_layers, plain_steps
 from jinit.networks.norms import NORMS, BatchStats, init_stats
 from jinit.networks.params import Layer, NormState, Params, stack
@@ -53,7 +53,7 @@ class MLP:
     def __post_init__(self) -> None:
         """Validate, and make `dims` a tuple."""
         object.__setattr__(self, "dims", checks.dims(self.dims))
-        activation(self.activation)
+        check_activation(self.activation)
         checks.choice("norm", self.norm, NORMS)
         checks.choice("residual", self.residual, RESIDUALS)
         if not isinstance(self.bias, bool):
@@ -130,7 +130,7 @@ def init(
     key = checks.key(key)
     _check_net(net)
     checks.number("bias_var", bias_var)
-    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    dtype = checks.dtype("dtype", dtype)
     if checks.is_concrete(bias_var):
         if float(bias_var) < 0:
             raise ValueError(f"bias_var is a variance and must not be negative, got {bias_var!r}.")

@@ -25,12 +25,22 @@ class BatchStats(NamedTuple):
 
 
 def init_stats(shape: tuple[int, ...], dtype: Any = jnp.float32) -> BatchStats:
-    """Mean 0 and variance 1, before any batch was seen; shape [*layers, features]."""
-    return BatchStats(jnp.zeros(shape, dtype), jnp.ones(shape, dtype))
+    """Mean 0 and variance 1, before any batch was seen; shape [*layers, features].
+
+    Of narrower dtypes in float32, as a running mean of a bfloat16 stalls: what a batch adds to it
+    is soon less than half of its last digit.
+    """
+    wide = _wide(dtype)
+    return BatchStats(jnp.zeros(shape, wide), jnp.ones(shape, wide))
+
+
+def _wide(dtype: Any) -> Any:
+    """In which statistics of such numbers are computed and kept."""
+    return jnp.promote_types(dtype, jnp.float32)
 
 
 def batch_norm(
-    x: Float[Array, "rows columns"],
+    x: Float[Array, "*axes"],
     stats: BatchStats,
     gamma: Float[Array, " features"],
     beta: Float[Array, " features"],
@@ -38,41 +48,71 @@ def batch_norm(
     train: bool,
     momentum: float = 0.9,
     eps: float = 1e-5,
-    batch_axis: int = 0,
-) -> tuple[Float[Array, "rows columns"], BatchStats]:
+    batch_axis: int | tuple[int, ...] = 0,
+) -> tuple[Float[Array, "*axes"], BatchStats]:
     """Normalise every unit over the batch: `gamma (x - mean) / sqrt(var + eps) + beta`.
 
     Args:
-        x: pre-activations [batch, features]; [features, batch] with `batch_axis=1`.
+        x: pre-activations [batch, features]; [features, batch] with `batch_axis=1`; images
+            [batch, height, width, features] with `batch_axis=(0, 1, 2)`. bfloat16 and float16 are
+            normalised in float32.
         stats: running statistics, used when `train` is False, else updated.
         gamma: scale.
         beta: shift.
         train: batch statistics (and new running ones) or running statistics.
         momentum: `running = momentum * running + (1 - momentum) * batch`.
         eps: added to the variance.
-        batch_axis: 0, or 1 where samples are columns.
+        batch_axis: over what is normalised: every axis but that of the units.
 
     Returns:
-        The normalised pre-activations and the (updated) statistics.
+        The normalised pre-activations, of x's dtype, and the (updated) statistics, of float32 at
+        least.
 
     Raises:
-        ValueError: a training batch of one, whose variance says nothing.
+        ValueError: a training batch of one, whose variance says nothing; axes that leave more than
+            one, or none; statistics or parameters of other units.
 
     Source: Ioffe & Szegedy 2015, algorithms 1 and 2.
     """
-    checks.choice("batch_axis", batch_axis, [0, 1])
-    along = partial(jnp.expand_dims, axis=batch_axis)
+    axes, own = _over(x, batch_axis)
+    _check_units(x.shape[own], gamma=gamma, beta=beta, mean=stats.mean, var=stats.var)
+    along = partial(jnp.expand_dims, axis=axes)
+    wide = _wide(x.dtype)
+    u, gamma, beta, mean, var = (a.astype(wide) for a in (x, gamma, beta, *stats))
     if not train:
-        standard = (x - along(stats.mean)) / jnp.sqrt(along(stats.var) + eps)
-        return along(gamma) * standard + along(beta), stats
-    batch = x.shape[batch_axis]
+        standard = (u - along(mean)) / jnp.sqrt(along(var) + eps)
+        return (along(gamma) * standard + along(beta)).astype(x.dtype), stats
+    batch = x.size // x.shape[own]
     check_batch("batch", batch, train)
-    y, mean, var = _normalise(x, gamma, beta, eps, batch_axis)
-    unbiased = var * (batch / (batch - 1))
-    return y, BatchStats(
-        momentum * stats.mean + (1 - momentum) * jax.lax.stop_gradient(mean),
-        momentum * stats.var + (1 - momentum) * jax.lax.stop_gradient(unbiased),
+    y, batch_mean, biased = _normalise(u, gamma, beta, eps, axes)
+    unbiased = biased * (batch / (batch - 1))
+    return y.astype(x.dtype), BatchStats(
+        momentum * mean + (1 - momentum) * jax.lax.stop_gradient(batch_mean),
+        momentum * var + (1 - momentum) * jax.lax.stop_gradient(unbiased),
     )
+
+
+def _over(x: jax.Array, batch_axis: int | tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+    """The axes to normalise over, and the one that is left."""
+    given = batch_axis if isinstance(batch_axis, tuple) else (batch_axis,)
+    axes = tuple(sorted({a + x.ndim if a < 0 else a for a in given}))
+    left = [a for a in range(x.ndim) if a not in axes]
+    if len(left) != 1 or len(axes) != len(given) or len(axes) + 1 != x.ndim:
+        every = tuple(range(x.ndim - 1))
+        raise ValueError(
+            f"batch_axis must name every axis of x but that of its units, got {batch_axis!r} for "
+            f"the shape {list(x.shape)}; for units on the last axis it is batch_axis={every}."
+        )
+    return axes, left[0]
+
+
+def _check_units(units: int, **arrays: Any) -> None:
+    for name, array in arrays.items():
+        if jnp.shape(array) != (units,):
+            raise ValueError(
+                f"{name} must hold one number for each of the {units} units, got the shape "
+                f"{list(jnp.shape(array))}."
+            )
 
 
 def layer_norm(
@@ -86,20 +126,25 @@ def layer_norm(
     """Normalise every sample over its units (Ba, Kiros & Hinton 2016, eq. 4).
 
     Args:
-        x: pre-activations [batch, features]; [features, batch] with `batch_axis=1`.
+        x: pre-activations [batch, features]; [features, batch] with `batch_axis=1`. bfloat16 and
+            float16 are normalised in float32.
         gamma: scale.
         beta: shift.
         eps: added to the variance.
         batch_axis: 0, or 1 where samples are columns.
     """
     checks.choice("batch_axis", batch_axis, [0, 1])
+    (batch_axis,), own = _over(x, batch_axis)
+    _check_units(x.shape[own], gamma=gamma, beta=beta)
     along = partial(jnp.expand_dims, axis=batch_axis)
-    return along(gamma) * _standardise(x, eps, 1 - batch_axis)[0] + along(beta)
+    wide = _wide(x.dtype)
+    u, gamma, beta = (a.astype(wide) for a in (x, gamma, beta))
+    return (along(gamma) * _standardise(u, eps, own)[0] + along(beta)).astype(x.dtype)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def _normalise(
-    x: jax.Array, gamma: jax.Array, beta: jax.Array, eps: float, axis: int
+    x: jax.Array, gamma: jax.Array, beta: jax.Array, eps: float, axis: tuple[int, ...]
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(y, mean, var) of a training batch, differentiated by a rule that passes over it less."""
     standard, _, mean, var = _standardise(x, eps, axis)
@@ -108,7 +153,7 @@ def _normalise(
 
 
 @_normalise.defjvp
-def _normalise_jvp(eps: float, axis: int, primals: Any, tangents: Any) -> Any:
+def _normalise_jvp(eps: float, axis: tuple[int, ...], primals: Any, tangents: Any) -> Any:
     """Algorithm 1's derivative, with u the standardised x and s = gamma / sqrt(var + eps).
 
     dy = s dx - s mean(dx) - u s mean(u dx) + u dgamma + dbeta. The factor s stands outside the
@@ -128,7 +173,9 @@ def _normalise_jvp(eps: float, axis: int, primals: Any, tangents: Any) -> Any:
     return (along(gamma) * standard + along(beta), mean, var), (dy, dmean, dvar)
 
 
-def _standardise(x: jax.Array, eps: float | jax.Array, axis: int) -> tuple[jax.Array, ...]:
+def _standardise(
+    x: jax.Array, eps: float | jax.Array, axis: int | tuple[int, ...]
+) -> tuple[jax.Array, ...]:
     """`(x - mean) / sqrt(var + eps)`, `1 / sqrt(var + eps)`, mean and biased variance."""
     mean = jnp.mean(x, axis)
     centred = x - jnp.expand_dims(mean, axis)

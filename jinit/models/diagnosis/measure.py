@@ -39,7 +39,7 @@ from jinit.models.tracing.trace import Trace
 from jinit.models.tracing.uses import ActivationUse, Softmax
 from jinit.models.tracing.values import RoleError
 
-_LOGITS = 2**16  # of one softmax that are looked at
+_LOGITS = 2**14  # of one softmax that are looked at
 _MASKED = -1e4  # logits so far below the largest are masked
 
 
@@ -195,21 +195,24 @@ def _attention(traced: Trace, softmax: Softmax, logits: np.ndarray) -> Attention
 
 def _logits(softmax: Softmax, x: jax.Array) -> jax.Array:
     """Std of the logits, and entropy of their softmax over that of equal weights: `[2]`."""
-    u, axes = x.astype(jnp.float32), softmax.axes
+    u, axes = x, softmax.axes
     if 0 not in axes and x.size > _LOGITS:  # the first samples tell as much, and cost less
         u = u[: max(_LOGITS * x.shape[0] // x.size, 1)]
+    u = u.astype(jnp.float32)
     u = u - jnp.max(u, axes, keepdims=True)
     open_ = u > _MASKED
-    count = jnp.sum(open_, axes, keepdims=True, dtype=jnp.float32)
-    p = jax.nn.softmax(jnp.where(open_, u, -jnp.inf), axes)
-    bits = -jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1)), 0), axes, keepdims=True)
-    held = jnp.where(open_, u, 0)
-    mean = jnp.sum(held, axes, keepdims=True) / count
-    spread = jnp.sum(jnp.where(open_, jnp.square(held - mean), 0), axes, keepdims=True) / count
+
+    def total(a: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(open_, a, 0), axes)
+
+    count, p, mean = total(jnp.ones_like(u)), jnp.exp(u), total(u)
+    norm, mean = total(p), mean / count
+    entropy = jnp.log(norm) - total(u * p) / norm
+    spread = jnp.sqrt(jnp.maximum(total(jnp.square(u)) / count - jnp.square(mean), 0))
     some = count > 1
     rows = jnp.maximum(jnp.sum(some, dtype=jnp.float32), 1)
-    share = jnp.where(some, bits / jnp.log(jnp.where(some, count, 2)), 0)
-    return jnp.stack([jnp.sqrt(jnp.sum(jnp.where(some, spread, 0)) / rows), jnp.sum(share) / rows])
+    share = entropy / jnp.log(jnp.where(some, count, 2))
+    return jnp.stack([jnp.sum(jnp.where(some, a, 0)) / rows for a in (spread, share)])
 
 
 def compiled(model: TracedModel, where: Sites, targets: Any = None) -> Callable[[], Any]:

@@ -59,18 +59,27 @@ class _Clock:
 
     def __init__(self) -> None:
         self.began, self.said = _now(), False
+        self.mark = self.began, 0
 
     def passed(self, done: int, count: int) -> None:
-        """So many operations of so many are done."""
-        elapsed = _now() - self.began
-        if self.said or elapsed < _PATIENCE or not done:
+        """So many operations of so many are done.
+
+        The pace is that of the last `_PATIENCE` seconds: what is prepared once, in the first
+        operations, is not met again.
+        """
+        now = _now()
+        since, before = self.mark
+        if self.said or now - since < _PATIENCE:
             return
-        whole = elapsed * count / done
+        self.mark = now, done
+        if since == self.began or done == before:
+            return
+        whole = now - self.began + (count - done) * (now - since) / (done - before)
         if whole > 12 * _PATIENCE:
             self.said = True
             warnings.warn(
                 f"reading the model takes about {whole:.0f} s: {done} of {count} operations in "
-                f"{elapsed:.0f} s; layers in a jax.lax.scan are read once.",
+                f"{now - self.began:.0f} s; layers in a jax.lax.scan are read once.",
                 stacklevel=2,
             )
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinit.activations import Activation, facts
-from jinit.theory.moments.elementwise import check_elementwise
+from jinit.elementwise import check_elementwise
 from jinit.theory.moments.quadrature import BEYOND, REACHES, gaussian_nodes, pieces
 
 _SMALL, _LARGE = 2**12, 2**16  # points per compiled call

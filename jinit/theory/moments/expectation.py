@@ -8,9 +8,9 @@ import jax
 import numpy as np
 
 from jinit.activations import activation
+from jinit.elementwise import check_elementwise
 from jinit.theory.moments.arguments import variance
 from jinit.theory.moments.curve import MomentError, TooRoughError, on_cpu
-from jinit.theory.moments.elementwise import check_elementwise
 from jinit.theory.moments.quadrature import (
     BEYOND,
     ORDER,
