@@ -111,7 +111,7 @@ def facts(name_or_function: str | Activation) -> ActivationFacts:
         return ActivationFacts(name_or_function)
     raise TypeError(
         f"activation must be a name such as 'relu' or an elementwise function, "
-        f"got {name_or_function!r}."
+        f"got {checks.shown(name_or_function)}."
     )
 
 

@@ -5,6 +5,7 @@ module once, at their edge; what lies below them trusts its arguments.
 """
 
 import difflib
+import inspect
 import math
 from collections.abc import Iterable
 from importlib import import_module
@@ -30,6 +31,44 @@ def _alike(a: str, b: str) -> float:
     return difflib.SequenceMatcher(None, a, b).ratio()
 
 
+def shown(value: Any) -> str:
+    """A value as a sentence shows it: whole if it is short, else by its kind."""
+    if isinstance(value, jax.Array | np.ndarray) and value.ndim:
+        return f"an array of shape {list(value.shape)}"
+    try:
+        text = repr(value)
+    except Exception:  # of somebody's own class
+        text = ""
+    if 0 < len(text) <= 80 and "\n" not in text:
+        return text
+    return f"an object of type {type(value).__name__}"
+
+
+def flag(what: str, value: Any) -> bool:
+    """True or False, which a program is made for."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{what} must be True or False, got {shown(value)}.")
+    return bool(value)
+
+
+def takes(what: str, function: Any, form: str, count: int) -> None:
+    """A function that can be called with so many arguments in order."""
+    try:
+        if not callable(function):
+            raise TypeError("no function")
+        signature = inspect.signature(function)
+    except ValueError:  # written in C
+        return
+    except TypeError:
+        raise TypeError(f"{what} must be a function {form}, got {shown(function)}.") from None
+    try:
+        signature.bind(*range(count))
+    except TypeError as error:
+        raise TypeError(
+            f"{what} must be a function {form}, got {shown(function)} ({error})."
+        ) from None
+
+
 def choice(what: str, name: object, allowed: Iterable[Any]) -> None:
     """`name` is one of `allowed`, or a ValueError that names the nearest."""
     allowed = list(allowed)
@@ -37,7 +76,7 @@ def choice(what: str, name: object, allowed: Iterable[Any]) -> None:
         return
     names = [a for a in allowed if isinstance(a, str)]
     listed = ", ".join(repr(a) for a in allowed)
-    raise ValueError(f"unknown {what} {name!r}{suggestion(name, names)} Allowed: {listed}.")
+    raise ValueError(f"unknown {what} {shown(name)}{suggestion(name, names)} Allowed: {listed}.")
 
 
 def imported(what: str, name: str) -> Any:
@@ -85,11 +124,11 @@ def number(what: str, value: Any, *, least: float | int = -math.inf) -> None:
         if not any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer)):
             raise TypeError(f"{fix}, got dtype {value.dtype}.")
     elif isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{fix}, got {value!r}.")
+        raise TypeError(f"{fix}, got {shown(value)}.")
     if is_concrete(value) and not math.isfinite(float(value)):
-        raise ValueError(f"{fix}, got {value!r}.")
+        raise ValueError(f"{fix}, got {shown(value)}.")
     if is_concrete(value) and float(value) < least:
-        raise ValueError(f"{what} must be at least {least:g}, got {value!r}.")
+        raise ValueError(f"{what} must be at least {least:g}, got {shown(value)}.")
 
 
 def dtype(what: str, value: Any, allowed: Any = jnp.floating) -> Any:
@@ -100,7 +139,7 @@ def dtype(what: str, value: Any, allowed: Any = jnp.floating) -> Any:
     try:
         given = jnp.dtype(jnp.float32 if value is None else value)
     except TypeError:
-        raise TypeError(f"{fix}, got {value!r}.") from None
+        raise TypeError(f"{fix}, got {shown(value)}.") from None
     if not jnp.issubdtype(given, allowed):
         raise TypeError(f"{fix}, got {given}.")
     held = jax.dtypes.canonicalize_dtype(given)
@@ -115,7 +154,7 @@ def dtype(what: str, value: Any, allowed: Any = jnp.floating) -> Any:
 def count(what: str, value: Any, *, least: int = 1) -> int:
     """An integer of at least `least`, returned as int."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{what} must be an integer of at least {least}, got {value!r}.")
+        raise ValueError(f"{what} must be an integer of at least {least}, got {shown(value)}.")
     return int(value)
 
 
@@ -123,7 +162,7 @@ def dims(value: Any) -> tuple[int, ...]:
     """Layer widths (input, hidden ..., output) as a tuple of positive ints."""
     fix = "dims must list at least two positive integer widths, input first, as in [64, 128, 10]"
     if isinstance(value, str | set | frozenset | dict) or not isinstance(value, Iterable):
-        raise TypeError(f"{fix}, got {value!r}.")
+        raise TypeError(f"{fix}, got {shown(value)}.")
     widths = tuple(value)
     if len(widths) < 2:
         raise ValueError(f"{fix}, got {list(widths)!r}.")
@@ -137,7 +176,7 @@ def key(value: Any) -> jax.Array:
     """One typed PRNG key; a legacy `PRNGKey` array is wrapped, `rbg` keys are refused."""
     fix = "key must be one PRNG key, made by jax.random.key(0)"
     if not isinstance(value, jax.Array | np.ndarray):
-        raise TypeError(f"{fix}, got {value!r}.")
+        raise TypeError(f"{fix}, got {shown(value)}.")
     rbg = ""
     if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         name = str(jax.random.key_impl(value))
@@ -180,7 +219,10 @@ def batch(inputs: tuple[Any, ...]) -> None:
 
 def numeric(what: str, value: Any, *, complex: bool = False) -> None:
     """An array of numbers (or booleans), not of text or objects."""
-    dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
+    try:
+        dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
+    except (TypeError, ValueError):  # of parts that make no array
+        dtype = np.dtype(object)
     if not (jnp.issubdtype(dtype, jnp.floating) or dtype.kind in ("biuc" if complex else "biu")):
         kind = "numbers" if complex else "real numbers"
         raise TypeError(
@@ -207,9 +249,20 @@ def finite(what: str, value: Any) -> None:
 def loss_value(out: Any) -> None:
     """What a loss gives, or the shape of it, is one real number."""
     if getattr(out, "shape", None) != () or not jnp.issubdtype(out.dtype, jnp.floating):
+        given = f"an array of shape {list(out.shape)}" if getattr(out, "shape", ()) else shown(out)
         raise ValueError(
-            f"loss must give one real number for the model's output, got {out}; take a mean."
+            f"loss must give one real number for the model's output, got {given}; take a mean."
         )
+
+
+def trainable(what: str, tree: Any) -> None:
+    """A pytree of floating-point arrays, and of nothing else."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        if not jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jnp.inexact):
+            raise TypeError(
+                f"{what} must hold floating-point arrays only, got {shown(leaf)} at "
+                f"{what}{jax.tree_util.keystr(path)}; keep in state what is not trained."
+            )
 
 
 def labels(what: str, value: Any, classes: int) -> None:
@@ -218,9 +271,10 @@ def labels(what: str, value: Any, classes: int) -> None:
         return
     array = np.asarray(value)
     low, high = int(array.min()), int(array.max())
-    widen = f" or widen the last layer to {high + 1}" if low >= 0 else ""
+    widen = f", or widen the last layer to {high + 1}" if low >= 0 else ""
     if low < 0 or high >= classes:
         raise ValueError(
             f"{what} must hold labels from 0 to {classes - 1} for {classes} classes, got labels "
-            f"from {low} to {high}; renumber them{widen}."
+            f"from {low} to {high}; renumber them{widen}, or, if they are numbers to be met and no "
+            f"labels, give floats, as {what}.astype(float)."
         )

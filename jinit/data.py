@@ -165,5 +165,5 @@ def from_arrays(
 def _fraction(value: Any) -> float:
     checks.number("test_fraction", value)
     if not 0 < value < 1:
-        raise ValueError(f"test_fraction must lie between 0 and 1, got {value!r}.")
+        raise ValueError(f"test_fraction must lie between 0 and 1, got {checks.shown(value)}.")
     return float(value)

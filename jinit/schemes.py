@@ -522,6 +522,7 @@ def scheme(name: str, **options: Any) -> Initializer:
             checks.number(option, options[option])
     if "value" in options:
         checks.numeric("value", options["value"], complex=True)
+        checks.finite("value", options["value"])
     axes = {option: _axes(option, options[option]) for option in _AXES if option in options}
     draw = entry.make(**options | axes)
 
@@ -530,7 +531,7 @@ def scheme(name: str, **options: Any) -> Initializer:
     ) -> Num[Array, "..."]:
         key = checks.key(key)
         if not isinstance(shape, Sequence | np.ndarray) or isinstance(shape, str):
-            raise TypeError(f"shape must list the axes, as in (256, 128), got {shape!r}.")
+            raise TypeError(f"shape must list the axes, as in (2, 3), got {checks.shown(shape)}.")
         shape = tuple(checks.count("every axis of shape", n, least=0) for n in shape)
         if "in_axis" in entry.options and len(shape) > 1:
             _check_axes(axes, len(shape))

@@ -79,7 +79,7 @@ class Network:
         ):
             function = getattr(self, name)
             if not callable(function):
-                raise TypeError(f"a jinit.Network needs {form}, got {function!r}.")
+                raise TypeError(f"a jinit.Network needs {form}, got {checks.shown(function)}.")
             if not isinstance(function, _Pair):
                 object.__setattr__(self, name, _Pair(form, function))
 
@@ -88,12 +88,7 @@ def bind_network(net: Network) -> Bound:
     """What training asks of a `Network`."""
 
     def check(params: Any, state: Any) -> tuple[Any, Any]:
-        for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-            if not jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jnp.inexact):
-                raise TypeError(
-                    f"params must hold floating-point arrays only, got {leaf!r} at "
-                    f"params{jax.tree_util.keystr(path)}; keep in state what is not trained."
-                )
+        checks.trainable("params", params)
         return jax.tree.map(jnp.asarray, (params, state))
 
     def inputs(x: Any, params: Any, name: str) -> Any:

@@ -36,11 +36,18 @@ def _squared_error(outputs: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.mean(jnp.sum(optax.l2_loss(outputs, targets), axis=-1))
 
 
+def _mse(outputs: jax.Array, y: jax.Array) -> jax.Array:
+    """Mean squared error, over all entries: PyTorch's and Keras'."""
+    return _squared_error(outputs, y) * (2 / _split(outputs.shape)[1])
+
+
 LOSSES: dict[str, Loss] = {
     "cross_entropy": _cross_entropy,
     "binary_cross_entropy": _binary_cross_entropy,
     "squared_error": _squared_error,
+    "mse": _mse,
 }
+_DISTANCES = ("squared_error", "mse")
 
 
 def _split(shape: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
@@ -55,13 +62,14 @@ def loss_function(loss: str | Loss | None, y: jax.Array, shape: tuple[int, ...])
     output, else softmax cross-entropy. `shape` is that of the outputs.
     """
     if callable(loss):
+        checks.takes("loss", loss, "(outputs, targets) that returns a scalar", 2)
         return loss
     classes, labels = _split(shape)[1], jnp.issubdtype(y.dtype, jnp.integer)
     if loss is None:
         of_labels = "binary_cross_entropy" if classes == 1 else "cross_entropy"
         loss = of_labels if labels else "squared_error"
     checks.choice("loss", loss, LOSSES)
-    if loss != "squared_error" and not labels:
+    if loss not in _DISTANCES and not labels:
         raise ValueError(
             f"{loss} needs integer labels, got {y.dtype} targets; use y.argmax(1) for one-hot "
             f"labels, or loss='squared_error'."
@@ -84,7 +92,7 @@ def as_targets(
 ) -> jax.Array:
     """Class labels [batch, ...] (int32) or float targets like the outputs, checked where concrete.
 
-    Labels may also have a last axis of 1. With `loss="squared_error"` and one output, integers are
+    Labels may also have a last axis of 1. With a squared error, integers of the outputs' shape are
     targets and not labels. `shape` is that of the outputs.
     """
     checks.numeric(name, y)
@@ -98,11 +106,13 @@ def as_targets(
             f"{name} must have one entry per sample, {shape[0]} of them, got {list(y.shape)}."
         )
     integers = jnp.issubdtype(y.dtype, jnp.integer)
-    if integers and not (loss == "squared_error" and classes == 1):
+    like_outputs = y.shape == shape or (classes == 1 and y.size == math.prod(shape))
+    if integers and not (loss in _DISTANCES and like_outputs):
         if y.size != math.prod(rows) or y.shape[: len(rows)] != rows:
             raise ValueError(
                 f"integer labels {name} must have shape {list(rows)}, got {list(y.shape)}; "
-                f"for one-hot labels use {name}.argmax({len(rows)})."
+                f"for one-hot labels use {name}.argmax({len(rows)}), for numbers to be met "
+                f"loss='squared_error'."
             )
         if not callable(loss):
             checks.labels(name, given, max(classes, 2))

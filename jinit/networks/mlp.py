@@ -215,7 +215,7 @@ def _row(scheme: str | schemes.Initializer, options: dict[str, Any]) -> schemes.
     if not callable(scheme):
         raise TypeError(
             f"scheme must be a name such as 'he' or an initializer (key, shape, dtype), "
-            f"got {scheme!r}."
+            f"got {checks.shown(scheme)}."
         )
     if options:
         raise TypeError(
@@ -250,6 +250,7 @@ def forward(
     Raises:
         ValueError: parameters or inputs that do not fit the network.
     """
+    checks.flag("train", train)
     params, state = as_stacked(net, params, state)
     # Inside, samples are columns: h is [features, batch]. See `linear` for why.
     h = as_input(net, params, x, finite=False).T
@@ -264,20 +265,24 @@ def forward(
 
 def _check_net(net: object) -> None:
     if not isinstance(net, MLP):
-        raise TypeError(f"net must be a jinit.MLP such as jinit.MLP([64, 128, 10]), got {net!r}.")
+        raise TypeError(
+            f"net must be a jinit.MLP such as jinit.MLP([64, 128, 10]), got {checks.shown(net)}."
+        )
 
 
 def as_input(net: MLP, params: Params, x: Any, name: str = "x", finite: bool = True) -> jax.Array:
     """The inputs as an array [batch, in] of the parameters' dtype."""
+    checks.numeric(name, x)
     if finite:
         checks.finite(name, x)
-    checks.numeric(name, x)
     x = jnp.asarray(x)
     if x.ndim != 2 or x.shape[1] != net.dims[0]:
         raise ValueError(
             f"{name} must have shape [batch, {net.dims[0]}] for a network of widths "
             f"{list(net.dims)}, got {list(x.shape)}; reshape {name} or change dims[0]."
         )
+    if finite and not x.shape[0]:
+        raise ValueError(f"{name} must hold at least one sample, got {list(x.shape)}.")
     return x.astype(params.runs[0].w.dtype)
 
 
@@ -329,7 +334,8 @@ def _as_state(net: MLP, state: Any, lengths: list[int]) -> NormState:
     if state is not None and not isinstance(state, NormState):
         if not isinstance(state, Sequence) or not all(isinstance(s, BatchStats) for s in state):
             raise TypeError(
-                f"state must be what jinit.init returned or a list of BatchStats, got {state!r}."
+                f"state must be what jinit.init returned or a list of BatchStats, got "
+                f"{checks.shown(state)}."
             )
         state = NormState((*stack(list(state), lengths[:-1]), None))
     expected = [s for s in (_shapes(net, run)["stats"] for run in net.runs) if s is not None]

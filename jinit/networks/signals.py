@@ -99,6 +99,12 @@ def layer_signals(
             "layer_signals needs labels y for the gradient of a loss, or key=jax.random.key(0) "
             "for a random output gradient; got neither."
         )
+    if y is not None and key is not None:
+        raise ValueError(
+            "layer_signals takes labels y, for the gradient of a loss, or a key, for a random "
+            "output gradient; got both: leave one out."
+        )
+    checks.flag("train", train)
     check_batch(net.norm, x.shape[0], train)
     edges = None if bins is None else _check_bins(bins, x.dtype)
     function = None
@@ -108,6 +114,7 @@ def layer_signals(
         shape = (x.shape[0], net.dims[-1])
         targets = as_targets(y, shape, loss)
         function = loss_function(loss, targets, shape)
+        checks.loss_value(jax.eval_shape(function, jax.ShapeDtypeStruct(shape, x.dtype), targets))
     return _measure(net, function, train, params, state, x, targets, edges)
 
 

@@ -74,6 +74,7 @@ Step = Callable[..., tuple[TrainState, Metrics]]
 def train_state(params: Any, state: Any, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
     _check_optimizer(optimizer)
+    checks.trainable("params", params)
     return TrainState(params, state, optimizer.init(params))
 
 
@@ -101,6 +102,8 @@ def train_step(
     def step(
         carry: TrainState, batch: tuple[Any, Any], key: jax.Array | None = None
     ) -> tuple[TrainState, Metrics]:
+        _check_step(carry, batch, optimizer)
+
         def objective(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
             metrics, state = metrics_of(params, carry.state, batch, True, key)
             return metrics.loss, (metrics, state)
@@ -201,8 +204,10 @@ def train(
     if (record is None) != (record_at is None) or not (record is None or callable(record)):
         raise TypeError(
             f"record is a function (params, state, (x, y)) and comes with record_at, 25 or a list "
-            f"of steps; got record={record!r} and record_at={record_at!r}."
+            f"of steps; got record={checks.shown(record)} and record_at={checks.shown(record_at)}."
         )
+    if record is not None:
+        checks.takes("record", record, "(params, state, (x, y))", 3)
     recorders: dict[str, tuple[Any, Any]] = {
         "signals": (signals, _chosen("signals_at", signals_at, span) or None),
         "test": (test, _chosen("eval_every", eval_every, span)),
@@ -285,7 +290,7 @@ def _bind(net: Any) -> Bound:
             return bind(net)
     raise TypeError(
         f"net must be a jinit.MLP such as jinit.MLP([64, 128, 10]) or a jinit.Network(init, "
-        f"apply), got {net!r}."
+        f"apply), got {checks.shown(net)}."
     )
 
 
@@ -298,6 +303,7 @@ def _measure(bound: Bound, loss: str | Loss | None) -> Callable[..., tuple[Metri
         outputs, state = bound.forward(params, state, batch[0], train=train, key=key)
         targets = as_targets(batch[1], outputs.shape, loss)
         value = loss_function(loss, targets, outputs.shape)(outputs, targets)
+        checks.loss_value(value)
         return Metrics(value, accuracy(outputs, targets)), state
 
     return metrics
@@ -360,7 +366,7 @@ def _chosen(name: str, at: Any, span: range) -> tuple[int, ...] | None:
         every = checks.count(name, at)
         return tuple(s for s in span if s % every == 0)
     if not isinstance(at, Sequence | np.ndarray) or isinstance(at, str):
-        raise TypeError(f"{name} must list steps, as in [0, 100], got {at!r}.")
+        raise TypeError(f"{name} must list steps, as in [0, 100], got {checks.shown(at)}.")
     chosen = tuple(checks.count(f"every entry of {name}", s, least=0) for s in at)
     if len(set(chosen)) != len(chosen) or any(s not in span for s in chosen):
         raise ValueError(
@@ -368,6 +374,20 @@ def _chosen(name: str, at: Any, span: range) -> tuple[int, ...] | None:
             f"got {list(at)}."
         )
     return chosen
+
+
+def _check_step(carry: Any, batch: Any, optimizer: optax.GradientTransformation) -> None:
+    if not isinstance(carry, TrainState):
+        raise TypeError(
+            f"a step takes a jinit.TrainState first, as jinit.train_state(params, state, "
+            f"optimizer) makes it, got {checks.shown(carry)}."
+        )
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        found = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+        raise TypeError(
+            f"a step takes a batch that is a pair (x, y), got {checks.shown(batch)}{found}."
+        )
+    _continued(carry.opt_state, jax.eval_shape(optimizer.init, carry.params))
 
 
 def _continued(given: Any, expected: Any) -> Any:
@@ -387,5 +407,6 @@ def _continued(given: Any, expected: Any) -> Any:
 def _check_optimizer(optimizer: Any) -> None:
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise TypeError(
-            f"optimizer must be an optax transformation such as optax.sgd(0.1), got {optimizer!r}."
+            f"optimizer must be an optax transformation such as optax.sgd(0.1), got "
+            f"{checks.shown(optimizer)}."
         )
