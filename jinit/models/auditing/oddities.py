@@ -8,6 +8,7 @@ import numpy as np
 
 from jinit.models.starts.conventions import Convention, Conventions, Leaf
 from jinit.models.starts.laws import FORMS, FormName, Law
+from jinit.models.tracing.layout import reading
 from jinit.models.tracing.roles import Role
 from jinit.schemes import TRUNCATED_STD
 
@@ -221,6 +222,8 @@ class _Misreading(NamedTuple):
     fan_out: float
     words: str
     swapped: bool = False
+    axes: bool = False
+    """whether an initializer that is told the axes reads it rightly"""
 
 
 def _misreadings(role: Role, fan_in: int | float, fan_out: int) -> Iterator[_Misreading]:
@@ -240,12 +243,13 @@ def _misreadings(role: Role, fan_in: int | float, fan_out: int) -> Iterator[_Mis
             if wrong_in == fan_in * size:
                 yield _Misreading(wrong_in, wrong_out, f"{words} counted into fan_in")
     for wrong_in, wrong_out, axes in readings:
-        yield _Misreading(wrong_in, wrong_out, f"the shape {shape} was read as {axes}")
+        yield _Misreading(wrong_in, wrong_out, f"the shape {shape} was read as {axes}", axes=True)
     for size, words in _counted(role):
         yield _Misreading(fan_in * size, fan_out, f"{words} counted into fan_in")
         yield _Misreading(fan_in, fan_out * size, f"{words} counted into fan_out")
     if len(shape) > 2:
-        yield _Misreading(fan_out, fan_in, "the outputs were taken for the inputs", swapped=True)
+        words = "the outputs were taken for the inputs"
+        yield _Misreading(fan_out, fan_in, words, swapped=True, axes=True)
     for size, words in _left_out(role):
         if fan_in % size == 0:
             rest = fan_out / size if role.receptive_field == size else fan_out
@@ -270,10 +274,9 @@ def _counted(role: Role) -> Iterator[tuple[int, str]]:
         yield role.layers, f"the {role.layers} stacked layers were"
     if role.groups > 1:
         yield role.groups, f"all {role.groups} groups were"
-    if len(role.shape) > 2:
-        heads = " (heads)" if role.receptive_field == 1 else ""
+    if len(role.shape) > 2 and role.receptive_field == 1:
         for size in sorted(set(role.shape) - {1, role.layers, role.groups}):
-            yield size, f"an axis of {size}{heads} was"
+            yield size, f"an axis of {size} (heads) was"
 
 
 def _left_out(role: Role) -> Iterator[tuple[int, str]]:
@@ -311,17 +314,19 @@ def _wrong_fans(role: Role, leaf: Leaf, found: Sample, table: Conventions) -> st
 
 def _sentence(role: Role, wrong: _Misreading, convention: Convention, squared: float) -> str:
     """`squared` is the variance with the wrong fans over that with the true ones."""
+    axes = reading(role) if wrong.axes else None
+    cure = f"; name the axes to the initializer, {axes}" if axes else ""
     if wrong.swapped:
         return (
             f"the std is {convention.whose} for fan_out {role.fan_out}, not for fan_in "
-            f"{role.fan_in}: {wrong.words}."
+            f"{role.fan_in}: {wrong.words}{cure}."
         )
     name = "fan_out" if wrong.fan_in == role.fan_in else "fan_in"
     taken = wrong.fan_out if name == "fan_out" else wrong.fan_in
     true = role.fan_out if name == "fan_out" else role.fan_in
     return (
         f"std is {_ratio(squared)} {convention.whose}: {wrong.words} "
-        f"({name} {taken:g} instead of {true})."
+        f"({name} {taken:g} instead of {true}){cure}."
     )
 
 
