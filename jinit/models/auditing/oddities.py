@@ -152,7 +152,7 @@ def odd(
 def _uncorrected(leaf: Leaf, found: Sample, table: Conventions) -> str | None:
     """A normal that was cut at two standard deviations, and has lost some of its own by that."""
     for convention in table.values():
-        for law in convention.laws(leaf):
+        for law in convention.laws(leaf) if not convention.uncorrected else ():
             cut = Law("truncated", law.std * TRUNCATED_STD)
             if law.std > 0 and law.form in ("normal", "truncated") and fits(cut, found):
                 return (
@@ -251,13 +251,12 @@ def _misreadings(role: Role, fan_in: int | float, fan_out: int) -> Iterator[_Mis
         words = "the outputs were taken for the inputs"
         yield _Misreading(fan_out, fan_in, words, swapped=True, axes=True)
     for size, words in _left_out(role):
-        if fan_in % size == 0:
+        if fan_in % size == 0 and fan_in > size:  # a std of 1 looks at no fan
             rest = fan_out / size if role.receptive_field == size else fan_out
             yield _Misreading(fan_in / size, rest, f"{words} left out of fan_in")
-    for gates in (3, 4):
-        if fan_out % gates == 0:
-            words = f"only one of {gates} gates was counted into fan_out"
-            yield _Misreading(fan_in, fan_out / gates, words)
+    for gates in sorted({max(use.gates) + 1 for use in role.uses if use.gates}):
+        words = f"only one of {gates} gates was counted into fan_out"
+        yield _Misreading(fan_in, fan_out / gates, words)
 
 
 def _layout(shape: tuple[int, ...], fan_in: int | float, fan_out: int) -> str:

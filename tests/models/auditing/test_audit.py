@@ -19,6 +19,7 @@ from jinit.models.auditing.audit import audit
 from jinit.models.auditing.oddities import error, fits, sample
 from jinit.models.starts.conventions import CONVENTIONS, Leaf
 from jinit.models.starts.laws import FORMS, Law
+from jinit.schemes import TRUNCATED_STD
 
 KEY = jax.random.key(0)
 FRAMEWORKS = ("torch", "keras", "flax", "haiku")
@@ -439,6 +440,34 @@ def test_a_transposed_convolution_that_was_misread_is_named_with_its_cure(kind):
     assert int(said[4] or 1) == skipped
     right = drawn(2.0 * skipped, in_axis, out_axis)
     assert ("he" in "".join(right.matches), right.odd) == (True, ())
+
+
+def gated(p, x):
+    i, f, g, o = jnp.split(x @ p["w"], 4, -1)
+    return jax.nn.sigmoid(o) * jnp.tanh(jax.nn.sigmoid(i) * jnp.tanh(g) + jax.nn.sigmoid(f))
+
+
+def test_gates_are_counted_only_where_something_is_split():
+    """Glorot's std of one of four: variance 2/(m + n/4)."""
+    w = (2 / (64 + 128)) ** 0.5 * jax.random.normal(KEY, (64, 512))
+    (sentence,) = one(w, apply=gated).odd
+    assert "only one of 4 gates was counted into fan_out (fan_out 128 instead of 512)" in sentence
+    assert one(w).odd == ()
+
+
+def test_a_std_of_one_is_no_axis_that_was_left_out():
+    """Experts of N(0, 1): nobody took a fan_in of 1."""
+    x = jnp.ones((2, 4, 128))
+    w = jax.random.normal(KEY, (4, 128, 48))
+    row = one(w, apply=lambda p, x: jnp.einsum("tei,eij->tej", x, p["w"]), inputs=x)
+    (sentence,) = row.odd
+    assert sentence.startswith("no convention within a factor of 8")
+
+
+def test_a_cut_is_corrected_once():
+    """0.77/sqrt(fan_in) is haiku's 0.88 cut once more, which nobody does."""
+    w = lecun_normal()(KEY, (64, 64)) * TRUNCATED_STD**2
+    assert not [s for s in one(w).odd if "not corrected" in s]
 
 
 def test_all_groups_counted_into_fan_in():
