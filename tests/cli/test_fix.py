@@ -63,7 +63,8 @@ def misspelt():
 def module():
     model = equinox.nn.MLP(8, 2, 16, 1, key=jax.random.key(0))
     model = jax.tree.map(lambda a: 0 * a if equinox.is_array(a) else a, model)
-    return {"model": model, "data": parts["data"], "loss": parts["loss"], "in_axes": 0}
+    own = {"model": model, "in_axes": 0, "optimizer": optax.adam(0.03)}
+    return own | {name: parts[name] for name in ("data", "loss")}
 
 
 def needs(width):
