@@ -290,6 +290,12 @@ UP = {
     for i, (name, m, n) in enumerate([("a", 64, 96), ("b", 96, 160), ("c", 160, 10)])
 }
 LORA = drawn(w=(64, 64), A=(64, 4), h=(64, 8)) | {"B": jnp.zeros((4, 64))}
+
+
+def experts(v, x):
+    return jax.nn.relu(jnp.einsum("ti,eio->teo", x, v["e"])).sum(1) @ v["h"].T
+
+
 QKV = drawn(q=(64, 64), k=(64, 64), v=(64, 64))
 TOKENS = jnp.arange(60).reshape(6, 10)
 
@@ -304,6 +310,10 @@ PLANTED = {
                           r"A, B are 0 and multiply each other"),
     "one key for two layers": (lambda: diagnose(net, [SQUARE, 2 * SQUARE, *orthogonals(64, 64)], X),
                                "copies", r"\[1\] holds the same numbers as \[0\]"),
+    "one key for stacked experts": (
+        lambda: diagnose(experts, {"e": jnp.stack([SQUARE] * 4), "h": SQUARE}, X), "copies",
+        r"e holds the same numbers as each other, 4 times: one key drew them"
+    ),
     "sharp attention": (lambda: diagnose(attention, {k: 6 * w for k, w in QKV.items()}, X),
                         "attention", r"logits of q x k start with a std of \d+.* one of 64 keys"),
     "dead layer": (lambda: of_linen(MLP(dead=5)), "dead",
