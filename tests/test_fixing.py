@@ -3,14 +3,18 @@
 import re
 from pathlib import Path
 
+import equinox
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen, nnx
 
 import jinit
 from jinit import fixing, plots
+from jinit.fixing import judging, lines, mending, trials
+from jinit.fixing.given import given, optimizer_of
 from tests import broken
 
 SMALL = {"steps": 60, "seeds": 2, "batch_size": 64, "progress": False}
@@ -26,9 +30,7 @@ def rest(made):
 
 def by_code(code, key, made):
     """What the lines of code leave behind, in a namespace of the user's names."""
-    apply, variables, data = parts(made)
-    names = {"jinit": jinit, "jax": jax, "optax": optax, "key": key, "apply": apply, "data": data,
-             "variables": variables, **rest(made)}  # fmt: skip
+    names = {"jinit": jinit, "jax": jax, "optax": optax, "key": key, **made}
     exec(code, names)
     return names
 
@@ -36,7 +38,7 @@ def by_code(code, key, made):
 def same(a, b):
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        if hasattr(x, "dtype"):
+        if hasattr(x, "dtype") and not jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             np.testing.assert_array_equal(x, y)
 
 
@@ -44,7 +46,7 @@ def same(a, b):
 def few(monkeypatch):
     """Of the candidates those that the quick tests need; the long ones take all."""
     some = ("xavier", "he", "start, clipping", "rate / 10")
-    monkeypatch.setattr(fixing, "CANDIDATES", {n: fixing.CANDIDATES[n] for n in some} | {
+    monkeypatch.setattr(mending, "CANDIDATES", {n: fixing.CANDIDATES[n] for n in some} | {
         n: c._replace(promise=lambda case: 0) for n, c in fixing.CANDIDATES.items() if n not in some
     })  # fmt: skip
 
@@ -56,7 +58,7 @@ def mended():
     key = jax.random.key(3)
     some = {n: fixing.CANDIDATES[n] for n in ("he", "start, clipping")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fixing, "CANDIDATES", some)
+        patch.setattr(mending, "CANDIDATES", some)
         return made, key, jinit.fix(key, *parts(made), **rest(made), **SMALL)
 
 
@@ -85,6 +87,98 @@ def test_the_code_does_it(mended):
     made, key, result = mended
     same(by_code(result.code, key, made)["variables"], result.variables)
     assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(result.variables))
+
+
+class OfNNX(nnx.Module):
+    def __init__(self, rngs):
+        zero = nnx.initializers.zeros
+        self.first = nnx.Linear(8, 16, kernel_init=zero, rngs=rngs)
+        self.norm = nnx.BatchNorm(16, rngs=rngs)
+        self.drop = nnx.Dropout(0.1, deterministic=True, rngs=rngs)
+        self.last = nnx.Linear(16, 2, kernel_init=zero, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(self.drop(jax.nn.relu(self.norm(self.first(x)))))
+
+
+def of_equinox():
+    model = equinox.nn.MLP(8, 2, 16, 1, key=jax.random.key(0))
+    return jax.tree.map(lambda leaf: 0 * leaf if equinox.is_array(leaf) else leaf, model)
+
+
+def sides(samples=96):
+    """On which side of 0 the first number is."""
+    x = np.asarray(jax.random.normal(jax.random.key(0), (samples, 8)))
+    return x, (x[:, 0] > 0).astype(int)
+
+
+MODULES = {
+    "nnx": (lambda: OfNNX(nnx.Rngs(0)), {}, 'jinit.reinit(key, model, x, scheme="he")'),
+    "equinox": (
+        of_equinox, {"in_axes": 0}, "jinit.reinit(key, model, x, scheme=\"he\", in_axes=0)"
+    ),
+}  # fmt: skip
+
+
+def applied(model, x, in_axes=None):
+    return model(x) if in_axes is None else jax.vmap(model, in_axes)(x)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_lines_of_a_model_that_holds_its_arrays_do_it(name):
+    """They say `model`, and leave what was to be trained: a module with another start."""
+    make, own, call = MODULES[name]
+    model, data, key = make(), sides(), jax.random.key(1)
+    with jax.numpy_rank_promotion("allow"):
+        traced, _, called = given(
+            model, data, None, batch_size=64, rules=None, **{"in_axes": None} | own
+        )
+        case, candidate = fixing.Case(frozenset({"dead"}), True, 0), fixing.CANDIDATES["he"]
+        (start,) = trials.starts_of(traced, candidate, case, [key], None, {})
+        code = lines.lines_of(candidate, case, start, called, None)
+        assert code == f"x = data[0][:64]\nmodel = {call}"
+        fresh = by_code(code, key, {"model": model, "data": data})["model"]
+        assert type(fresh) is type(model)
+        same(fresh, start.variables)
+        assert np.abs(applied(model, data[0], **own)).max() == 0
+        assert np.abs(applied(fresh, data[0], **own)).max() > 0
+
+
+@pytest.mark.long  # its lines always, above
+@pytest.mark.parametrize("name", MODULES)
+def test_a_model_that_holds_its_arrays_is_mended(name, monkeypatch):
+    make, own, _ = MODULES[name]
+    monkeypatch.setattr(mending, "CANDIDATES", {"he": fixing.CANDIDATES["he"]})
+    model, data, key = make(), sides(), jax.random.key(1)
+    with jax.numpy_rank_promotion("allow"):
+        result = jinit.fix(key, model, data, optimizer=optax.adam(0.03), **own, **SMALL)
+        assert (result.winner, type(result.variables)) == ("he", type(model))
+        same(by_code(result.code, key, {"model": model, "data": data})["model"], result.variables)
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_lines_name_what_was_given_as_it_was_given(by_name):
+    x, y = sides(16)
+    data = dict(zip(jinit.Data._fields, (x, y, x, y), strict=True)) if by_name else (x, y)
+    module = linen.Dense(2)
+    with jax.numpy_rank_promotion("allow"):
+        variables = module.init(jax.random.key(0), x)
+        bound = module.bind(variables)
+        made = [
+            ((module, variables, data), ("apply, variables", "variables")),
+            ((bound, None, data), ("model", "variables")),
+            ((bound, data), ("model", "variables")),
+            ((nnx.Linear(8, 2, rngs=nnx.Rngs(0)), data), ("model", "model")),
+        ]
+        for arguments, words in made:
+            arguments = [*arguments, None][:3]
+            found = given(*arguments, batch_size=64, rules=None, in_axes=None)
+            assert found.names[:2] == words
+            assert found.names.x == ('data["x_train"][:16]' if by_name else "data[0][:16]")
+    with pytest.raises(TypeError, match=r"apart .* jinit.fix\(key, model, data, in_axes=0, loss"):
+        given(jax.vmap(of_equinox()), data, None, batch_size=64, rules=None, in_axes=None)
+    with pytest.raises(TypeError, match=r"in_axes=0"):
+        given(of_equinox(), data, None, batch_size=64, rules=None, in_axes=None)
 
 
 def test_the_picture_holds_every_candidate(mended):
@@ -144,13 +238,13 @@ def test_time_is_watched_between_candidates():
         return {"loss": np.ones(2)}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fixing.time, "monotonic", lambda: now[0])
-        executor = fixing._UntilTime(35.0, lambda: None)
+        patch.setattr(trials.time, "monotonic", lambda: now[0])
+        executor = trials.UntilTime(35.0, lambda: None)
         results = [executor.submit(work, i).result()["loss"] for i in range(5)]
     assert ran == [0, 1, 2]
     assert [bool(np.isnan(r).all()) for r in results] == [False, False, False, True, True]
     with pytest.raises(ZeroDivisionError):
-        fixing._UntilTime(None, lambda: None).submit(lambda: 1 / 0).result()
+        trials.UntilTime(None, lambda: None).submit(lambda: 1 / 0).result()
 
 
 def test_the_stable_rate_is_that_of_a_quadratic():
@@ -163,11 +257,11 @@ def test_the_stable_rate_is_that_of_a_quadratic():
         loss=lambda out, y: jnp.mean((out - y) ** 2) / 2,
     )
     data = jinit.Data(x, y, x, y)
-    make = fixing._optimizer(optax.sgd(1.0), None)
-    trainer = fixing._Trainer(jax.random.key(0), model, data, model.loss, make, 5, 8)
+    make = optimizer_of(optax.sgd(1.0), None)
+    trainer = trials.Trainer(jax.random.key(0), model, data, model.loss, make, 5, 8)
     assert trainer.stable(jax.random.key(0), jnp.ones(1)) == pytest.approx(0.25)
-    make = fixing._optimizer(optax.sgd, 0.1)
-    slow = fixing._Trainer(jax.random.key(0), model, data, model.loss, make, 5, 8)
+    make = optimizer_of(optax.sgd, 0.1)
+    slow = trials.Trainer(jax.random.key(0), model, data, model.loss, make, 5, 8)
     with pytest.raises(ValueError, match="small enough"):
         slow.stable(jax.random.key(0), jnp.ones(1))
 
@@ -188,7 +282,7 @@ def row(name, losses, trained):
     ],
 )
 def test_who_wins(others, winner):
-    won = fixing._winner((row("before", (2.3, 2.35, 2.4), 0), *others), 2.303)
+    won = judging.winner((row("before", (2.3, 2.35, 2.4), 0), *others), 2.303)
     assert (won and won.candidate) == winner
 
 
@@ -240,26 +334,26 @@ def test_every_candidates_code_does_it(name):
         def stable(self, key, variables):
             return 0.25
 
-    (start,) = fixing._starts(model, candidate, case, [key], Trainer(), {})
+    (start,) = trials.starts_of(model, candidate, case, [key], Trainer(), {})
     assert start.scale != 1 or start.clip or start.variables is not ws
     made = {"apply": apply, "variables": ws, "data": (x, np.arange(16) % 4)}
-    for given in (options(), options(optimizer=optax.sgd, learning_rate=0.5)):
-        rate = given.get("learning_rate")
-        lines = fixing._code(candidate, case, start, False, 16, x, given["optimizer"], rate, False)
-        names = by_code(lines, key, made | given)
+    called = given(*parts(made), batch_size=64, rules=None, in_axes=None).names
+    for own in (options(), options(optimizer=optax.sgd, learning_rate=0.5)):
+        rate = own.get("learning_rate")
+        names = by_code(lines.lines_of(candidate, case, start, called, rate), key, made | own)
         same(names["variables"], start.variables)
         theirs = names["optimizer"]
         if not isinstance(theirs, optax.GradientTransformation):
             theirs = theirs(names["learning_rate"])
-        make = fixing._optimizer(given["optimizer"], rate)
+        make = optimizer_of(own["optimizer"], rate)
         # Traced numbers, as the sweep has them, give the same steps.
         scale, clip = (jnp.float32(v) for v in (start.scale, fixing.CLIP if start.clip else np.inf))
         gradient = [jnp.full((4, 4), 3.0)] * 4
-        theirs, own, traced = (
+        theirs, ours, traced = (
             o.update(gradient, o.init(ws), ws)[0]
             for o in (theirs, make(start.scale, start.clip), make(scale, clip))
         )
-        same(own, theirs)
+        same(ours, theirs)
         for a, b in zip(traced, theirs, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-6)
 

@@ -67,6 +67,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"tour", "theory", "schemes", "diagnose", "fix", "sweeps"},
         {"main"},
     ],
+    "fixing": [{"candidates", "result"}, {"given", "judging", "trials"}, {"lines"}, {"mending"}],
     "models.scaling": [{"coordinate_check", "depth", "following"}, {"trees"}, {"mup"}],
     "models.auditing": [{"oddities", "remarks"}, {"starting"}, {"audit"}, {"comparing"}],
     "models": [

@@ -12,8 +12,7 @@ from jinit.cli.options import Overwrite, Picture, check_plot, fail, made_by
 
 def fix(
     factory: Annotated[
-        str,
-        typer.Argument(help="module:function that returns a dict of apply, variables, data, loss."),
+        str, typer.Argument(help="module:function that returns a dict of model, data and loss.")
     ],
     steps: Annotated[int, typer.Option(help="Of every training.")] = 300,
     seeds: Annotated[int, typer.Option(help="Of every candidate.")] = 3,
@@ -24,9 +23,10 @@ def fix(
 ) -> None:
     """Make a model of yours train: candidates are trained side by side, and one wins, or none.
 
-    The dict holds apply and variables; data, a tuple or dict of x_train, y_train, x_test, y_test;
-    loss(outputs, targets); and perhaps optimizer (an optax transformation, else Adam), or a
-    function of the rate with learning_rate; batch_size, rules as in jinit.fix.
+    The dict holds model, which holds its arrays as those of NNX and Equinox do, or apply and
+    variables; data, a tuple or dict of x_train, y_train, x_test, y_test; loss(outputs, targets);
+    and perhaps optimizer (an optax transformation, else Adam), or a function of the rate with
+    learning_rate; batch_size, rules, in_axes as in jinit.fix.
     """
     check_plot(plot, overwrite)
     import jax
@@ -34,7 +34,7 @@ def fix(
     sys.path.insert(0, os.getcwd())  # where the module is looked for first
     try:
         made = _model(factory)
-        parts = [made.pop(name) for name in ("apply", "variables", "data")]
+        parts = {name: made.pop(name) for name in _PARTS if name in made}
         names = sorted({"optimizer", "learning_rate", "rules"} & made.keys())
         if "optimizer" not in made:
             import optax
@@ -42,14 +42,14 @@ def fix(
             made["optimizer"] = optax.adam
             made.setdefault("learning_rate", 1e-3)
         found = jinit.fix(
-            jax.random.key(0), *parts, steps=steps, seeds=seeds, minutes=minutes, **made
+            jax.random.key(0), *parts.values(), steps=steps, seeds=seeds, minutes=minutes, **made
         )
     except Exception as error:  # also whatever the model raises
         notes = [n for n in getattr(error, "__notes__", ()) if n.startswith("jinit ")]
         kind = "" if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: "
         fail(" ".join([kind + (str(error).splitlines() or [""])[0], *notes]))
     if found.code:
-        found = found._replace(code=_opening(factory, made, names) + found.code)
+        found = found._replace(code=_opening(factory, parts, made, names) + found.code)
     if json:
         import json as format_
 
@@ -60,18 +60,20 @@ def fix(
         jinit.plots.fixed(found)[0].get_figure().savefig(plot)
 
 
-def _opening(factory: str, made: dict[str, Any], names: list[str]) -> str:
+def _opening(factory: str, parts: dict[str, Any], made: dict[str, Any], names: list[str]) -> str:
     """The lines that make the names which the others use."""
     from jinit import checks
 
     module, function = factory.split(":")
+    model = "apply, variables" if "variables" in parts else "model"
+    values = [f'made["{name}"]' for name in parts]
     call = f"{function}()" if callable(checks.imported("model", factory)) else function
     lines = [
         "import jax, jinit, optax",
         f"from {module} import {function}",
         "",
         f"made = {call}",
-        'apply, variables, data = made["apply"], made["variables"], made["data"]',
+        f"{model}, data = {', '.join(values)}",
         *(f'{name} = made["{name}"]' for name in names),
         "key = jax.random.key(0)",
     ]
@@ -82,18 +84,22 @@ def _opening(factory: str, made: dict[str, Any], names: list[str]) -> str:
     return "\n".join([*lines, "", ""])
 
 
-_NEEDED = ("apply", "variables", "data", "loss")
-_TAKEN = (*_NEEDED, "optimizer", "learning_rate", "batch_size", "rules")
+_PARTS = ("apply", "model", "variables", "data")
+_TAKEN = (*_PARTS, "loss", "optimizer", "learning_rate", "batch_size", "rules", "in_axes")
 
 
 def _model(factory: str) -> dict[str, Any]:
     from jinit import checks
 
-    form = f"a dict of {', '.join(_NEEDED)}"
+    form = "a dict of model (or apply and variables), data and loss"
     made = made_by(factory, form)
     if not isinstance(made, dict):
         raise ValueError(f"{factory} must return {form}, got {type(made).__name__}.")
     checks.options(factory, made, _TAKEN)
-    if missing := [name for name in _NEEDED if name not in made]:
+    if {"apply", "model"} <= made.keys():
+        raise ValueError(f"{factory} must return apply or model, which are the same, not both.")
+    needed = [] if "apply" in made else ["apply" if "variables" in made else "model"]
+    needed += ["data", "loss"]
+    if missing := [name for name in needed if name not in made]:
         raise ValueError(f"{factory} must return {form}; {missing[0]} is missing.")
     return dict(made)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from jinit import fixing
+from jinit.fixing import mending
 from tests.shell import call_here
 
 MODELS = """
-import jax, jax.numpy as jnp, numpy as np, optax
+import equinox, jax, jax.numpy as jnp, numpy as np, optax
 
 x = np.asarray(jax.random.normal(jax.random.key(0), (96, 8)))
 y = (x[:, 0] > 0).astype(int)
@@ -47,6 +48,25 @@ def vector():
     return parts | {"loss": lambda out, y: out}
 
 
+def twice():
+    return parts | {"model": parts["apply"]}
+
+
+def alone():
+    return {name: parts[name] for name in ("apply", "data", "loss")}
+
+
+def misspelt():
+    return parts | {"in_axis": 0}
+
+
+def module():
+    model = equinox.nn.MLP(8, 2, 16, 1, key=jax.random.key(0))
+    model = jax.tree.map(lambda a: 0 * a if equinox.is_array(a) else a, model)
+    own = {"model": model, "in_axes": 0, "optimizer": optax.adam(0.03)}
+    return own | {name: parts[name] for name in ("data", "loss")}
+
+
 def needs(width):
     return parts
 """
@@ -59,10 +79,14 @@ def folder(tmp_path):
 
 
 @pytest.mark.long  # its sibling: tests/test_fixing.py mends zeros, and runs the lines
-def test_fix_prints_the_table_and_lines_that_run(folder, monkeypatch):
+@pytest.mark.parametrize(
+    ("made", "drawn", "given"),
+    [("own", "variables", {"optimizer", "learning_rate"}), ("module", "model", {"optimizer"})],
+)
+def test_fix_prints_the_table_and_lines_that_run(made, drawn, given, folder, monkeypatch):
     some = {name: fixing.CANDIDATES[name] for name in ("he", "start, rate / 10")}
-    monkeypatch.setattr(fixing, "CANDIDATES", some)
-    done = call_here("fix", "mine:own", "--steps", "40", "--seeds", "2", "--plot", "a.png",
+    monkeypatch.setattr(mending, "CANDIDATES", some)
+    done = call_here("fix", f"mine:{made}", "--steps", "40", "--seeds", "2", "--plot", "a.png",
                      cwd=folder)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "all weights are zero" in done.stdout
@@ -74,8 +98,8 @@ def test_fix_prints_the_table_and_lines_that_run(folder, monkeypatch):
     monkeypatch.syspath_prepend(folder)
     with contextlib.chdir(folder):
         exec(code, names)
-    assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(names["variables"]))
-    assert {"optimizer", "learning_rate"} <= names.keys()
+    assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(names[drawn]) if hasattr(leaf, "ndim"))
+    assert given <= names.keys()
 
 
 @pytest.mark.long  # tests/test_fixing.py has it always
@@ -91,8 +115,14 @@ def test_fix_leaves_a_healthy_model_and_says_so(folder):
 @pytest.mark.bad_input
 def test_fix_of_nothing_is_one_sentence(folder):
     for arguments, words in (
-        (("mine:wrong",), "must return a dict of apply, variables, data, loss, got tuple"),
+        (
+            ("mine:wrong",),
+            "must return a dict of model (or apply and variables), data and loss, got tuple",
+        ),
         (("mine:without",), "data is missing"),
+        (("mine:twice",), "must return apply or model, which are the same, not both"),
+        (("mine:alone",), "needs the parameters and data, apart from each other"),
+        (("mine:misspelt",), "did you mean 'in_axes'"),
         (("mine:none",), "cannot be imported"),
         (("mine:needs",), "got one that needs width"),
         (("mine:vector",), "loss must map the model's output to a scalar"),

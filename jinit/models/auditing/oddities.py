@@ -8,6 +8,7 @@ import numpy as np
 
 from jinit.models.starts.conventions import Convention, Conventions, Leaf
 from jinit.models.starts.laws import FORMS, FormName, Law
+from jinit.models.tracing.layout import reading
 from jinit.models.tracing.roles import Role
 from jinit.schemes import TRUNCATED_STD
 
@@ -151,7 +152,7 @@ def odd(
 def _uncorrected(leaf: Leaf, found: Sample, table: Conventions) -> str | None:
     """A normal that was cut at two standard deviations, and has lost some of its own by that."""
     for convention in table.values():
-        for law in convention.laws(leaf):
+        for law in convention.laws(leaf) if not convention.uncorrected else ():
             cut = Law("truncated", law.std * TRUNCATED_STD)
             if law.std > 0 and law.form in ("normal", "truncated") and fits(cut, found):
                 return (
@@ -221,6 +222,8 @@ class _Misreading(NamedTuple):
     fan_out: float
     words: str
     swapped: bool = False
+    axes: bool = False
+    """whether an initializer that is told the axes reads it rightly"""
 
 
 def _misreadings(role: Role, fan_in: int | float, fan_out: int) -> Iterator[_Misreading]:
@@ -240,20 +243,20 @@ def _misreadings(role: Role, fan_in: int | float, fan_out: int) -> Iterator[_Mis
             if wrong_in == fan_in * size:
                 yield _Misreading(wrong_in, wrong_out, f"{words} counted into fan_in")
     for wrong_in, wrong_out, axes in readings:
-        yield _Misreading(wrong_in, wrong_out, f"the shape {shape} was read as {axes}")
+        yield _Misreading(wrong_in, wrong_out, f"the shape {shape} was read as {axes}", axes=True)
     for size, words in _counted(role):
         yield _Misreading(fan_in * size, fan_out, f"{words} counted into fan_in")
         yield _Misreading(fan_in, fan_out * size, f"{words} counted into fan_out")
     if len(shape) > 2:
-        yield _Misreading(fan_out, fan_in, "the outputs were taken for the inputs", swapped=True)
+        words = "the outputs were taken for the inputs"
+        yield _Misreading(fan_out, fan_in, words, swapped=True, axes=True)
     for size, words in _left_out(role):
-        if fan_in % size == 0:
+        if fan_in % size == 0 and fan_in > size:  # a std of 1 looks at no fan
             rest = fan_out / size if role.receptive_field == size else fan_out
             yield _Misreading(fan_in / size, rest, f"{words} left out of fan_in")
-    for gates in (3, 4):
-        if fan_out % gates == 0:
-            words = f"only one of {gates} gates was counted into fan_out"
-            yield _Misreading(fan_in, fan_out / gates, words)
+    for gates in sorted({max(use.gates) + 1 for use in role.uses if use.gates}):
+        words = f"only one of {gates} gates was counted into fan_out"
+        yield _Misreading(fan_in, fan_out / gates, words)
 
 
 def _layout(shape: tuple[int, ...], fan_in: int | float, fan_out: int) -> str:
@@ -270,10 +273,9 @@ def _counted(role: Role) -> Iterator[tuple[int, str]]:
         yield role.layers, f"the {role.layers} stacked layers were"
     if role.groups > 1:
         yield role.groups, f"all {role.groups} groups were"
-    if len(role.shape) > 2:
-        heads = " (heads)" if role.receptive_field == 1 else ""
+    if len(role.shape) > 2 and role.receptive_field == 1:
         for size in sorted(set(role.shape) - {1, role.layers, role.groups}):
-            yield size, f"an axis of {size}{heads} was"
+            yield size, f"an axis of {size} (heads) was"
 
 
 def _left_out(role: Role) -> Iterator[tuple[int, str]]:
@@ -311,17 +313,19 @@ def _wrong_fans(role: Role, leaf: Leaf, found: Sample, table: Conventions) -> st
 
 def _sentence(role: Role, wrong: _Misreading, convention: Convention, squared: float) -> str:
     """`squared` is the variance with the wrong fans over that with the true ones."""
+    axes = reading(role) if wrong.axes else None
+    cure = f"; name the axes to the initializer, {axes}" if axes else ""
     if wrong.swapped:
         return (
             f"the std is {convention.whose} for fan_out {role.fan_out}, not for fan_in "
-            f"{role.fan_in}: {wrong.words}."
+            f"{role.fan_in}: {wrong.words}{cure}."
         )
     name = "fan_out" if wrong.fan_in == role.fan_in else "fan_in"
     taken = wrong.fan_out if name == "fan_out" else wrong.fan_in
     true = role.fan_out if name == "fan_out" else role.fan_in
     return (
         f"std is {_ratio(squared)} {convention.whose}: {wrong.words} "
-        f"({name} {taken:g} instead of {true})."
+        f"({name} {taken:g} instead of {true}){cure}."
     )
 
 

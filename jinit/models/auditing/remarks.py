@@ -51,7 +51,10 @@ def _has_another_way(trace: Trace, role: Role, zero: frozenset[int]) -> bool:
 
 
 def copies(roles: Sequence[Role], leaves: Sequence[Any]) -> dict[int, str]:
-    """Parameter -> an earlier one of which it holds the same numbers, up to a factor."""
+    """Parameter -> an earlier one of which it holds the same numbers, up to a factor.
+
+    Or what is stacked in it, as layers and experts are, holds the same numbers as each other.
+    """
     known: dict[Any, tuple[str, np.ndarray]] = {}
     found = {}
     for i, (role, leaf) in enumerate(zip(roles, leaves, strict=True)):
@@ -61,6 +64,10 @@ def copies(roles: Sequence[Role], leaves: Sequence[Any]) -> dict[int, str]:
         flat = values.ravel()[:_LOOKED_AT].astype(np.complex64)
         largest = float(np.abs(flat).max())
         if not 0 < largest < np.inf or len(np.unique(flat[:_FEWEST])) < _FEWEST // 2:
+            continue
+        stacked = values.ndim > 2 and len(values) > 1 and role.receptive_field == 1
+        if stacked and values[0].size >= _FEWEST and bool((values == values[:1]).all()):
+            found[i] = f"each other, {len(values)} times"
             continue
         unit = flat / largest
         path, other = known.setdefault(

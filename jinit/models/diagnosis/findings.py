@@ -17,6 +17,7 @@ from jinit.models.diagnosis.cures import scheme_for
 from jinit.models.diagnosis.growth import DECADES, changes, trend
 from jinit.models.diagnosis.records import Finding, ParameterSignal, decades
 from jinit.models.diagnosis.report import FEWEST, Diagnosis
+from jinit.models.tracing.layout import reading
 
 Said = Iterator[tuple[list[str], str]]
 
@@ -273,20 +274,28 @@ def _fans(d: Diagnosis) -> Said:
     ]  # fmt: skip
     if len(swapped) < 2 or len(swapped) * 2 < len(uneven):
         return
-    labels, p = [p.label for p in swapped], swapped[0]
+    # Beside these, a std that is another convention's for the right fan is theirs all the same.
+    usual = float(np.median([p.std * math.sqrt(p.role.fan_out or 1) for p in swapped]))
+    labels, p = [p.label for p, _, n in uneven if p in swapped or _is(p, n, usual)], swapped[0]
+    axes = reading(p.role) if len(p.role.shape) > 2 else None
+    swap = f"name the axes to the initializer, {axes}" if axes else "swap the initializer's axes"
     yield labels, (
         f"The weights of {_listed(labels)} are scaled by the wrong fan: their std is a usual one "
         f"for a fan-in of {p.role.fan_out}, which is {p.label}'s fan-out, and not for its "
-        f"{p.role.fan_in} inputs; swap the axes of the initializer, or redraw with "
+        f"{p.role.fan_in} inputs; {swap}, or redraw with "
         f"{scheme_for(d, p.role.activation)}."
     )  # fmt: skip
 
 
 def _is_usual(p: ParameterSignal, fan: int | float) -> bool:
     """Whether the std is one that a known convention draws for such a fan."""
-    gain = p.std * math.sqrt(fan)
+    return any(_is(p, fan, constant) for constant in _CONSTANTS)
+
+
+def _is(p: ParameterSignal, fan: int | float, gain: float) -> bool:
+    """Whether the std is that of a gain for such a fan."""
     error = max(4 * math.sqrt(1 / (2 * math.prod(p.role.shape))), 0.01)
-    return any(abs(gain / constant - 1) < error for constant in _CONSTANTS)
+    return abs(p.std * math.sqrt(fan) / gain - 1) < error
 
 
 def _output(d: Diagnosis) -> Said:

@@ -50,6 +50,8 @@ class Convention(NamedTuple):
     scale: tuple[Law, ...] = (Law("constant", 0.0, 1.0),)
     embedding: Callable[[int], tuple[Law, ...]] = lambda features: ()
     cell: Callable[[Leaf], tuple[Law, ...]] = lambda leaf: ()
+    uncorrected: bool = False
+    """whether its normals have lost some of their std to a cut"""
 
     def laws(self, leaf: Leaf) -> tuple[Law, ...]:
         """Every law of this convention for a leaf, its default first."""
@@ -147,6 +149,7 @@ CONVENTIONS: Conventions = {
         source="haiku: TruncatedNormal(1/√fan_in), which does not correct for the cut",
         weight=_of_fan_in(TRUNCATED_STD**2, "truncated"),
         embedding=lambda features: (Law("truncated", TRUNCATED_STD),),
+        uncorrected=True,
     ),
     "caffe": Convention(
         whose="LeCun's (caffe)",

@@ -8,13 +8,15 @@ import jax
 import jax.numpy as jnp
 
 _CALLS = {
-    "equinox": "jinit.diagnose(model, batch, in_axes=0)",
-    "flax.nnx": "jinit.diagnose(model, batch)",
-    "flax.linen": "jinit.diagnose(model.apply, variables, batch)",
-    "haiku": "jinit.diagnose(model.apply, params, batch)",
+    "equinox": "{tool}({before}model, {batch}, in_axes=0{after})",
+    "flax.nnx": "{tool}({before}model, {batch}{after})",
+    "flax.linen": "{tool}({before}model.apply, variables, {batch}{after})",
+    "haiku": "{tool}({before}model.apply, params, {batch}{after})",
 }
 """How a model of each framework is given, by where its classes come from."""
-_PLAIN = "jinit.diagnose(apply, params, batch), with apply(params, batch) a function of both"
+_PLAIN = (
+    "{tool}({before}apply, params, {batch}{after}), with apply(params, batch) a function of both"
+)
 
 
 class Form(NamedTuple):
@@ -37,11 +39,11 @@ def taken_apart(apply: Any, variables: Any, inputs: tuple[Any, ...], in_axes: An
         TypeError: no function, or no inputs.
     """
     given_as = apply
-    if hasattr(apply, "unbind") and getattr(apply, "scope", None) is not None:
+    if _is_bound(apply):
         given = () if variables is None else (variables,)
         module, own = apply.unbind()
         apply, variables, inputs = module.apply, own, (*given, *inputs)
-    elif callable(apply) and any(is_floating(leaf) for leaf in jax.tree.leaves(apply)):
+    elif holds_arrays(apply):
         given = () if variables is None else (variables,)
         apply, variables, inputs = called, apply, (*given, *inputs)
     elif hasattr(apply, "apply") and hasattr(apply, "init"):
@@ -56,6 +58,18 @@ def taken_apart(apply: Any, variables: Any, inputs: tuple[Any, ...], in_axes: An
     if in_axes is not None:
         apply = mapped(apply, in_axes)
     return Form(apply, variables, inputs)
+
+
+def holds_arrays(model: Any) -> bool:
+    """Whether it is its own apply: a callable pytree with floating-point arrays, or bound."""
+    return _is_bound(model) or (
+        callable(model) and any(is_floating(leaf) for leaf in jax.tree.leaves(model))
+    )
+
+
+def _is_bound(model: Any) -> bool:
+    """Whether it is a Linen module that was bound to its variables."""
+    return hasattr(model, "unbind") and getattr(model, "scope", None) is not None
 
 
 def called(model: Any, *inputs: Any) -> Any:
@@ -108,14 +122,18 @@ def is_floating(leaf: Any) -> bool:
     return hasattr(leaf, "shape") and dtype is not None and jnp.issubdtype(dtype, jnp.inexact)
 
 
-def right_call(apply: Any) -> str:
-    """How the model that a function holds inside is given to jinit."""
+def right_call(
+    apply: Any, tool: str = "jinit.diagnose", *, before: str = "", batch: str = "batch",
+    after: str = "",
+) -> str:  # fmt: skip
+    """How the model that a function holds inside is given to a tool of jinit."""
+    own = {"tool": tool, "before": before, "batch": batch, "after": after}
     for held in _held(apply, 4):
         modules = [cls.__module__ for cls in type(held).__mro__]
         for name, call in _CALLS.items():
             if any(module == name or module.startswith(f"{name}.") for module in modules):
-                return call
-    return _PLAIN
+                return call.format(**own)
+    return _PLAIN.format(**own)
 
 
 def _held(thing: Any, depth: int) -> Iterator[Any]:

@@ -1,6 +1,7 @@
 """Audits: conventions by hand, frameworks recognised as their own, oddities planted and named."""
 
 import math
+import re
 from html.parser import HTMLParser
 
 import equinox as eqx
@@ -18,6 +19,7 @@ from jinit.models.auditing.audit import audit
 from jinit.models.auditing.oddities import error, fits, sample
 from jinit.models.starts.conventions import CONVENTIONS, Leaf
 from jinit.models.starts.laws import FORMS, Law
+from jinit.schemes import TRUNCATED_STD
 
 KEY = jax.random.key(0)
 FRAMEWORKS = ("torch", "keras", "flax", "haiku")
@@ -362,13 +364,110 @@ def test_a_kernel_of_torchs_layout_drawn_by_jaxs_initialiser():
     (sentence,) = row.odd
     assert sentence == (
         "std is 0.217 of LeCun's (flax): the shape (64, 16, 3, 3) was read as [..., in, out] "
-        "(fan_in 3072 instead of 144)."
+        "(fan_in 3072 instead of 144); name the axes to the initializer, in_axis=-3, out_axis=-4."
     )
     right = lecun_normal(in_axis=1, out_axis=0)(KEY, (64, 16, 3, 3))
     assert one(right, apply=apply, inputs=x).odd == ()
     without = variance_scaling(9.0, "fan_in", "truncated_normal", in_axis=1, out_axis=0)
     (sentence,) = one(without(KEY, (64, 16, 3, 3)), apply=apply, inputs=x).odd
     assert "sqrt(9) times LeCun's (flax): the receptive field of 9 was left out" in sentence
+
+
+def transposed(strides, **options):
+    def apply(p, x):
+        return jax.lax.conv_transpose(x, p["w"], strides, "SAME", **options)
+
+    return apply
+
+
+def of_equinox_transposed(w, groups):
+    layer = eqx.nn.ConvTranspose2d(
+        48, 96, 4, stride=2, padding=1, groups=groups, use_bias=False, key=KEY
+    )
+    assert layer.weight.shape == w
+    return lambda p, x: eqx.tree_at(lambda m: m.weight, layer, p["w"])(x)
+
+
+# How it is applied, its shape, inputs; axes in and out, taps of which an output meets one.
+TRANSPOSED = {
+    "one axis": (
+        transposed((3,), transpose_kernel=True), (6, 96, 48), (2, 5, 48), (-1, -2), 3,
+    ),
+    "three axes": (
+        transposed((2, 2, 2), transpose_kernel=True), (2, 4, 2, 60, 20), (1, 3, 3, 3, 20),
+        (-1, -2), 8,
+    ),
+    "no stride": (
+        transposed((1, 1), transpose_kernel=True), (3, 3, 80, 48), (1, 4, 4, 48), (-1, -2), 1,
+    ),
+    "dilated": (
+        transposed((2, 2), transpose_kernel=True, rhs_dilation=(3, 3)), (4, 4, 96, 48),
+        (1, 4, 4, 48), (-1, -2), 4,
+    ),
+    "flax": (
+        lambda p, x: nn.ConvTranspose(
+            96, (4, 4), (2, 2), use_bias=False, transpose_kernel=True
+        ).apply({"params": {"kernel": p["w"]}}, x),
+        (4, 4, 96, 48), (1, 4, 4, 48), (-1, -2), 4,
+    ),
+    "equinox": (
+        of_equinox_transposed((96, 48, 4, 4), 1), (96, 48, 4, 4), (48, 5, 5), (-3, -4), 4,
+    ),
+    "equinox, in groups": (
+        of_equinox_transposed((96, 12, 4, 4), 4), (96, 12, 4, 4), (48, 5, 5), (-3, -4), 4,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TRANSPOSED)
+def test_a_transposed_convolution_that_was_misread_is_named_with_its_cure(kind):
+    """An initializer that is told what the sentence says draws what is right."""
+    apply, shape, inputs, (in_axis, out_axis), skipped = TRANSPOSED[kind]
+    fan_in = math.prod(shape) // shape[out_axis] / skipped
+    x = jnp.ones(inputs)
+
+    def drawn(scale, *axes):
+        draw = variance_scaling(scale, "fan_in", "truncated_normal", *axes)
+        with jax.numpy_rank_promotion("allow"):
+            return one(draw(KEY, shape), apply=apply, inputs=x)
+
+    row = drawn(2.0, -2, -1)  # as [..., in, out]
+    assert row.fan_in == pytest.approx(fan_in)
+    (sentence,) = row.odd
+    assert "was read as [..., in, out]" in sentence or "outputs were taken" in sentence
+    said = re.search(r"in_axis=(-\d), out_axis=(-\d)(, and (\d) times)?", sentence)
+    assert (int(said[1]), int(said[2])) == (in_axis, out_axis)
+    assert int(said[4] or 1) == skipped
+    right = drawn(2.0 * skipped, in_axis, out_axis)
+    assert ("he" in "".join(right.matches), right.odd) == (True, ())
+
+
+def gated(p, x):
+    i, f, g, o = jnp.split(x @ p["w"], 4, -1)
+    return jax.nn.sigmoid(o) * jnp.tanh(jax.nn.sigmoid(i) * jnp.tanh(g) + jax.nn.sigmoid(f))
+
+
+def test_gates_are_counted_only_where_something_is_split():
+    """Glorot's std of one of four: variance 2/(m + n/4)."""
+    w = (2 / (64 + 128)) ** 0.5 * jax.random.normal(KEY, (64, 512))
+    (sentence,) = one(w, apply=gated).odd
+    assert "only one of 4 gates was counted into fan_out (fan_out 128 instead of 512)" in sentence
+    assert one(w).odd == ()
+
+
+def test_a_std_of_one_is_no_axis_that_was_left_out():
+    """Experts of N(0, 1): nobody took a fan_in of 1."""
+    x = jnp.ones((2, 4, 128))
+    w = jax.random.normal(KEY, (4, 128, 48))
+    row = one(w, apply=lambda p, x: jnp.einsum("tei,eij->tej", x, p["w"]), inputs=x)
+    (sentence,) = row.odd
+    assert sentence.startswith("no convention within a factor of 8")
+
+
+def test_a_cut_is_corrected_once():
+    """0.77/sqrt(fan_in) is haiku's 0.88 cut once more, which nobody does."""
+    w = lecun_normal()(KEY, (64, 64)) * TRUNCATED_STD**2
+    assert not [s for s in one(w).odd if "not corrected" in s]
 
 
 def test_all_groups_counted_into_fan_in():

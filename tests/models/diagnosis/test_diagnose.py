@@ -278,7 +278,24 @@ def drawn(**shapes):
     }
 
 
+def upsampled(v, x):
+    """Kernels [taps, out, in]."""
+    for w in v.values():
+        x = jax.lax.conv_transpose(jax.nn.relu(x), w, (2,), "SAME", transpose_kernel=True)
+    return x
+
+
+UP = {
+    name: jax.random.normal(jax.random.key(i), (4, n, m)) * (2 / (4 * n)) ** 0.5
+    for i, (name, m, n) in enumerate([("a", 64, 96), ("b", 96, 160), ("c", 160, 10)])
+}
 LORA = drawn(w=(64, 64), A=(64, 4), h=(64, 8)) | {"B": jnp.zeros((4, 64))}
+
+
+def experts(v, x):
+    return jax.nn.relu(jnp.einsum("ti,eio->teo", x, v["e"])).sum(1) @ v["h"].T
+
+
 QKV = drawn(q=(64, 64), k=(64, 64), v=(64, 64))
 TOKENS = jnp.arange(60).reshape(6, 10)
 
@@ -293,12 +310,21 @@ PLANTED = {
                           r"A, B are 0 and multiply each other"),
     "one key for two layers": (lambda: diagnose(net, [SQUARE, 2 * SQUARE, *orthogonals(64, 64)], X),
                                "copies", r"\[1\] holds the same numbers as \[0\]"),
+    "one key for stacked experts": (
+        lambda: diagnose(experts, {"e": jnp.stack([SQUARE] * 4), "h": SQUARE}, X), "copies",
+        r"e holds the same numbers as each other, 4 times: one key drew them"
+    ),
     "sharp attention": (lambda: diagnose(attention, {k: 6 * w for k, w in QKV.items()}, X),
                         "attention", r"logits of q x k start with a std of \d+.* one of 64 keys"),
     "dead layer": (lambda: of_linen(MLP(dead=5)), "dead",
                    r"100% of the units of the relu after Dense_5 are dead"),
     "saturated tanh": (lambda: of_linen(MLP(normal(1.0), nn.tanh, head=normal(1.0))), "saturated",
                        r"tanh is saturated after Dense_0.* gain=1\.59"),
+    "misread kernels": (
+        lambda: diagnose(upsampled, UP, jax.random.normal(jax.random.key(9), (2, 3, 64))), "fans",
+        r"weights of a, b, c are scaled by the wrong fan.* in_axis=-1, out_axis=-2, and 2 times "
+        r"the variance, as strides skip the other taps, or redraw with"
+    ),
     "swapped fans": (lambda: of_linen(Swapped()), "fans",
                      r"std is a usual one for a fan-in of 512, which is Dense_0's fan-out.* 64"),
     "one layer off by 10": (lambda: of_linen(MLP(odd=6)), "scale",
