@@ -1,0 +1,181 @@
+"""Every public function with arguments that work, from which `test_face` makes ones that do not."""
+
+import inspect
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jinit
+from jinit import models, networks, plots, theory
+
+KEY = jax.random.key(0)
+X = jax.random.normal(KEY, (6, 4))
+Y = jnp.arange(6) % 3
+NET = jinit.MLP((4, 5, 5, 3), norm="batch")
+PARAMS, STATE = jinit.init(KEY, NET)
+STATS = networks.BatchStats(jnp.zeros(4), jnp.ones(4))
+ONES = jnp.ones(4)
+SGD = optax.sgd(0.1)
+WEIGHTS = {"a": jax.random.normal(KEY, (4, 4)) / 2, "b": jax.random.normal(KEY, (4, 2))}
+
+
+def model(weights: Any, x: Any) -> Any:
+    """A model of two weights."""
+    return jnp.tanh(x @ weights["a"]) @ weights["b"]
+
+
+def mean_square(out: Any) -> Any:
+    """Its loss."""
+    return jnp.mean(jnp.square(out))
+
+
+def one_run(key: Any, *, width: int, gain: Any) -> Any:
+    """What a sweep calls."""
+    w = jinit.scheme("xavier", gain=gain)(key, (width, width))
+    return {"norm": jnp.linalg.norm(w)}
+
+
+NETWORK = {"net": NET, "params": PARAMS, "state": STATE}
+APPLIED = {"apply": model, "variables": WEIGHTS, "inputs": (X,)}
+WIDE = {"weight_var": 1.5, "bias_var": 0.05}
+
+# Every argument that is worth a mistake, with a value that works.
+CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "MLP": (jinit.MLP, {"dims": (4, 5, 3), "activation": "tanh", "norm": "batch",
+                        "residual": "plain", "bias": True, "momentum": 0.9, "eps": 1e-5}),
+    "Network": (jinit.Network, {"init": lambda key: ({}, {}), "apply": lambda *a, **k: (a, k)}),
+    "scheme": (jinit.scheme, {"name": "he", "gain": 1.0, "in_axis": -2, "out_axis": -1,
+                              "batch_axis": ()}),
+    "initializer": (jinit.scheme("he"), {"key": KEY, "shape": (3, 4), "dtype": jnp.float32}),
+    "truncated_normal": (lambda **o: jinit.scheme("truncated_normal", **o)(KEY, (3, 3)),
+                         {"scale": 1.0, "corrected": True, "mean": 0.0, "lower": -1.0,
+                          "upper": 2.0}),
+    "variance_scaling": (lambda **o: jinit.scheme("variance_scaling", **o)(KEY, (3, 3)),
+                         {"scale": 1.0, "mode": "fan_avg", "distribution": "normal"}),
+    "kaiming_normal": (lambda **o: jinit.scheme("kaiming_normal", **o)(KEY, (3, 3)),
+                       {"a": 0.1, "mode": "fan_in", "nonlinearity": "relu"}),
+    "init": (jinit.init, {"key": KEY, "net": NET, "scheme": "he", "bias_var": 0.1,
+                          "dtype": jnp.float32, "gain": 1.0}),
+    "init_params": (jinit.init_params, {"key": KEY, "dims": [4, 3], "scheme": "normal",
+                                        "scale": 0.1}),
+    "forward": (jinit.forward, NETWORK | {"x": X, "train": True}),
+    "layer_signals": (jinit.layer_signals, NETWORK | {"x": X, "y": Y, "loss": "cross_entropy",
+                                                      "train": True, "bins": [-1.0, 0.0, 1.0]}),
+    "correlations": (jinit.correlations, NETWORK | {"x": X, "other": X + 1}),
+    "measure_jacobian_spectrum": (jinit.measure_jacobian_spectrum, NETWORK | {"x": X}),
+    "train_state": (jinit.train_state, {"params": PARAMS, "state": STATE, "optimizer": SGD}),
+    "train_step": (jinit.train_step, {"net": NET, "optimizer": SGD, "loss": "cross_entropy"}),
+    "a step": (jinit.train_step(NET, SGD), {"carry": jinit.train_state(PARAMS, STATE, SGD),
+                                            "batch": (X, Y)}),
+    "train": (jinit.train, {"key": KEY} | NETWORK | {
+        "data": (X, Y), "optimizer": SGD, "steps": 2, "batch_size": 3, "loss": "cross_entropy",
+        "opt_state": SGD.init(PARAMS), "first_step": 0, "eval_every": 1,
+        "record": lambda params, state, batch: 1.0, "record_at": [0], "signals_at": [0]}),
+    "evaluate": (jinit.evaluate, NETWORK | {"x": X, "y": Y, "loss": "cross_entropy"}),
+    "batch_norm": (networks.batch_norm, {"x": X, "stats": STATS, "gamma": ONES, "beta": ONES,
+                                         "train": True, "momentum": 0.9, "eps": 1e-5,
+                                         "batch_axis": 0}),
+    "layer_norm": (networks.layer_norm, {"x": X, "gamma": ONES, "beta": ONES, "eps": 1e-5,
+                                         "batch_axis": 0}),
+    "init_stats": (networks.init_stats, {"shape": (4,), "dtype": jnp.float32}),
+}  # fmt: skip
+
+
+class Nothing:
+    """Of a class that nobody knows."""
+
+
+BAD: dict[str, Any] = {
+    "None": None, "text": "no_such_name", "nan": float("nan"), "inf": float("inf"), "-1": -1,
+    "0": 0, "1.5": 1.5, "1j": 1j, "True": True, "[]": [], "{}": {}, "a class": Nothing(),
+    "a function": lambda *_: "text", "empty": np.ones((0,)), "nans": np.full((6, 4), np.nan),
+    "a matrix": np.ones((3, 5), np.float32), "words": ["a", "b"], "many": 10**30,
+    "objects": np.array([None, "x"], object), "a key": KEY, "parameters": PARAMS,
+}  # fmt: skip
+
+
+class Outcome(NamedTuple):
+    """What came of a call: `fault` is None where it is good."""
+
+    call: str
+    argument: str
+    value: str
+    fault: str | None
+
+
+class _Hang(BaseException):
+    pass
+
+
+def outcomes(name: str, *, seconds: float = 60.0) -> Iterator[Outcome]:
+    """Every argument of a call replaced by every value of the wrong kind."""
+    function, works = CALLS[name]
+    for argument in works:
+        for value in BAD:
+            yield Outcome(name, argument, value, fault(function, works, argument, value, seconds))
+
+
+def fault(
+    function: Callable[..., Any], works: dict[str, Any], argument: str, value: str, seconds: float
+) -> str | None:
+    """A raw traceback, a NaN for an answer or a hang; None where the call is answered."""
+
+    def hang(*_: Any) -> None:
+        raise _Hang
+
+    before = signal.signal(signal.SIGALRM, hang)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        out = _called(function, works | {argument: BAD[value]})
+        jax.block_until_ready(jax.tree.leaves(out))
+    except _Hang:
+        return f"no answer in {seconds:g} s"
+    except Exception as error:
+        return _raw(error)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    bad = [x for x in jax.tree.leaves(out) if _is_nan(x)]
+    return f"NaN for an answer: {bad[0]}" if bad else None
+
+
+def _called(function: Callable[..., Any], given: dict[str, Any]) -> Any:
+    """With what comes before `*inputs` in order, as they are written."""
+    if "inputs" not in given:
+        return function(**given)
+    rest = dict(given)
+    names = list(inspect.signature(function).parameters)
+    first = [rest.pop(n) for n in names[: names.index("inputs")] if n in rest]
+    inputs = rest.pop("inputs")
+    return function(*first, *(inputs if isinstance(inputs, tuple) else (inputs,)), **rest)
+
+
+ROOM = str(Path(jinit.__file__).parent)
+
+
+def _raw(error: Exception) -> str | None:
+    """What is wrong with an error, if it is not one sentence of jinit's own."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    what = f"{type(error).__name__}: {str(error)[:200]!r}"
+    if not last.filename.startswith(ROOM):
+        return f"raw, of {Path(last.filename).name}:{last.lineno}: {what}"
+    if not isinstance(error, TypeError | ValueError) or not str(error):
+        return f"no sentence: {what}"
+    if len(str(error)) > 1200:
+        return f"a sentence of {len(str(error))} letters: {what}"
+    return None
+
+
+def _is_nan(x: Any) -> bool:
+    if not hasattr(x, "dtype") and not isinstance(x, float | complex):
+        return False
+    array = np.asarray(x) if not jnp.issubdtype(getattr(x, "dtype", float), jax.dtypes.prng_key) \
+        else np.zeros(0)
+    return array.dtype.kind in "fc" and bool(np.isnan(array).any())
