@@ -113,6 +113,8 @@ def _zero(d: Diagnosis) -> Said:
     ]  # fmt: skip
     # Some start at 0 and let gradients pass beside them, as a modulation does.
     before = [row for row in d.layers if row.log_grad == -math.inf and row.log_pre > -math.inf]
+    scored = {name for a in d.attention for name in a.after.split(" x ")}  # a query may be 0
+    first = [p for p in zeros if p is d.weights[0] and p.label not in scored]
     if zeros and (len(zeros) == len(d.layers) or before):
         labels = [p.label for p in zeros]
         later = " that lies before it" if len(zeros) == 1 else ""
@@ -120,6 +122,11 @@ def _zero(d: Diagnosis) -> Said:
             f"{_listed(labels)}: all weights are zero, so that no gradient reaches anything{later} "
             f"in the first step; draw them, small if the output shall start at 0 (normal with "
             f"scale 0.01), or with {scheme_for(d, zeros[-1].role.activation)}."
+        )  # fmt: skip
+    elif first:
+        yield [first[0].label], (
+            f"{first[0].label}: all weights are zero, so that the first layer passes on nothing of "
+            f"what it reads; draw them with {scheme_for(d, first[0].role.activation)}."
         )  # fmt: skip
 
 
@@ -353,7 +360,7 @@ class Fault(NamedTuple):
 # What does not reach the output gets no gradient either, and so on.
 FAULTS: dict[str, Fault] = {
     "nonfinite": Fault("numbers that are none, forward or backward", _nonfinite),
-    "zero": Fault("weights that are all zero, so that no gradient passes", _zero),
+    "zero": Fault("weights that are all zero, so that no gradient or no signal passes", _zero),
     "stuck": Fault("factors that are all zero, so that none ever learns", _stuck, ("zero",)),
     "copies": Fault("parameters that hold the same numbers, drawn from one key", _copies),
     "symmetric": Fault("units that are copies of each other", _symmetric),
