@@ -415,7 +415,7 @@ FALSE_ALARMS = {
     "unrolled in time": lambda: diagnose(
         unrolled, {"u": orthogonals(64, 64)[0], "w": SQUARE[:32] / 4}, SEQUENCES
     ),
-    "queries that start at zero": lambda: diagnose(attention, QKV | {"k": 0 * SQUARE}, X),
+    "queries that start at zero": lambda: diagnose(attention, QKV | {"q": 0 * SQUARE}, X),
     "a modulation that starts at zero": lambda: diagnose(
         modulated, {"gamma": 0 * SQUARE, "beta": 0 * SQUARE, "w": SQUARE, "out": SQUARE.T}, X
     ),
