@@ -247,9 +247,9 @@ entry(
     "netket",
     "group convolutions",
     {
-        dense("dense_symm"): weight(1, 3 * 2, groups=5),
-        dense("equivariant_layers_0"): weight(3 * 2, 5 * 2, groups=5),
-        dense("equivariant_layers_1"): weight(5 * 2, 4 * 2, groups=5),
+        dense("dense_symm"): weight(1, 3 * 2, groups=8),
+        dense("equivariant_layers_0"): weight(3 * 2, 5 * 2, groups=8),
+        dense("equivariant_layers_1"): weight(5 * 2, 4 * 2, groups=8),
         dense("equivariant_layers_1", "bias"): BIAS,
     },
     planted=("small", dense("equivariant_layers_0")),
@@ -443,7 +443,7 @@ entry(
         "[1][0]": STATISTIC,
         "[1][3]": STATISTIC,
     },
-    planted=("off", "[0][2]"),
+    planted=("small", "[0][3]"),
 )(
     keras(
         lambda k: k.Sequential(
