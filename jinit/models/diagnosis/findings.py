@@ -113,8 +113,7 @@ def _zero(d: Diagnosis) -> Said:
     ]  # fmt: skip
     # Some start at 0 and let gradients pass beside them, as a modulation does.
     before = [row for row in d.layers if row.log_grad == -math.inf and row.log_pre > -math.inf]
-    scored = {name for a in d.attention for name in a.after.split(" x ")}  # a query may be 0
-    first = [p for p in zeros if p is d.weights[0] and p.label not in scored]
+    first = [p for p in zeros if p is d.weights[0]]
     if zeros and (len(zeros) == len(d.layers) or before):
         labels = [p.label for p in zeros]
         later = " that lies before it" if len(zeros) == 1 else ""
@@ -174,10 +173,13 @@ def _frozen(d: Diagnosis) -> Said:
         *(b.inside for b in d.branches if b.inside & zero),
         *(row.paths for row in d.layers if row.log_pre == -math.inf),
     )
+    meant = {p.label for p in d.weights if p.by_design}
+    pairs = [set(a.after.split(" x ")) for a in d.attention]
+    waiting = set[str]().union(*(pair for pair in pairs if pair & meant))  # keys of zero queries
     still = [
         p.label for p in d.weights
         if p.log_grad == -math.inf and p.role.times and p.role.path not in shut
-        and (p.role.order or 0) > _shut(d)
+        and (p.role.order or 0) > _shut(d) and p.label not in waiting
     ]  # fmt: skip
     total = trend(d)
     faded = total is not None and total.backward < -DECADES  # below what float32 holds
