@@ -56,11 +56,10 @@ def _is_scored(trace: Trace, role: Role, zero: frozenset[int]) -> bool:
 def _has_another_way(trace: Trace, role: Role, zero: frozenset[int]) -> bool:
     """Whether what its products give is added to, or multiplies, a signal that is not 0 with it."""
     own = {use.order for use in role.uses if use.kind == "weight"}
-    for one, other in trace.meetings:
-        for mine, theirs in ((one, other), (other, one)):
-            leaves = {trace.uses[i].leaf for i in theirs}
-            if own & mine and not own & theirs and not (leaves and leaves <= zero):
-                return True
+    for mine, theirs in trace.meetings:
+        leaves = {trace.uses[i].leaf for i in theirs}
+        if own & mine and not own & theirs and not (leaves and leaves <= zero):
+            return True
     return False
 
 

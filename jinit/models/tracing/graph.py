@@ -157,9 +157,11 @@ class Graph:
                 ))  # fmt: skip
 
     def meet(self, signals: Sequence[Signal]) -> None:
-        """Two signals are added or multiplied."""
-        if len(signals) == 2 and signals[0].node != signals[1].node:
-            self.meetings.add((signals[0].uses, signals[1].uses))
+        """Two signals are added or multiplied: each meets the other, unless it led to it."""
+        if len(signals) == 2:
+            for one, other in (signals, signals[::-1]):
+                if not self._leads(one.node, other.node):
+                    self.meetings.add((one.uses, other.uses))
 
     def residual_sum(self, signals: Sequence[Signal], at: Path) -> Signal:
         """A sum of two signals: a residual one, if one of them comes out of a branch."""

@@ -270,6 +270,13 @@ def attention(v, x):
     return jax.nn.softmax(q @ k.T / 8) @ (x @ v["v"])
 
 
+def residual(w, x):
+    h = x @ w[0]
+    for branch in w[1:-1]:
+        h = h + jnp.tanh(h + 1) @ branch
+    return h @ w[-1]
+
+
 def drawn(**shapes):
     keys = jax.random.split(jax.random.key(5), len(shapes))
     return {
@@ -291,6 +298,10 @@ PLANTED = {
                    r"Dense_6: all weights are zero, so that no gradient reaches"),
     "zero first layer": (lambda: diagnose(net, [0 * SQUARE, *orthogonals(64, 64, 64)], X), "zero",
                          r"\[0\]: all weights are zero, so that the first layer passes on nothing"),
+    "zero stem of residual branches": (
+        lambda: diagnose(residual, [0 * SQUARE, *orthogonals(64, 64, 64)], X), "zero",
+        r"\[0\]: all weights are zero, so that the first layer passes on nothing"
+    ),
     "LoRA of two zeros": (lambda: diagnose(lora, LORA | {"A": jnp.zeros((64, 4))}, X), "stuck",
                           r"A, B are 0 and multiply each other"),
     "one key for two layers": (lambda: diagnose(net, [SQUARE, 2 * SQUARE, *orthogonals(64, 64)], X),
