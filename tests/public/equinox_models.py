@@ -51,7 +51,7 @@ entry(
     "pdequinox",
     "dilated ResNet",
     {".projection.weight": weight(9, 3)},
-    planted=("zero", ".lifting.weight"),
+    planted=("same", ".projection.weight"),
 )(surrogate("DilatedResNet", hidden_channels=9))
 entry(
     "pdequinox",
@@ -347,7 +347,6 @@ entry(
     BASE
     | {f"{MASKED}[0].weight.args[1]": weight(4, 11), f"{MASKED}[1].weight.args[1]": weight(11, 11)},
     planted=("zero", f"{MASKED}[1].weight.args[1]"),
-    why="audit takes columns that the mask sets to 0 for copies of each other",
 )(flow("masked_autoregressive_flow", nn_width=11, nn_depth=2))
 BLOCKS = f"{PARTS}.bijection.layers"
 entry(
