@@ -63,8 +63,8 @@ def docs(session: nox.Session) -> None:
 @nox.session(python="3.12")
 def models(session: nox.Session) -> None:
     """Some fifty models of public packages, which it installs: about ten minutes."""
-    install(session)
-    session.install("-r", "tests/public/packages.txt")
+    # At once: a package that asks for an older jax would else have pip try all of them.
+    session.install("-e", ".[test]", "-r", "tests/public/packages.txt")
     session.run("pytest", "-m", "public", "tests/public", *session.posargs,
                 env={"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"})  # fmt: skip
 

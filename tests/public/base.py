@@ -4,7 +4,7 @@ import importlib.metadata
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,42 +70,54 @@ def tokens(key, *shape):
 # --- faults -------------------------------------------------------------------------------------
 
 
-def _off(leaf):
-    return jnp.full_like(leaf, -30)
-
-
 FAULTS: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "small": ("1000 times too small", lambda leaf: leaf / 1000),
-    "large": ("30 times too large", lambda leaf: leaf * 30),
+    "small": ("100 times too small", lambda leaf: leaf / 100),
+    "large": ("3 times too large", lambda leaf: leaf * 3),
     "zero": ("all zero", jnp.zeros_like),
-    "same": ("all columns alike", lambda leaf: jnp.full_like(leaf, 0.1)),
-    "off": ("all -30", _off),
+    "same": ("all equal", lambda leaf: jnp.full_like(leaf, 0.1)),
+    "off": ("all -100", lambda leaf: jnp.full_like(leaf, -100)),
     "nan": ("one NaN", lambda leaf: leaf.at[(0,) * leaf.ndim].set(jnp.nan)),
 }
 """Name -> (in words, what becomes of a leaf)."""
 
+EVERY = "every weight"
+"""In the place of a path: what is planted goes into all weights."""
+
 
 def with_fault(model: jinit.Model, fault: str, path: str) -> Any:
-    """The variables with the fault in one leaf."""
+    """The variables with the fault in one leaf, or in all weights."""
     _, change = FAULTS[fault]
+    roles = {role.path: role.kind for role in model.judged(strict=False)}
     flat, structure = jax.tree_util.tree_flatten_with_path(model.variables)
     paths = [jax.tree_util.keystr(p) for p, _ in flat]
-    assert path in paths, f"{path} is none of {paths}"
+    spoilt = {p for p in paths if roles.get(p) in ("weight", "tied")} if path == EVERY else {path}
+    assert spoilt <= set(paths), f"{path} is none of {paths}"
     leaves = [
-        change(jnp.asarray(x)) if p == path else x for p, (_, x) in zip(paths, flat, strict=True)
+        change(jnp.asarray(x)) if p in spoilt else x for p, (_, x) in zip(paths, flat, strict=True)
     ]
     return jax.tree.unflatten(structure, leaves)
 
 
-def named_by(path: str, diagnosis: Any, audit: Any, before: Any) -> str:
-    """Who names the leaf: "diagnose", else "audit" by what it did not say before, else ""."""
-    label = next(p.label for p in diagnosis.parameters if p.role.path == path)
-    for finding in diagnosis.findings:
-        if label in finding.layers or label in finding.sentence:
+class Said(NamedTuple):
+    """What jinit says of variables."""
+
+    audit: Any
+    diagnosis: Any
+
+
+def named_by(path: str, before: Said, after: Said) -> str:
+    """Who names the fault: "diagnose", else "audit", by what it did not say before; else ""."""
+    known = {finding.kind for finding in before.diagnosis.findings}
+    labels = {p.role.path: p.label for p in after.diagnosis.parameters}
+    found = [
+        finding for finding in after.diagnosis.findings
+        if path == EVERY or labels[path] in finding.layers or labels[path] in finding.sentence
+    ]  # fmt: skip
+    for finding in sorted(found, key=lambda f: f.kind in known):
+        if path != EVERY or finding.kind not in known:
             return f"diagnose: {finding.kind}"
-    known = dict(before.odd)
-    said = [s for p, s in audit.odd if p == path and known.get(p) != s]
-    return "audit" if said else ""
+    odd = dict(before.audit.odd)
+    return "audit" if any(p == path and odd.get(p) != s for p, s in after.audit.odd) else ""
 
 
 def size(model: jinit.Model) -> tuple[int, int]:

@@ -29,25 +29,29 @@ FNO = {
     ".projection.weight": weight(11, 3),
 }
 entry(
-    "pdequinox", "Fourier neural operator", FNO, planted=("zero", ".blocks[1].by_pass_conv.weight")
+    "pdequinox", "Fourier neural operator", FNO, planted=("small", ".blocks[1].by_pass_conv.weight")
 )(surrogate("ClassicFNO", hidden_channels=11, num_modes=5, num_blocks=3))
 
 UNET = {
-    ".lifting.first_conv.weight": weight(2 * 9, 8 * 9, receptive_field=9),
+    ".lifting.conv_1.weight": weight(2 * 9, 8 * 9, receptive_field=9),
     ".projection.weight": weight(8, 3),
 }
-for name, label, fault in (
-    ("ClassicUNet", "U-Net", ("zero", ".projection.weight")),
-    ("ModernUNet", "U-Net of residual blocks", ("nan", ".projection.weight")),
-):
-    entry("pdequinox", label, {".projection.weight": weight(8, 3)}, planted=fault)(
-        surrogate(name, 2, 16, hidden_channels=8, num_levels=2)
-    )
+entry("pdequinox", "U-Net", UNET, planted=("zero", ".up_sampling_blocks[0].weight"))(
+    surrogate("ClassicUNet", 2, 16, hidden_channels=8, num_levels=2)
+)
+entry(
+    "pdequinox",
+    "U-Net of residual blocks",
+    {".projection.weight": weight(8, 3)},
+    planted=("small", ".down_sampling_blocks[0].weight"),
+    says=("copies",),
+    why="five convolutions hold the same numbers: the package draws them from one key",
+)(surrogate("ModernUNet", 2, 16, hidden_channels=8, num_levels=2))
 entry(
     "pdequinox",
     "dilated ResNet",
     {".projection.weight": weight(9, 3)},
-    planted=("zero", ".projection.weight"),
+    planted=("same", ".projection.weight"),
 )(surrogate("DilatedResNet", hidden_channels=9))
 entry(
     "pdequinox",
@@ -58,7 +62,7 @@ entry(
         ".layers[6].weight": weight(9 * 3, 3 * 3, receptive_field=3),
         ".layers[6].bias": BIAS,
     },
-    planted=("small", ".layers[3].weight"),
+    planted=("off", ".layers[1].bias"),
     says=("vanish",),
     why="PyTorch's default draw has a gain of 0.58, and a ReLU keeps the signal at 1.41",
 )(surrogate("ConvNet", hidden_channels=9, depth=6))
@@ -108,7 +112,7 @@ entry(
         f"{BLOCK}.mlp.fc2.weight": weight(96, 24),
         ".head.weight": weight(24, 7),
     },
-    planted=("zero", f"{BLOCK}.mlp.fc1.weight"),
+    planted=("small", f"{BLOCK}.mlp.fc1.weight"),
     why=LATE,
 )(seen("vit", "VisionTransformer", 16, img_size=16, dim=24, patch_size=4, num_heads=3, depths=[3]))
 entry(
@@ -120,7 +124,7 @@ entry(
         f"{BLOCK}.pwconv2.weight": weight(32, 8),
         ".head.weight": weight(24, 7),
     },
-    planted=("nan", ".head.weight"),
+    planted=("zero", f"{BLOCK}.pwconv1.weight"),
 )(seen("convnext", "ConvNeXt", depths=[1, 2, 1], dims=[8, 16, 24]))
 entry(
     "equimo",
@@ -131,7 +135,7 @@ entry(
         f"{BLOCK}.attn.qk.weight": UNUSED,
         ".head.weight": weight(24, 7),
     },
-    planted=("zero", ".head.weight"),
+    planted=("small", f"{BLOCK}.act_proj.weight"),
     why=LATE,
     unused="the package makes an input projection and an attention whose outcome it drops",
 )(seen("mlla", "Mlla", img_size=32, dim=12, patch_size=4, depths=[1, 1], num_heads=[2, 4]))
@@ -144,7 +148,7 @@ entry(
         ".blocks[1].blocks[0].attn.qkv.weight": weight(32, 96),
         ".head.weight": weight(32, 7),
     },
-    planted=("small", ".head.weight"),
+    planted=("same", f"{BLOCK}.attn.in_proj.weight"),
     why=LATE,
 )(
     seen(
@@ -214,7 +218,7 @@ entry(
         f"{MIXER}.B": weight(8, 64),
         f"{MIXER}.C": weight(64, 8),
     },
-    planted=("zero", ".head.linear.weight"),
+    planted=("small", f"{MIXER}.C"),
     says=("dead", "saturated", "explode"),
     why=WIDE,
 )(state_space("LinOSSConfig"))
@@ -228,7 +232,7 @@ entry(
         f"{MIXER}.B": weight(8, 32),
         f"{MIXER}.C": weight(32, 8),
     },
-    planted=("nan", ".head.linear.weight"),
+    planted=("same", f"{MIXER}.C"),
     says=("saturated", "explode"),
     why=WIDE,
 )(state_space("S5Config"))
@@ -249,7 +253,7 @@ entry(
         ".model.layers[1].ffn.fc1.weight": weight(16, 40),
         ".model.layers[1].ffn.norm.weight": SCALE,
     },
-    planted=("small", ".model.layers[0].ffn.fc1.weight"),
+    planted=("zero", ".model.layers[0].attn.wv.weight"),
 )
 def megalodon(key):
     own = importlib.import_module("megalodon_jax")
@@ -269,6 +273,31 @@ def megalodon(key):
     return jinit.Model(lambda model, x: model(x)[0], model, tokens(key, 2, 8))
 
 
+SELECTIVE = ".layers.layers[0].mamba_block"
+
+
+@entry(
+    "jaxonmodels",
+    "Mamba",
+    {
+        f"{SELECTIVE}.in_proj.weight": weight(16, 64),
+        f"{SELECTIVE}.conv1d.weight": weight(4, 4, receptive_field=4, groups=32),
+        f"{SELECTIVE}.ssm.input_proj.weight": weight(32, 68),
+        f"{SELECTIVE}.ssm.delta_proj.weight": weight(4, 32),
+        f"{SELECTIVE}.ssm.A_log": RATE,
+        f"{SELECTIVE}.ssm.D": SCALE,
+        f"{SELECTIVE}.out_proj.weight": weight(32, 16),
+    },
+    planted=("small", f"{SELECTIVE}.in_proj.weight"),
+)
+def mamba(key):
+    own = importlib.import_module("jaxonmodels.models.mamba").Mamba
+    model = own(16, 29, 2, d_state=32, dt_rank=4, key=key)
+    return jinit.Model(
+        lambda m, x: jax.vmap(lambda one: m(one, key=key))(x), model, tokens(key, 2, 8)
+    )
+
+
 @entry(
     "jaxonmodels",
     "ViT of CLIP",
@@ -280,7 +309,7 @@ def megalodon(key):
         ".ln_post.weight": SCALE,
         ".proj": weight(24, 7),
     },
-    planted=("zero", ".proj"),
+    planted=("same", ".transformer.resblocks[1].c_proj.weight"),
     why="queries and keys are drawn 40 times smaller than by any convention, which audit says",
 )
 def clip(key):
@@ -309,7 +338,7 @@ entry(
         f"{PARTS}.conditioner.layers[0].weight": weight(2, 11),
         f"{PARTS}.conditioner.layers[1].weight": weight(11, 11),
     },
-    planted=("nan", f"{PARTS}.conditioner.layers[1].weight"),
+    planted=("off", f"{PARTS}.conditioner.layers[1].bias"),
 )(flow("coupling_flow", nn_width=11, nn_depth=2))
 MASKED = f"{PARTS}.masked_autoregressive_mlp.layers"
 entry(
@@ -318,5 +347,19 @@ entry(
     BASE
     | {f"{MASKED}[0].weight.args[1]": weight(4, 11), f"{MASKED}[1].weight.args[1]": weight(11, 11)},
     planted=("zero", f"{MASKED}[1].weight.args[1]"),
-    why="audit takes columns that the mask sets to 0 for copies of each other",
 )(flow("masked_autoregressive_flow", nn_width=11, nn_depth=2))
+BLOCKS = f"{PARTS}.bijection.layers"
+entry(
+    "flowjax",
+    "block neural autoregressive flow",
+    BASE
+    | {
+        f"{BLOCKS}[0][0].weight.weight.args[0]": weight(4, 12),
+        f"{BLOCKS}[1][0].weight.weight.args[0]": weight(12, 12),
+        f"{BLOCKS}[1][0].weight.scale.args[0]": SCALE,
+        f"{BLOCKS}[1][0].bias": BIAS,
+    },
+    planted=("nan", f"{BLOCKS}[1][0].weight.weight.args[0]"),
+    says=("output",),
+    why="its output is a logarithm of a density, which need not start near 1",
+)(flow("block_neural_autoregressive_flow", nn_block_dim=3, nn_depth=2))

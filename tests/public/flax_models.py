@@ -7,7 +7,18 @@ import jax.numpy as jnp
 from flax import nnx
 
 import jinit
-from tests.public.base import BIAS, EMBEDDING, RATE, SCALE, entry, normal, tokens, weight
+from tests.public.base import (
+    BIAS,
+    EMBEDDING,
+    EVERY,
+    RATE,
+    SCALE,
+    STATISTIC,
+    entry,
+    normal,
+    tokens,
+    weight,
+)
 
 
 def dense(name, leaf="kernel"):
@@ -34,31 +45,31 @@ def of_kan(leaf, functions):
     }
 
 
-for kind, leaf, options, functions in (
-    ("spline", "c_basis", {"k": 3, "G": 3}, 6),
-    ("chebyshev", "c_basis", {"D": 4}, 4),
-    ("legendre", "c_basis", {"D": 4}, 4),
-    ("fourier", "c_cos", {"D": 4}, 4),
-    ("rbf", "c_basis", {"D": 4}, 4),
+for kind, leaf, options, functions, fault in (
+    ("spline", "c_basis", {"k": 3, "G": 3}, 6, ("off", ".layers[1].bias.value")),
+    ("chebyshev", "c_basis", {"D": 4}, 4, ("zero", ".layers[1].c_basis.value")),
+    ("legendre", "c_basis", {"D": 4}, 4, ("same", ".layers[1].c_basis.value")),
+    ("fourier", "c_cos", {"D": 4}, 4, ("small", ".layers[1].c_cos.value")),
+    ("rbf", "c_basis", {"D": 4}, 4, ("zero", ".layers[0].c_basis.value")),
 ):
     entry(
         "jaxkan",
         f"KAN, {kind}",
         of_kan(leaf, functions) | {".layers[1].bias.value": BIAS},
-        planted=("zero", f".layers[1].{leaf}.value"),
+        planted=fault,
     )(kan(kind, **options))
 entry(
     "jaxkan",
     "KAN, sines",
     of_kan("c_basis", 4) | {".layers[0].omega.value": SCALE, ".layers[0].phase.value": BIAS},
-    planted=("nan", ".layers[1].c_basis.value"),
+    planted=("small", ".layers[1].c_basis.value"),
 )(kan("sine", D=4))
 # A product for each of 21 edges sums the 6 functions, and then the edges are added.
 entry(
     "jaxkan",
     "KAN, one product per edge",
     {".layers[0].c_basis.value": weight(6, 1, groups=21), ".layers[0].bias.value": BIAS},
-    planted=("same", ".layers[1].c_basis.value"),
+    planted=("off", ".layers[1].bias.value"),
 )(kan("base", k=3, G=3))
 
 
@@ -71,7 +82,9 @@ entry(
         ".layers[0].omega.value": SCALE,
         ".layers[0].phase.value": BIAS,
     },
-    planted=("nan", ".layers[1].beta.value"),
+    planted=("zero", ".layers[1].beta.value"),
+    says=("copies",),
+    why="two layers hold the same numbers: the package draws both from its default seed",
 )
 def actnet(key):
     own = importlib.import_module("jaxkan.models.ActNet").ActNet
@@ -114,7 +127,7 @@ entry(
     "mamba2-jax",
     "language model",
     mamba_is(FIRST, 84) | {f"{FIRST}.A_log.value": RATE},
-    planted=("zero", f"{FIRST}.in_proj.kernel.value"),
+    planted=("small", f"{FIRST}.in_proj.kernel.value"),
     why="its convolution is a sum of shifted products, and is read as factors",
 )(of_mamba(2))
 entry(
@@ -136,9 +149,8 @@ EXPERT = "block_0/MoELayer_0/expert_0"
         dense("block_0/MoELayer_0/Router_0/Dense_0"): weight(16, 3),
         dense("block_0/MultiHeadAttention_0/Dense_0"): weight(16, 48),
     },
-    planted=("nan", dense(f"{EXPERT}/Dense_1")),
-    says=("scale",),
-    why="the head is drawn with std 0.02, and the other layers with Flax's default",
+    planted=("same", dense(f"{EXPERT}/Dense_0")),
+    why="the head is drawn with std 0.02, far below Flax's default, which diagnose remarks",
 )
 def experts(key):
     config = importlib.import_module("nano_moe.config").NanoMoEConfig(
@@ -173,14 +185,14 @@ for label, dtype in (("Boltzmann machine", "float32"), ("complex Boltzmann machi
             dense("Dense", "bias"): BIAS,
             "['params']['visible_bias']": weight(8, 1),  # a dot product with the spins
         },
-        planted=("zero", dense("Dense")),
+        planted=("same", dense("Dense")),
         why=SMALL,
     )(spins(lambda nk, dtype=dtype: nk.models.RBM(alpha=2, param_dtype=getattr(jnp, dtype))))
 entry(
     "netket",
     "symmetric Boltzmann machine",
     {dense("Dense"): weight(8, 2 * 8)},
-    planted=("nan", dense("Dense")),
+    planted=("small", dense("Dense")),
 )(
     spins(
         lambda nk: nk.models.RBMSymm(
@@ -196,7 +208,7 @@ entry(
         dense("MLP_0/Dense_1"): weight(11, 13),
         dense("MLP_0/Dense_2"): weight(13, 1),
     },
-    planted=("small", dense("MLP_0/Dense_1")),
+    planted=("large", EVERY),
 )(spins(lambda nk: nk.models.MLP(hidden_dims=(11, 13), param_dtype=jnp.float32)))
 entry(
     "netket",
@@ -218,7 +230,7 @@ entry(
         dense("DeepSetMLP_0/ds_phi/Dense_0"): weight(3, 11),
         dense("DeepSetMLP_0/ds_rho/Dense_0"): weight(11, 13),
     },
-    planted=("small", dense("DeepSetMLP_0/ds_rho/Dense_0")),
+    planted=("off", dense("DeepSetMLP_0/ds_phi/Dense_0", "bias")),
 )(
     spins(
         lambda nk: nk.models.DeepSetMLP(
@@ -226,6 +238,30 @@ entry(
         ),
         8,
         3,
+    )
+)
+
+# In the frequencies of 8 translations a product for each, of two reflections of every channel.
+entry(
+    "netket",
+    "group convolutions",
+    {
+        dense("dense_symm"): weight(1, 3 * 2, groups=8),
+        dense("equivariant_layers_0"): weight(3 * 2, 5 * 2, groups=8),
+        dense("equivariant_layers_1"): weight(5 * 2, 4 * 2, groups=8),
+        dense("equivariant_layers_1", "bias"): BIAS,
+    },
+    planted=("small", dense("equivariant_layers_0")),
+)(
+    spins(
+        lambda nk: nk.models.GCNN(
+            symmetries=nk.graph.Chain(8),
+            layers=3,
+            features=(3, 5, 4),
+            mode="fft",
+            param_dtype=jnp.float32,
+        ),
+        signs=True,
     )
 )
 
@@ -250,19 +286,17 @@ def of_graph(leaf):
 
 
 for name, leaf, fault in (
-    ("GCN", "linear", "small"),
-    ("GraphSAGE", "lin_r", "zero"),
-    ("GAT", "lin", "zero"),
+    ("GCN", "linear", ("zero", ".convs[1].linear.kernel.value")),
+    ("GraphSAGE", "lin_r", ("off", ".convs[1].lin_r.bias.value")),
+    ("GAT", "lin", ("small", ".convs[1].lin.kernel.value")),
 ):
-    entry("jraphx", name, of_graph(leaf), planted=(fault, f".convs[1].{leaf}.kernel.value"))(
-        graph(name)
-    )
+    entry("jraphx", name, of_graph(leaf), planted=fault)(graph(name))
 entry(
     "jraphx",
     "GIN",
     of_graph("nn.lins[0]")
     | {".convs[2].nn.lins[1].kernel.value": weight(7, 7), ".convs[0].nn.lins[0].bias.value": BIAS},
-    planted=("off", ".convs[0].nn.lins[0].bias.value"),
+    planted=("large", EVERY),
 )(graph("GIN"))
 
 
@@ -274,7 +308,7 @@ entry(
         dense("hidden_1"): weight(31, 31),
         dense("hidden_1", "bias"): BIAS,
     },
-    planted=("small", dense("hidden_1")),
+    planted=("off", dense("hidden_1", "bias")),
 )
 def policy(key):
     own = importlib.import_module("brax.training.networks")
@@ -311,7 +345,7 @@ def convex(key):
         dense("Dense_1"): weight(11, 13),
         dense("Dense_2"): weight(13, 1),
     },
-    planted=("small", dense("Dense_1")),
+    planted=("zero", dense("Dense_0")),
 )
 def potential(key):
     own = importlib.import_module("ott.neural.networks.potentials").PotentialMLP
@@ -342,7 +376,7 @@ entry(
         LINEAR.format(1): weight(11, 13),
         LINEAR.format(2): weight(13, 3),
     },
-    planted=("zero", LINEAR.format(1)),
+    planted=("large", EVERY),
 )(haiku(lambda hk: hk.nets.MLP([11, 13, 3]), 16, 5))
 
 
@@ -395,5 +429,37 @@ entry(
         "[0][2]": BIAS,
         "[0][3]": weight(7, 3),
     },
-    planted=("nan", "[0][0]"),
+    planted=("small", "[0][1]"),
 )(keras(lambda k: k.Sequential([k.layers.LSTM(7), k.layers.Dense(3)]), 4, 6, 5))
+entry(
+    "keras",
+    "CNN with batch norm",
+    {
+        "[0][0]": weight(27, 11 * 9, receptive_field=9),
+        "[0][1]": SCALE,
+        "[0][2]": BIAS,
+        "[0][3]": weight(99, 13 * 9, receptive_field=9),
+        "[1][0]": STATISTIC,
+        "[1][3]": STATISTIC,
+    },
+    planted=("small", "[0][3]"),
+)(
+    keras(
+        lambda k: k.Sequential(
+            [
+                k.layers.Conv2D(11, 3, use_bias=False),
+                k.layers.BatchNormalization(),
+                k.layers.ReLU(),
+                k.layers.Conv2D(13, 3),
+                k.layers.BatchNormalization(),
+                k.layers.ReLU(),
+                k.layers.Flatten(),
+                k.layers.Dense(7),
+            ]
+        ),
+        4,
+        9,
+        9,
+        3,
+    )
+)

@@ -21,7 +21,9 @@ and drawn as its package draws it. `nox -s models` installs the packages
 - **odd**: leaves of which `audit` has something to say, for most that no convention draws so.
 - **as drawn**: what `jinit.diagnose` finds in the model before anything is trained; a dash if the
   signal lives from end to end.
-- **planted**: one leaf was spoilt; who named it.
+- **planted**: what was done to one leaf, or to every weight.
+- **named by**: who names that leaf, or tells what all weights do: a finding of `jinit.diagnose`,
+  which it did not have before if the model has some as it is drawn.
 
 {table}
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 import jinit
-from tests.public.base import Entry, named_by, with_fault
+from tests.public.base import Entry, Said, named_by, with_fault
 from tests.zoo.base import lenient
 
 
@@ -28,8 +28,8 @@ def trial(entry: Entry) -> Trial:
 
 def _trial(entry: Entry) -> Trial:
     model = entry.build(jax.random.key(0))
-    audit, diagnosis = model.audit(), model.diagnose()
+    before = Said(model.audit(), model.diagnose())
     fault, path = entry.planted
     broken = with_fault(model, fault, path)
-    named = named_by(path, model.diagnose(broken), model.audit(broken), audit)
-    return Trial(model, audit, diagnosis, named)
+    after = Said(model.audit(broken), model.diagnose(broken))
+    return Trial(model, *before, named_by(path, before, after))

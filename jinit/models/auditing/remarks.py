@@ -25,6 +25,11 @@ def by_design(trace: Trace, roles: Sequence[Role], zero: frozenset[int]) -> Mapp
         role = roles[i]
         if role.kind == "embedding" and not any(use.axes[0] for use in role.uses):
             found[i] = "it starts at 0, as class tokens and positions often do."
+        elif role.kind == "weight" and _is_scored(trace, role, zero):
+            found[i] = (
+                "it starts at 0, as queries do in some models: attention looks at all keys alike "
+                "until the first step."
+            )
         elif role.kind == "weight" and _has_another_way(trace, role, zero):
             found[i] = (
                 "it starts at 0, and what it gives meets another signal, which passes: usual at "
@@ -39,14 +44,22 @@ def by_design(trace: Trace, roles: Sequence[Role], zero: frozenset[int]) -> Mapp
     return found
 
 
+def _is_scored(trace: Trace, role: Role, zero: frozenset[int]) -> bool:
+    """Whether its product meets one that is not 0 in the logits of a softmax."""
+    own = {use.order for use in role.uses if use.kind == "weight"}
+    return any(
+        own & softmax.uses and any(trace.uses[i].leaf not in zero for i in softmax.uses - own)
+        for softmax in trace.softmaxes
+    )
+
+
 def _has_another_way(trace: Trace, role: Role, zero: frozenset[int]) -> bool:
     """Whether what its products give is added to, or multiplies, a signal that is not 0 with it."""
     own = {use.order for use in role.uses if use.kind == "weight"}
-    for one, other in trace.meetings:
-        for mine, theirs in ((one, other), (other, one)):
-            leaves = {trace.uses[i].leaf for i in theirs}
-            if own & mine and not own & theirs and not (leaves and leaves <= zero):
-                return True
+    for mine, theirs in trace.meetings:
+        leaves = {trace.uses[i].leaf for i in theirs}
+        if own & mine and not own & theirs and not (leaves and leaves <= zero):
+            return True
     return False
 
 

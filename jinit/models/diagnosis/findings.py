@@ -114,6 +114,7 @@ def _zero(d: Diagnosis) -> Said:
     ]  # fmt: skip
     # Some start at 0 and let gradients pass beside them, as a modulation does.
     before = [row for row in d.layers if row.log_grad == -math.inf and row.log_pre > -math.inf]
+    first = [p for p in zeros if p is d.weights[0]]
     if zeros and (len(zeros) == len(d.layers) or before):
         labels = [p.label for p in zeros]
         later = " that lies before it" if len(zeros) == 1 else ""
@@ -121,6 +122,11 @@ def _zero(d: Diagnosis) -> Said:
             f"{_listed(labels)}: all weights are zero, so that no gradient reaches anything{later} "
             f"in the first step; draw them, small if the output shall start at 0 (normal with "
             f"scale 0.01), or with {scheme_for(d, zeros[-1].role.activation)}."
+        )  # fmt: skip
+    elif first:
+        yield [first[0].label], (
+            f"{first[0].label}: all weights are zero, so that the first layer passes on nothing of "
+            f"what it reads; draw them with {scheme_for(d, first[0].role.activation)}."
         )  # fmt: skip
 
 
@@ -168,10 +174,13 @@ def _frozen(d: Diagnosis) -> Said:
         *(b.inside for b in d.branches if b.inside & zero),
         *(row.paths for row in d.layers if row.log_pre == -math.inf),
     )
+    meant = {p.label for p in d.weights if p.by_design}
+    pairs = [set(a.after.split(" x ")) for a in d.attention]
+    waiting = set[str]().union(*(pair for pair in pairs if pair & meant))  # keys of zero queries
     still = [
         p.label for p in d.weights
         if p.log_grad == -math.inf and p.role.times and p.role.path not in shut
-        and (p.role.order or 0) > _shut(d)
+        and (p.role.order or 0) > _shut(d) and p.label not in waiting
     ]  # fmt: skip
     total = trend(d)
     faded = total is not None and total.backward < -DECADES  # below what float32 holds
@@ -362,7 +371,7 @@ class Fault(NamedTuple):
 # What does not reach the output gets no gradient either, and so on.
 FAULTS: dict[str, Fault] = {
     "nonfinite": Fault("numbers that are none, forward or backward", _nonfinite),
-    "zero": Fault("weights that are all zero, so that no gradient passes", _zero),
+    "zero": Fault("weights that are all zero, so that no gradient or no signal passes", _zero),
     "stuck": Fault("factors that are all zero, so that none ever learns", _stuck, ("zero",)),
     "copies": Fault("parameters that hold the same numbers, drawn from one key", _copies),
     "symmetric": Fault("units that are copies of each other", _symmetric),

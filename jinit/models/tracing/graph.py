@@ -157,9 +157,11 @@ class Graph:
                 ))  # fmt: skip
 
     def meet(self, signals: Sequence[Signal]) -> None:
-        """Two signals are added or multiplied."""
-        if len(signals) == 2 and signals[0].node != signals[1].node:
-            self.meetings.add((signals[0].uses, signals[1].uses))
+        """Two signals are added or multiplied: each meets the other, unless it led to it."""
+        if len(signals) == 2:
+            for one, other in (signals, signals[::-1]):
+                if not self._leads(one.node, other.node):
+                    self.meetings.add((one.uses, other.uses))
 
     def residual_sum(self, signals: Sequence[Signal], at: Path) -> Signal:
         """A sum of two signals: a residual one, if one of them comes out of a branch."""
@@ -494,6 +496,11 @@ class Graph:
             if self.uses[i].kind == "weight" and i not in self.rejoined:
                 self.uses[i] = self.uses[i]._replace(gates=_gates(pieces, self.uses[i].fan_out))
         self.uses = [use._replace(parts=self.parts(use.view.leaf)) for use in self.uses]
+        # Products with exponentials of what others read as it is: a flow's log-determinant.
+        plain = {use.leaf for use in self.uses if use.kind == "weight" and not _is_raised(use)}
+        for i, use in enumerate(self.uses):
+            if use.kind == "weight" and _is_raised(use) and use.leaf in plain:
+                self.uses[i] = use._replace(kind="other", sure=True)
 
     def leads_to_its_like(self, i: int) -> bool:
         """Whether something of its parameter's shape comes of a use, and nothing reads that."""
@@ -511,6 +518,10 @@ class Graph:
             if isinstance(end, Signal) and self._leads(node, end.node)
         ]  # fmt: skip
         return bool(reached) and 0 not in reached and all(ends[k][1] == own for k in reached)
+
+
+def _is_raised(use: Use) -> bool:
+    return use.parts[use.leaf].raised
 
 
 def _gates(

@@ -55,7 +55,7 @@ class Part(NamedTuple):
     under_root: bool = False
     """a root was taken of it alone, as of a running variance"""
     raised: bool = False
-    """an exponential was, or it became complex"""
+    """an exponential was, on every way that it came"""
     beside_root: bool = False
     """it multiplies a parameter that a root was taken of, as what a folded batch norm subtracts"""
 
@@ -147,7 +147,8 @@ class Anatomy:
             found: dict[int, Part] = {}
             for parameter, part in self._within(self.made[leaf - self.first]):
                 other = found.get(parameter, part)
-                found[parameter] = min(part, other, key=lambda p: WAYS.index(p.way))
+                plainest = min(part, other, key=lambda p: WAYS.index(p.way))
+                found[parameter] = plainest._replace(raised=part.raised and other.raised)
             self._known[leaf] = found
         return self._known[leaf]
 
@@ -155,9 +156,7 @@ class Anatomy:
         unknown = any(value is None for value in made.operands)
         widths = [self.width(view) for view in made.views]
         root = made.name in ("sqrt", "rsqrt", "pow") and len(made.views) == 1
-        raised = made.name in ("exp", "exp2", "complex") or jnp.issubdtype(
-            made.dtype, jnp.complexfloating
-        )
+        raised = made.name in ("exp", "exp2")
         roots = [
             any(p.under_root and p.way == "image" for p in self.parts(view.leaf).values())
             for view in made.views

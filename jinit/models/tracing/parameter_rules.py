@@ -211,16 +211,37 @@ def product(call: Call) -> list[Value] | None:
     i, value, rest = _only(call)
     if not isinstance(value, View | Joined):
         return None
+    contracting, batch = call.equation.params["dimension_numbers"]
+    if not contracting[i]:
+        return _outer(call, i)
     if isinstance(value, View):
         looked_up = _one_hot(call, value, i)
         return [_product(call, value, i, rest) if looked_up is None else looked_up]
-    contracting, batch = call.equation.params["dimension_numbers"]
     if value.axis in (*contracting[i], *batch[i]):
         return [_product(call, call.graph.whole(value), i, rest)]
     found = [_product(call, view, i, rest) for view in value.views]
     axes = {signal.features for signal in found}
     features = axes.pop() if len(axes) == 1 else None
     return [call.graph.new(found, call.at, features=features)]
+
+
+def _outer(call: Call, i: int) -> list[Value] | None:
+    """A product that sums over nothing is one entry by entry, of operands in the output's axes."""
+    _, batch = call.equation.params["dimension_numbers"]
+    ranks = [len(atom.aval.shape) for atom in call.equation.invars]
+    free = [[a for a in range(n) if a not in own] for n, own in zip(ranks, batch, strict=True)]
+    middle = len(batch[0]) + len(free[0])
+    places = range(len(batch[0]), middle), range(middle, len(call.shape))  # of the free ones
+    order = (*batch[i], *free[i])
+    shape = tuple(1 if a in places[1 - i] else n for a, n in enumerate(call.shape))
+
+    def step(numbers: Any) -> Any:
+        return jax.numpy.asarray(numbers).transpose(order).reshape(shape)
+
+    values = list(call.values)
+    view = call.graph.whole(values[i])  # type: ignore[arg-type]
+    values[i] = view.then(step, shape)._replace(spread=frozenset(places[1 - i]))
+    return factor(call._replace(values=values), frozenset(places[i]))
 
 
 def _one_hot(call: Call, table: View, i: int) -> Signal | None:
@@ -277,14 +298,14 @@ def shift(call: Call) -> list[Value] | None:
     return [shifted]
 
 
-def factor(call: Call) -> list[Value] | None:
-    """A scale."""
+def factor(call: Call, spread: frozenset[int] | None = None) -> list[Value] | None:
+    """A scale; `spread` are the axes along which the signal is repeated, if that is known."""
     i, value, rest = _only(call)
     if not isinstance(value, View | Joined):
         return None
     view, (signal, *_) = call.graph.whole(value), rest
     if isinstance(signal, Signal):
-        rest = [replace(signal, spread=call.spread(1 - i))]
+        rest = [replace(signal, spread=call.spread(1 - i) if spread is None else spread)]
     normed = any(part.under_root for part in call.graph.parts(view.leaf).values())
     order = call.graph.subtracted.get(signal.node) if isinstance(signal, Signal) else None
     if normed and order is not None and len(call.graph.parts(call.graph.uses[order].view.leaf)) < 2:

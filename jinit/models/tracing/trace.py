@@ -42,7 +42,8 @@ class Trace:
     softmaxes: tuple[Softmax, ...] = ()
     """of products of two signals, as attention has them"""
     meetings: frozenset[tuple[frozenset[int], frozenset[int]]] = frozenset()
-    """of two signals that are added or multiplied, the uses of weights that wait in each"""
+    """of two signals that are added or multiplied, the uses of weights that wait in each; first
+    those of one that did not lead to the other"""
     made: tuple[Made, ...] = ()
     """what is made of floating leaves and constants alone, counted on from the leaves"""
     anatomy: Anatomy = field(default_factory=lambda: Anatomy((), (), 0))

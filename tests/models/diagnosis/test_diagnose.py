@@ -270,6 +270,13 @@ def attention(v, x):
     return jax.nn.softmax(q @ k.T / 8) @ (x @ v["v"])
 
 
+def residual(w, x):
+    h = x @ w[0]
+    for branch in w[1:-1]:
+        h = h + jnp.tanh(h + 1) @ branch
+    return h @ w[-1]
+
+
 def drawn(**shapes):
     keys = jax.random.split(jax.random.key(5), len(shapes))
     return {
@@ -306,6 +313,12 @@ PLANTED = {
                   r"explode: x2\.\d per layer from Dense_12 to Dense_0"),
     "zero layer": (lambda: of_linen(MLP(zero=6)), "zero",
                    r"Dense_6: all weights are zero, so that no gradient reaches"),
+    "zero first layer": (lambda: diagnose(net, [0 * SQUARE, *orthogonals(64, 64, 64)], X), "zero",
+                         r"\[0\]: all weights are zero, so that the first layer passes on nothing"),
+    "zero stem of residual branches": (
+        lambda: diagnose(residual, [0 * SQUARE, *orthogonals(64, 64, 64)], X), "zero",
+        r"\[0\]: all weights are zero, so that the first layer passes on nothing"
+    ),
     "LoRA of two zeros": (lambda: diagnose(lora, LORA | {"A": jnp.zeros((64, 4))}, X), "stuck",
                           r"A, B are 0 and multiply each other"),
     "one key for two layers": (lambda: diagnose(net, [SQUARE, 2 * SQUARE, *orthogonals(64, 64)], X),
@@ -439,6 +452,7 @@ FALSE_ALARMS = {
     "unrolled in time": lambda: diagnose(
         unrolled, {"u": orthogonals(64, 64)[0], "w": SQUARE[:32] / 4}, SEQUENCES
     ),
+    "queries that start at zero": lambda: diagnose(attention, QKV | {"q": 0 * SQUARE}, X),
     "a modulation that starts at zero": lambda: diagnose(
         modulated, {"gamma": 0 * SQUARE, "beta": 0 * SQUARE, "w": SQUARE, "out": SQUARE.T}, X
     ),

@@ -283,6 +283,53 @@ def test_a_selective_states_step_and_decay_are_rates_and_an_lstms_bias_is_none()
     assert got["b"][0] == "bias"
 
 
+@pytest.mark.parametrize("spelled", ["ld,dn->ldn", "dn,ld->lnd", "ld,dn->dln"])
+def test_a_product_that_sums_over_nothing_is_a_factor(spelled):
+    def decays(p, x):
+        a, b = (-jnp.exp(p["A"]), x) if spelled.startswith("dn") else (x, -jnp.exp(p["A"]))
+        return jnp.exp(jnp.einsum(spelled, a, b))
+
+    def states(p, x):
+        out = spelled.split("->")[1]
+        decay = jnp.einsum(f"{out}->ldn", decays(p, jax.nn.softplus(x @ p["dt"])))
+
+        def step(s, now):
+            decay, u = now
+            s = decay * s + u[:, None]
+            return s, s.sum(-1)
+
+        return jax.lax.scan(step, jnp.zeros((8, 4)), (decay, x))[1]
+
+    got = found(states, {"A": jnp.zeros((8, 4)), "dt": n(8, 8)}, jax.random.normal(KEY, (5, 8)))
+    assert got == {"A": ("rate", None, None), "dt": ("weight", 8, 8)}
+
+
+def test_a_factor_spread_over_a_signal_and_summed_is_a_weight():
+    x = jax.random.normal(KEY, (5, 8))
+    got = [
+        found(lambda p, x: jnp.einsum(spelled, x, p["w"]).sum(axis), {"w": n(*shape)}, x)["w"]  # noqa: B023
+        for spelled, axis, shape in (
+            ("ld,dn->dln", 0, (8, 3)), ("ld,dn->dln", 1, (8, 3)), ("ld,d->dl", 0, (8,)),
+            ("ld,d->dl", 1, (8,)), ("ld,nd->dln", 0, (3, 8)),
+        )
+    ]  # fmt: skip
+    factor = ("scale", None, None)
+    assert got == [("weight", 8, 3), factor, ("weight", 8, 1), factor, ("weight", 8, 3)]
+
+
+def test_what_a_determinant_reads_of_a_weight_is_no_layer():
+    def flow(p, x):
+        w = p["w"].at[jnp.arange(4), jnp.arange(4)].set(jnp.exp(jnp.diag(p["w"])))
+        diagonal = p["w"].reshape(2, 2, 2, 2)[jnp.arange(2), :, jnp.arange(2)]
+        h = jnp.exp(-(x**2)).reshape(-1, 2, 2)
+        return jnp.tanh(x @ w), jnp.log(jnp.einsum("bgi,gij->bgj", h, jnp.exp(diagonal)))
+
+    p, x = {"w": n(4, 4)}, jax.random.normal(KEY, (5, 4))
+    assert found(flow, p, x)["w"] == ("weight", 4, 4)
+    seen = jinit.diagnose(flow, p, x, loss=lambda out: out[1].sum()).layers
+    assert [row.fan_in for row in seen] == [4]
+
+
 # --- advice -------------------------------------------------------------------------------------
 
 
