@@ -31,6 +31,9 @@ def _alike(a: str, b: str) -> float:
     return difflib.SequenceMatcher(None, a, b).ratio()
 
 
+_LARGEST = 2**31 - 1
+
+
 def shown(value: Any) -> str:
     """A value as a sentence shows it: whole if it is short, else by its kind."""
     if isinstance(value, jax.Array | np.ndarray) and value.ndim:
@@ -152,16 +155,19 @@ def dtype(what: str, value: Any, allowed: Any = jnp.floating) -> Any:
 
 
 def count(what: str, value: Any, *, least: int = 1) -> int:
-    """An integer of at least `least`, returned as int."""
+    """An integer of at least `least`, which an int32 holds, returned as int."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{what} must be an integer of at least {least}, got {shown(value)}.")
+    if value > _LARGEST:
+        raise ValueError(f"{what} must be at most {_LARGEST}, got {shown(value)}.")
     return int(value)
 
 
 def dims(value: Any) -> tuple[int, ...]:
     """Layer widths (input, hidden ..., output) as a tuple of positive ints."""
     fix = "dims must list at least two positive integer widths, input first, as in [64, 128, 10]"
-    if isinstance(value, str | set | frozenset | dict) or not isinstance(value, Iterable):
+    unordered = isinstance(value, str | set | frozenset | dict)
+    if unordered or not isinstance(value, Iterable) or getattr(value, "ndim", 1) != 1:
         raise TypeError(f"{fix}, got {shown(value)}.")
     widths = tuple(value)
     if len(widths) < 2:
@@ -223,7 +229,10 @@ def numeric(what: str, value: Any, *, complex: bool = False) -> None:
         dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
     except (TypeError, ValueError):  # of parts that make no array
         dtype = np.dtype(object)
-    if not (jnp.issubdtype(dtype, jnp.floating) or dtype.kind in ("biuc" if complex else "biu")):
+    if not (
+        jnp.issubdtype(dtype, jnp.floating)
+        or getattr(dtype, "kind", "") in ("biuc" if complex else "biu")
+    ):
         kind = "numbers" if complex else "real numbers"
         raise TypeError(
             f"{what} must be an array of {kind}, got {type(value).__name__} of {dtype}; "
@@ -237,7 +246,7 @@ def finite(what: str, value: Any) -> None:
         return
     array = np.asarray(value)
     if array.dtype.kind in "fc" or array.dtype.name == "bfloat16":
-        bad = ~np.isfinite(array.astype(np.float64))
+        bad = ~np.isfinite(array if array.dtype.kind == "c" else array.astype(np.float64))
         if bad.any():
             first = tuple(int(i) for i in np.argwhere(bad)[0])
             raise ValueError(

@@ -103,7 +103,7 @@ def _truncated_normal(
     upper: float = 2.0,
 ) -> Draw:
     if not isinstance(corrected, bool):
-        raise TypeError(f"corrected must be True or False, got {corrected!r}.")
+        raise TypeError(f"corrected must be True or False, got {checks.shown(corrected)}.")
     centre, std = _truncated_moments(lower, upper) if corrected else (0.0, 1.0)
 
     def draw(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
@@ -117,7 +117,10 @@ def _truncated_moments(lower: float, upper: float) -> tuple[float, float]:
     """Mean and standard deviation of N(0, 1) cut at these."""
     for name, bound in (("lower", lower), ("upper", upper)):
         if isinstance(bound, bool) or not isinstance(bound, int | float | np.number):
-            raise TypeError(f"{name} must be a number of standard deviations, got {bound!r}.")
+            raise TypeError(
+                f"{name} must be a number of standard deviations, got {checks.shown(bound)}."
+            )
+    lower, upper = float(lower), float(upper)
     if not lower < upper:
         raise ValueError(
             f"lower must lie below upper, got {lower!r} and {upper!r}; both count standard "
@@ -260,7 +263,9 @@ def _suo(
     batch_axis: Axes = (),
 ) -> Draw:
     if not isinstance(delta, bool):
-        raise TypeError(f"delta must be True (at the kernel's centre) or False, got {delta!r}.")
+        raise TypeError(
+            f"delta must be True (at the kernel's centre) or False, got {checks.shown(delta)}."
+        )
 
     def fill(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
         _require_rank(shape, 2, 5)
@@ -563,7 +568,9 @@ def _axes(option: str, value: Any) -> Axes:
             raise TypeError
         return tuple(map(operator.index, value)) if several else operator.index(value)
     except TypeError:
-        raise TypeError(f"{option} must be an integer or a tuple of them, got {value!r}.") from None
+        raise TypeError(
+            f"{option} must be an integer or a tuple of them, got {checks.shown(value)}."
+        ) from None
 
 
 def _positions(axes: Axes, rank: int) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 import jinit
-from jinit import models, networks, plots, theory
+from jinit import networks
 
 KEY = jax.random.key(0)
 X = jax.random.normal(KEY, (6, 4))
@@ -176,6 +176,9 @@ def _raw(error: Exception) -> str | None:
 def _is_nan(x: Any) -> bool:
     if not hasattr(x, "dtype") and not isinstance(x, float | complex):
         return False
-    array = np.asarray(x) if not jnp.issubdtype(getattr(x, "dtype", float), jax.dtypes.prng_key) \
+    array = (
+        np.asarray(x)
+        if not jnp.issubdtype(getattr(x, "dtype", float), jax.dtypes.prng_key)
         else np.zeros(0)
+    )
     return array.dtype.kind in "fc" and bool(np.isnan(array).any())

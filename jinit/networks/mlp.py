@@ -57,7 +57,7 @@ class MLP:
         checks.choice("norm", self.norm, NORMS)
         checks.choice("residual", self.residual, RESIDUALS)
         if not isinstance(self.bias, bool):
-            raise TypeError(f"bias must be True or False, got {self.bias!r}.")
+            raise TypeError(f"bias must be True or False, got {checks.shown(self.bias)}.")
         for name, value in (("momentum", self.momentum), ("eps", self.eps)):
             checks.number(name, value)
             if isinstance(value, jax.Array):

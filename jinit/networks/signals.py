@@ -274,6 +274,7 @@ def _describe(
 
 
 def _check_bins(bins: Any, dtype: Any) -> jax.Array:
+    checks.numeric("bins", bins)
     checks.finite("bins", bins)
     edges = jnp.asarray(bins, dtype)
     shaped = edges.ndim == 1 and edges.shape[0] >= 2
