@@ -158,7 +158,7 @@ def count(what: str, value: Any, *, least: int = 1) -> int:
     """An integer of at least `least`, which an int32 holds, returned as int."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{what} must be an integer of at least {least}, got {shown(value)}.")
-    if value > _LARGEST:
+    if int(value) > _LARGEST:
         raise ValueError(f"{what} must be at most {_LARGEST}, got {shown(value)}.")
     return int(value)
 
@@ -229,10 +229,8 @@ def numeric(what: str, value: Any, *, complex: bool = False) -> None:
         dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
     except (TypeError, ValueError):  # of parts that make no array
         dtype = np.dtype(object)
-    if not (
-        jnp.issubdtype(dtype, jnp.floating)
-        or getattr(dtype, "kind", "") in ("biuc" if complex else "biu")
-    ):
+    kinds = "biuc" if complex else "biu"
+    if not (jnp.issubdtype(dtype, jnp.floating) or getattr(dtype, "kind", "O") in kinds):
         kind = "numbers" if complex else "real numbers"
         raise TypeError(
             f"{what} must be an array of {kind}, got {type(value).__name__} of {dtype}; "
