@@ -130,6 +130,8 @@ def number(what: str, value: Any, *, least: float | int = -math.inf) -> None:
         raise TypeError(f"{fix}, got {shown(value)}.")
     if is_concrete(value) and not math.isfinite(float(value)):
         raise ValueError(f"{fix}, got {shown(value)}.")
+    if isinstance(value, Integral) and abs(int(value)) > _LARGEST:
+        raise ValueError(f"{what} must be a float where it is so large, got {shown(value)}.")
     if is_concrete(value) and float(value) < least:
         raise ValueError(f"{what} must be at least {least:g}, got {shown(value)}.")
 
@@ -141,9 +143,10 @@ def dtype(what: str, value: Any, allowed: Any = jnp.floating) -> Any:
     fix = f"{what} must be {kinds[allowed]} dtype such as jax.numpy.float32"
     try:
         given = jnp.dtype(jnp.float32 if value is None else value)
-    except TypeError:
+        of_kind = given != np.dtype([]) and jnp.issubdtype(given, allowed)
+    except (TypeError, ValueError):  # numpy and jax have words of their own
         raise TypeError(f"{fix}, got {shown(value)}.") from None
-    if not jnp.issubdtype(given, allowed):
+    if not of_kind:
         raise TypeError(f"{fix}, got {given}.")
     held = jax.dtypes.canonicalize_dtype(given)
     if held != given and not any(value is t for t in (float, int, complex)):

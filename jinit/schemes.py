@@ -107,7 +107,7 @@ def _truncated_normal(
     centre, std = _truncated_moments(lower, upper) if corrected else (0.0, 1.0)
 
     def draw(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        units = jax.random.truncated_normal(key, lower, upper, shape, dtype)
+        units = jax.random.truncated_normal(key, float(lower), float(upper), shape, dtype)
         return _times(scale, (units - centre if centre else units) * (1 / std))
 
     return _moved(draw, mean)

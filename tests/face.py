@@ -119,11 +119,12 @@ def outcomes(name: str, *, seconds: float = 60.0) -> Iterator[Outcome]:
     function, works = CALLS[name]
     for argument in works:
         for value in BAD:
-            yield Outcome(name, argument, value, fault(function, works, argument, value, seconds))
+            found = fault(function, works, argument, BAD[value], seconds)
+            yield Outcome(name, argument, value, found)
 
 
 def fault(
-    function: Callable[..., Any], works: dict[str, Any], argument: str, value: str, seconds: float
+    function: Callable[..., Any], works: dict[str, Any], argument: str, value: Any, seconds: float
 ) -> str | None:
     """A raw traceback, a NaN for an answer or a hang; None where the call is answered."""
 
@@ -133,7 +134,7 @@ def fault(
     before = signal.signal(signal.SIGALRM, hang)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        out = _called(function, works | {argument: BAD[value]})
+        out = _called(function, works | {argument: value})
         jax.block_until_ready(jax.tree.leaves(out))
     except _Hang:
         return f"no answer in {seconds:g} s"

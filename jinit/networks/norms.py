@@ -8,10 +8,12 @@ conventions beside those of PyTorch and Flax.
 
 from collections.abc import Callable
 from functools import partial
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jinit import checks
@@ -30,7 +32,10 @@ def init_stats(shape: tuple[int, ...], dtype: Any = jnp.float32) -> BatchStats:
     Of narrower dtypes in float32, as a running mean of a bfloat16 stalls: what a batch adds to it
     is soon less than half of its last digit.
     """
-    wide = _wide(dtype)
+    wide = _wide(checks.dtype("dtype", dtype))
+    if not isinstance(shape, tuple | list):
+        raise TypeError(f"shape must list the axes, as in (64,), got {checks.shown(shape)}.")
+    shape = tuple(checks.count("every axis of shape", n, least=0) for n in shape)
     return BatchStats(jnp.zeros(shape, wide), jnp.ones(shape, wide))
 
 
@@ -74,11 +79,19 @@ def batch_norm(
 
     Source: Ioffe & Szegedy 2015, algorithms 1 and 2.
     """
-    axes, own = _over(x, batch_axis)
-    _check_units(x.shape[own], gamma=gamma, beta=beta, mean=stats.mean, var=stats.var)
+    checks.flag("train", train)
+    checks.number("momentum", momentum, least=0)
+    if not isinstance(stats, BatchStats):
+        raise TypeError(
+            f"stats must be a jinit.networks.BatchStats(mean, var), as init_stats makes it, got "
+            f"{checks.shown(stats)}."
+        )
+    x, axes, own = _over(x, batch_axis, eps)
+    gamma, beta, mean, var = _units(x.shape[own], gamma=gamma, beta=beta, mean=stats.mean,
+                                    var=stats.var)  # fmt: skip
     along = partial(jnp.expand_dims, axis=axes)
     wide = _wide(x.dtype)
-    u, gamma, beta, mean, var = (a.astype(wide) for a in (x, gamma, beta, *stats))
+    u, gamma, beta, mean, var = (a.astype(wide) for a in (x, gamma, beta, mean, var))
     if not train:
         standard = (u - along(mean)) / jnp.sqrt(along(var) + eps)
         return (along(gamma) * standard + along(beta)).astype(x.dtype), stats
@@ -92,9 +105,20 @@ def batch_norm(
     )
 
 
-def _over(x: jax.Array, batch_axis: int | tuple[int, ...]) -> tuple[tuple[int, ...], int]:
-    """The axes to normalise over, and the one that is left."""
+def _over(
+    x: Any, batch_axis: int | tuple[int, ...], eps: Any
+) -> tuple[jax.Array, tuple[int, ...], int]:
+    """What is normalised, the axes over which, and the one that is left."""
+    checks.number("eps", eps, least=0)
+    checks.numeric("x", x)
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        x = x.astype(jnp.float32)
     given = batch_axis if isinstance(batch_axis, tuple) else (batch_axis,)
+    if any(isinstance(a, bool) or not isinstance(a, Integral) for a in given):
+        raise TypeError(
+            f"batch_axis must be an axis, or a tuple of axes, got {checks.shown(batch_axis)}."
+        )
     axes = tuple(sorted({a + x.ndim if a < 0 else a for a in given}))
     left = [a for a in range(x.ndim) if a not in axes]
     if len(left) != 1 or len(axes) != len(given) or len(axes) + 1 != x.ndim:
@@ -103,16 +127,19 @@ def _over(x: jax.Array, batch_axis: int | tuple[int, ...]) -> tuple[tuple[int, .
             f"batch_axis must name every axis of x but that of its units, got {batch_axis!r} for "
             f"the shape {list(x.shape)}; for units on the last axis it is batch_axis={every}."
         )
-    return axes, left[0]
+    return x, axes, left[0]
 
 
-def _check_units(units: int, **arrays: Any) -> None:
+def _units(units: int, **arrays: Any) -> list[jax.Array]:
+    """Arrays of one number for each unit."""
     for name, array in arrays.items():
-        if jnp.shape(array) != (units,):
+        checks.numeric(name, array)
+        if np.shape(array) != (units,):
             raise ValueError(
                 f"{name} must hold one number for each of the {units} units, got the shape "
-                f"{list(jnp.shape(array))}."
+                f"{list(np.shape(array))}."
             )
+    return [jnp.asarray(array) for array in arrays.values()]
 
 
 def layer_norm(
@@ -134,8 +161,8 @@ def layer_norm(
         batch_axis: 0, or 1 where samples are columns.
     """
     checks.choice("batch_axis", batch_axis, [0, 1])
-    (batch_axis,), own = _over(x, batch_axis)
-    _check_units(x.shape[own], gamma=gamma, beta=beta)
+    x, (batch_axis,), own = _over(x, batch_axis, eps)
+    gamma, beta = _units(x.shape[own], gamma=gamma, beta=beta)
     along = partial(jnp.expand_dims, axis=batch_axis)
     wide = _wide(x.dtype)
     u, gamma, beta = (a.astype(wide) for a in (x, gamma, beta))

@@ -209,11 +209,11 @@ def train(
     if record is not None:
         checks.takes("record", record, "(params, state, (x, y))", 3)
     recorders: dict[str, tuple[Any, Any]] = {
-        "signals": (signals, _chosen("signals_at", signals_at, span) or None),
+        "signals": (signals, _chosen("signals_at", signals_at, span)),
         "test": (test, _chosen("eval_every", eval_every, span)),
         "record": (record, _chosen("record_at", record_at, span)),
     }
-    recorders = {name: of for name, of in recorders.items() if of[1] is not None}
+    recorders = {name: of for name, of in recorders.items() if of[1]}
     first = jax.tree.map(lambda a: a[:batch_size], (x, y))
     slots, kept = {}, {}
     for name, (fn, chosen) in recorders.items():

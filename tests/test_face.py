@@ -1,0 +1,57 @@
+"""What a stranger gives: every argument of every public function, replaced by what cannot be.
+
+Each is answered by one sentence of jinit's own, or by an answer without a NaN. `face` holds the
+calls and the values.
+"""
+
+import pytest
+
+from tests.face import BAD, CALLS, fault
+
+pytestmark = pytest.mark.bad_input
+
+# Calls that compile what they are given: of the values, one in so many is tried by default.
+SLOW = {"train": 7, "a step": 3, "layer_signals": 3, "correlations": 3,
+        "measure_jacobian_spectrum": 3, "evaluate": 2, "init": 2, "init_params": 2}  # fmt: skip
+
+# Who is given a NaN hands it on.
+HANDED_ON = {("forward", "x"), ("batch_norm", "x"), ("layer_norm", "x"),
+             ("train_state", "params"), ("train_state", "state")}  # fmt: skip
+
+CASES = [
+    (call, argument, value, (i + j) % SLOW.get(call, 1) == 0)
+    for call, (_, works) in CALLS.items()
+    for i, argument in enumerate(works)
+    for j, value in enumerate(BAD)
+    if not (value.startswith("nan") and (call, argument) in HANDED_ON)
+]
+
+
+def answered(call, argument, value):
+    function, works = CALLS[call]
+    found = fault(function, works, argument, BAD[value], seconds=120.0)
+    assert found is None, f"{call}({argument}={value}): {found}"
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_every_call_works(call):
+    function, works = CALLS[call]
+    argument = next(iter(works))
+    assert fault(function, works | {}, argument, works[argument], seconds=120.0) is None
+
+
+@pytest.mark.parametrize(("call", "argument"), sorted({(c, a) for c, a, *_ in CASES}))
+def test_a_value_that_cannot_be_is_answered(call, argument):
+    for _, _, value, _ in (c for c in CASES if c[:2] == (call, argument) and c[3]):
+        answered(call, argument, value)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("call", "argument"), sorted({(c, a) for c, a, *_ in CASES}))
+def test_the_other_values_are_answered(call, argument):
+    for _, _, value, _ in (c for c in CASES if c[:2] == (call, argument) and not c[3]):
+        answered(call, argument, value)
+
+
+def test_there_are_five_hundred_of_them():
+    assert sum(always for *_, always in CASES) > 500
