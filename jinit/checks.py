@@ -142,6 +142,8 @@ def dtype(what: str, value: Any, allowed: Any = jnp.floating) -> Any:
              jnp.number: "a number's"}  # fmt: skip
     fix = f"{what} must be {kinds[allowed]} dtype such as jax.numpy.float32"
     try:
+        if isinstance(value, jax.Array | np.ndarray):
+            raise TypeError("an array")
         given = jnp.dtype(jnp.float32 if value is None else value)
         of_kind = given != np.dtype([]) and jnp.issubdtype(given, allowed)
     except (TypeError, ValueError):  # numpy and jax have words of their own

@@ -612,21 +612,28 @@ def test_python_types_are_jaxs_own(key):
 
 
 @pytest.mark.script
-def test_draws_do_not_depend_on_the_number_of_devices():
-    """Every scheme over 1, 2, 4 and 8 devices, inside jit and by `out_sharding=`."""
+@pytest.mark.parametrize(
+    ("names", "counts"),
+    [
+        ("he he_uniform orthogonal", "1 8"),
+        pytest.param(" ".join(jinit.SCHEMES), "1 2 4 8", marks=pytest.mark.long),
+    ],
+)
+def test_draws_do_not_depend_on_the_number_of_devices(names, counts):
+    """Drawn where they are to lie, by `out_sharding=`."""
     program = textwrap.dedent(
         """
-        import jax, jinit, numpy as np
+        import sys, jax, jinit, numpy as np
         from jax.sharding import NamedSharding, PartitionSpec
-        key, shape = jax.random.key(0), (16, 16)
-        for name in jinit.SCHEMES:
-            if name == "delta_orthogonal":
-                continue
+        key = jax.random.key(0)
+        names, counts = sys.argv[1].split(), [int(n) for n in sys.argv[2].split()]
+        for name in names:
+            shape = (3, 16, 16) if name == "delta_orthogonal" else (16, 16)
             draw = jinit.scheme(name)
             alone = None
-            for count in (1, 2, 4, 8):
+            for count in counts:
                 mesh = jax.make_mesh((count,), ("x",), devices=jax.devices()[:count])
-                own = NamedSharding(mesh, PartitionSpec("x"))
+                own = NamedSharding(mesh, PartitionSpec(*[None] * (len(shape) - 1), "x"))
                 w = draw(key, shape, out_sharding=own)
                 assert w.sharding == own, (name, w.sharding)
                 alone = np.asarray(w) if alone is None else alone
@@ -635,6 +642,8 @@ def test_draws_do_not_depend_on_the_number_of_devices():
         """
     )
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    done = subprocess.run([sys.executable, "-c", program], env=os.environ | flags, check=False,
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", program, names, counts], env=os.environ | flags, check=False,
+        capture_output=True, text=True,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr

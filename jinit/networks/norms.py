@@ -41,7 +41,7 @@ def init_stats(shape: tuple[int, ...], dtype: Any = jnp.float32) -> BatchStats:
 
 def _wide(dtype: Any) -> Any:
     """In which statistics of such numbers are computed and kept."""
-    return jnp.promote_types(dtype, jnp.float32)
+    return np.promote_types(dtype, np.float32)
 
 
 def batch_norm(

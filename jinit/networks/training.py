@@ -393,7 +393,7 @@ def _check_step(carry: Any, batch: Any, optimizer: optax.GradientTransformation)
 def _continued(given: Any, expected: Any) -> Any:
     """The optimizer's state of an earlier run, if it has the form of this one's."""
     one, other = (
-        (jax.tree.structure(of), [jnp.shape(leaf) for leaf in jax.tree.leaves(of)])
+        (jax.tree.structure(of), [np.shape(leaf) for leaf in jax.tree.leaves(of)])
         for of in (given, expected)
     )
     if one != other:

@@ -63,10 +63,11 @@ def _has_another_way(trace: Trace, role: Role, zero: frozenset[int]) -> bool:
     return False
 
 
-def copies(roles: Sequence[Role], leaves: Sequence[Any]) -> dict[int, str]:
+def copies(roles: Sequence[Role], leaves: Sequence[Any], *, within: bool = False) -> dict[int, str]:
     """Parameter -> an earlier one of which it holds the same numbers, up to a factor.
 
-    Or what is stacked in it, as layers and experts are, holds the same numbers as each other.
+    `within`: or what is stacked in it, as layers and experts are, holds the same numbers as each
+    other, which an audit sees as an oddity of the parameter by itself.
     """
     known: dict[Any, tuple[str, np.ndarray]] = {}
     found = {}
@@ -78,7 +79,7 @@ def copies(roles: Sequence[Role], leaves: Sequence[Any]) -> dict[int, str]:
         largest = float(np.abs(flat).max())
         if not 0 < largest < np.inf or len(np.unique(flat[:_FEWEST])) < _FEWEST // 2:
             continue
-        stacked = values.ndim > 2 and len(values) > 1 and role.receptive_field == 1
+        stacked = within and values.ndim > 2 and len(values) > 1 and role.receptive_field == 1
         if stacked and values[0].size >= _FEWEST and bool((values == values[:1]).all()):
             found[i] = f"each other, {len(values)} times"
             continue

@@ -107,7 +107,7 @@ def diagnose(model: TracedModel, variables: Any = None, *, targets: Any = None) 
             for r in traced.residuals
         ),
     )  # fmt: skip
-    same = copies(roles, model.floats)
+    same = copies(roles, model.floats, within=True)
     zero = (i for i, p in enumerate(found.parameters) if p.std == p.mean == 0)
     meant = by_design(traced, roles, frozenset(zero))
     found = replace(
