@@ -112,7 +112,7 @@ def _weight_var(net: Mapping[str, Any], q: float | None) -> float:
     weight_var = net["weight_var"]
     if weight_var is None:
         at = variance("q", 1.0 if q is None else q, positive=True)
-        slope_second = curve(net["activation"]).slope_second(at)
+        slope_second = curve(net["activation"]).gradient_second(at)
         weight_var = 1 / slope_second if slope_second else 1.0  # to be refused in its own words
     return variance("weight_var", weight_var, positive=True)
 

@@ -109,6 +109,8 @@ def _widths(value: Any) -> tuple[int, ...]:
 
 def _two_slopes(phi: Curve, q: float) -> tuple[float, float] | None:
     """The slopes right and left of 0, if phi is linear on both sides; else None."""
+    if phi.two_slopes:
+        return None
     size = np.concatenate([np.logspace(-20, 20, 41), np.abs(phi.at(q).z) * math.sqrt(q)])
     slopes = []
     for u in (size, -size):
@@ -203,16 +205,17 @@ class _Moments(NamedTuple):
 def _moments(phi: Curve, q: float) -> _Moments:
     at = phi.at(max(q, _LEAST))
     z, root = at.z, math.sqrt(at.q)
-    second, steepness = at.mean(at.value**2), at.mean(at.slope**2)
+    second, steepness = at.mean(at.value**2), at.mean(at.custom**2)
     if second <= 0 or steepness <= 0:
         raise _vanishes(phi, at.q)
     # d/dq E f(sqrt(q) z) = E[f (z^2 - 1)] / (2q) asks for no derivative of phi'; the next Hermite
     # polynomials give the next derivatives. With f' = 2 phi phi' one order less is needed.
     product = root * at.value * at.slope / second
-    square, slope_square = at.value**2 / second, at.slope**2 / steepness
+    square, slope_square = at.value**2 / second, at.custom**2 / steepness
     growth = at.mean(z * product)
     fourth, slope_fourth = at.mean(square**2), at.mean(slope_square**2)
     transfer = at.mean(square * slope_square)
+    along = at.mean(z * root * at.value * at.custom / second)  # the growth, but for a custom slope
     return _Moments(
         growth=growth,
         curvature=at.mean((z**3 - 3 * z) * product) / 2,
@@ -223,7 +226,7 @@ def _moments(phi: Curve, q: float) -> _Moments:
         gradient_noise=3 * slope_fourth - 1,
         shared=transfer - 1,
         transfer=transfer,
-        kept=growth**2 * second / (at.q * steepness),
+        kept=along**2 * second / (at.q * steepness),
     )
 
 

@@ -49,7 +49,7 @@ class Norm(NamedTuple):
             q = layer.fed(second)
             at, divided = self.sees(q), self.divides(q, q)
             mean, second = phi.mean(at), phi.second(at)
-            grown = layer.weight_var * phi.slope_second(at)
+            grown = layer.weight_var * phi.gradient_second(at)
             row = (q, mean, phi.variance(at), second, grown / divided if divided else math.inf)
             return row, second
 
@@ -59,7 +59,7 @@ class Norm(NamedTuple):
         """ln of the factor of a residual block, at a stream of that mean square and variance."""
         if (divided := self.divides(stream, spread)) == 0:
             return math.inf
-        slope_second = layer.phi.slope_second(self.sees(stream))
+        slope_second = layer.phi.gradient_second(self.sees(stream))
         return math.log1p(scale * scale * layer.weight_var * slope_second / divided)
 
 
@@ -84,7 +84,7 @@ def layer_norm_growth(layer: WideLayer) -> float:
             f"{layer.phi.name} with weight_var {layer.weight_var:g} and bias_var 0; make one of "
             f"the variances positive."
         )
-    return layer.weight_var * layer.phi.slope_second(1.0) / q
+    return layer.weight_var * layer.phi.gradient_second(1.0) / q
 
 
 # --- the table ----------------------------------------------------------------------------------

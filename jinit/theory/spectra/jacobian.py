@@ -98,7 +98,7 @@ def jacobian_spectrum(
     moments, points = checks.count("moments", moments), checks.count("points", points, least=2)
     checks.choice("weights", weights, WEIGHTS)
     q = variance("q", q, positive=True)
-    slope_second = phi.slope_second(q)
+    slope_second = phi.gradient_second(q)
     if slope_second == 0:
         raise ValueError(
             f"{phi.name} has slope 0 everywhere at q = {q:g}, and with it every Jacobian; give an "
@@ -136,7 +136,7 @@ def jacobian_spectrum(
 def _slope_moment(phi: Curve, q: float, slope_second: float, k: int) -> float:
     """E (phi'^2 / E phi'^2)^k."""
     try:
-        return phi.expect(q, lambda at: (at.slope**2 / slope_second) ** k)
+        return phi.expect(q, lambda at: (at.custom**2 / slope_second) ** k)
     except MomentError:
         fewer = "" if k <= 2 else f" at most {k - 1} moments, or"
         raise MomentError(
