@@ -22,7 +22,7 @@ from jinit.theory.moments.curve import MomentError, TooRoughError
 from jinit.theory.moments.roots import zeros
 
 _GRID = np.concatenate([np.logspace(-30, -5, 26), np.logspace(-4, 4, 33), np.logspace(5, 30, 26)])
-_BELOW, _ABOVE = np.logspace(-31, -300, 270), np.logspace(31, 290, 260)  # looked at where needed
+_BELOW, _ABOVE = np.logspace(-31, -300, 270), np.logspace(31, 296, 266)  # looked at where needed
 _TOO_FAR = 1e300  # where no expectation is followed
 _EVEN = 1e-13  # a relative change of length below this is rounding
 _MOST_STEPS = 2000  # of lengths that leap to and fro
@@ -73,7 +73,7 @@ def length_fixed_point(layer: WideLayer, q: float = 1.0) -> float:
 
 
 def length_fixed_points(layer: WideLayer) -> tuple[LengthFixedPoint, ...]:
-    """Every fixed point between 1e-300 and 1e290, and 0 where it is one, unstable ones too.
+    """Every fixed point between 1e-300 and 1e296, and 0 where it is one, unstable ones too.
 
     Raises:
         ValueError: where every length is a fixed point.
@@ -187,7 +187,7 @@ def _search(layer: WideLayer) -> _Search:
     unknown = 0.0
     if len(known) < len(changes) and _falls(known[-1], known[-2], below=0.9):
         unknown = float(_GRID[len(known)])
-    elif len(above) == len(_ABOVE) and abs(changes_above[-1]) >= _EVEN:
+    elif len(above) == len(_ABOVE):
         unknown = _TOO_FAR
     x = np.concatenate([below, grid, above])
     y = np.concatenate([changes_below, changes, changes_above])
@@ -209,7 +209,7 @@ def _ladder(
 ) -> tuple[np.ndarray, list[float]]:
     """The rungs climbed, and the changes there, for as long as these are on their way to 0."""
     changes: list[float] = []
-    climbs = _falls(last, before)
+    climbs = abs(last) < _EVEN <= abs(before) or _falls(last, before)
     while climbs and len(changes) < len(rungs):
         before, last = last, change(rungs[len(changes)])
         changes.append(last)

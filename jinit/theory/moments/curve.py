@@ -217,7 +217,7 @@ class Curve:
         if reach > 2.0**_FARTHEST:
             raise _too_large(self.name, (reach / REACHES[0]) ** 2)
         while self._reach < reach:
-            if reach > self._too_rough:
+            if self._too_rough < math.inf:
                 raise self._rough(self._too_rough)
             to = max(4.0, 2.0 ** math.floor(math.log2(max(self._reach, 1.0)) + 1))
             try:
@@ -251,7 +251,7 @@ class Curve:
             for side in sides:
                 found = pieces(self._looked_at, side, size=size, probes=probes)
                 if found is None:
-                    self._too_rough = start
+                    self._too_rough = to
                     raise self._rough(to)
                 edges.append(found.edges)
                 found_kinks += list(found.kinks)
@@ -303,11 +303,11 @@ class Curve:
                 low, high = np.where(same, middle, low), np.where(same, high, middle)
         return np.unique(np.round(low, 10))[:_LANDMARKS]
 
-    def _rough(self, shells: float | int) -> TooRoughError:
+    def _rough(self, reach: float) -> TooRoughError:
         return TooRoughError(
             f"{self.name} must be differentiable but for isolated points, got one that is not "
             f"smooth in more than 64 places, or oscillates too fast to be followed, within "
-            f"|x| < {2.0**shells:g}; give a smoother activation, or a smaller variance."
+            f"|x| < {reach:g}; give a smoother activation, or a smaller variance."
         )
 
     def _look_across(self, edges: np.ndarray) -> list[float]:

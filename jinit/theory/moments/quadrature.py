@@ -20,7 +20,7 @@ BEYOND = 1e-13  # what may lie in the outermost panels, relative
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(ORDER)
 # From values at the nodes to Legendre coefficients.
 _LEGENDRE = np.polynomial.legendre.legvander(_NODES, ORDER - 1)
-_TRANSFORM = (_LEGENDRE * _WEIGHTS[:, None] * (np.arange(ORDER) + 0.5)).T
+TO_LEGENDRE = (_LEGENDRE * _WEIGHTS[:, None] * (np.arange(ORDER) + 0.5)).T
 
 _HALF_GRID = np.array([0, 1, 2, 3.5, 5, 7, 9, 12, 15, 18, 21, 24, 28, 32, 37])
 
@@ -148,7 +148,7 @@ def bent(
     x, _ = nodes_and_weights(np.stack([middles - width / 2, middles + width / 2], -1))
     rows = function(x.ravel()).reshape(-1, 3, len(inner), ORDER)
     with np.errstate(invalid="ignore", divide="ignore"):
-        tails = np.abs(rows @ _TRANSFORM[-4:].T).max(3) / size[:, None, None]
+        tails = np.abs(rows @ TO_LEGENDRE[-4:].T).max(3) / size[:, None, None]
     beside = np.maximum(tails[:, 0], tails[:, 2])
     return inner[((tails[:, 1] > _ACROSS) & (tails[:, 1] > _SLOW * beside)).any(0)]
 
@@ -161,7 +161,7 @@ def _halve(
 ) -> tuple[np.ndarray, list[tuple[float, float]], np.ndarray] | None:
     """Edges of resolved panels, those that never were, by middle and width, and the rows' sizes."""
     left, right = edges[:-1], edges[1:]
-    before = np.full(len(left), math.inf)  # the last coefficients of the panel that was halved
+    before: np.ndarray | float = math.inf  # the last coefficients of the panel that was halved
     done = [edges]
     narrow: list[tuple[float, float]] = []
     largest = 0.0 if size is None else size
@@ -174,27 +174,28 @@ def _halve(
         if not finite.all():
             raise FloatingPointError(float(x[~finite][0]))
         largest = np.maximum(largest, np.abs(rows).max((1, 2)))
-        coefficients = rows @ _TRANSFORM.T
-        with np.errstate(invalid="ignore", divide="ignore"):  # a row of zeros
-            tails = np.nanmax(np.abs(coefficients[..., -4:]).max(2) / largest[:, None], 0, initial=0)
-        rough = tails > _RESOLVED
+        coefficients = rows @ TO_LEGENDRE.T
+        tails, size = np.abs(coefficients[..., -4:]).max(2), largest[:, None]
+        rough = (tails > _RESOLVED * size).any(0)
         middle = (left + right) / 2
         scale = np.maximum(1.0, np.abs(middle))
         width = right - left
-        slow = ~rough & (width < _BENT * scale) & (_SLOW * tails > before)
-        located = slow & (tails < _NOISE)
+        slowly = (_SLOW * tails > before) & (before > _NOISE * size)
+        slow = ~rough & (width < _BENT * scale) & slowly.any(0)
+        slow &= slow.sum() <= 2 * _MOST_KINKS  # more are rounding
+        located = slow & (tails < _NOISE * size).all(0)
         halve = (rough | slow) & ~located
         if probes is not None and not halve.all():
             kept = np.flatnonzero(~(halve | located))
             missed = probes.missed(left[kept], right[kept], coefficients[:, kept], largest)
             halve[kept[missed]] = True
-            tails[kept[missed]] = math.inf  # of which no more is known
+            tails[:, kept[missed]] = math.inf  # of which no more is known
         too_narrow = halve & (width < _NARROW * scale)
         kink = too_narrow | located
         narrow += zip(middle[kink].tolist(), (4 * width[kink]).tolist(), strict=True)
         halve &= ~too_narrow
         done.append(middle[halve])
-        before = np.tile(tails[halve], 2)
+        before = np.tile(tails[:, halve], 2)
         left, right = (
             np.concatenate([left[halve], middle[halve]]),
             np.concatenate([middle[halve], right[halve]]),
