@@ -51,6 +51,7 @@ from jinit.theory.maps.phase_diagram import PhaseDiagram, phase_diagram
 from jinit.theory.maps.tailored import SeluParameters, selu_parameters, tat_slope
 from jinit.theory.moments.curve import MomentError
 from jinit.theory.moments.expectation import expectation
+from jinit.theory.moments.grid import Answers
 from jinit.theory.spectra.jacobian import JacobianSpectrum
 from jinit.theory.spectra.linear_nets import (
     LinearSingularValues,
@@ -60,7 +61,7 @@ from jinit.theory.spectra.linear_nets import (
 )
 
 __all__ = [
-    "Band", "BatchNormMoments", "Chi", "CorrelationFixedPoint", "Critical", "CriticalLine",
+    "Answers", "Band", "BatchNormMoments", "Chi", "CorrelationFixedPoint", "Critical", "CriticalLine",
     "DepthScales", "DoublyCritical", "Ensemble", "FiniteWidth", "JacobianSpectrum",
     "LengthFixedPoint", "LinearSingularValues", "MomentError", "NoCriticalPointError",
     "PhaseDiagram", "Recommendation", "SeluParameters", "Trajectory", "batch_norm_growth",

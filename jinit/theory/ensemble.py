@@ -16,8 +16,9 @@ from jinit.theory.layers import trajectory as _trajectory
 from jinit.theory.maps import correlations, criticality, lengths
 from jinit.theory.maps import depth_scales as _depth_scales
 from jinit.theory.maps.wide import WideLayer
-from jinit.theory.moments.arguments import variance
+from jinit.theory.moments.arguments import LISTED, variance
 from jinit.theory.moments.curve import ActivationLike, curve
+from jinit.theory.moments.grid import answers
 from jinit.theory.spectra import jacobian
 
 Answer = TypeVar("Answer")
@@ -81,20 +82,28 @@ def _face(
     own = list(inspect.signature(method).parameters.values())[1:]
     signature = inspect.Signature(sorted([*fields.values(), *own], key=lambda p: p.kind))
 
-    def face(*args: Any, **kwargs: Any) -> Answer:
+    listed = [name for name in LISTED if name in fields]
+
+    def face(*args: Any, **kwargs: Any) -> Any:
         given = signature.bind(*args, **kwargs)
         given.apply_defaults()
-        net = {name: given.arguments.pop(name) for name in fields}
+        return answers(method.__name__, ask, given.arguments, listed)
+
+    def ask(**arguments: Any) -> Answer:
+        net = {name: arguments.pop(name) for name in fields}
         if None in defaults.values():
-            net["weight_var"] = _weight_var(net, given.arguments["q"])
-        return method(Ensemble(**net), **given.arguments)
+            net["weight_var"] = _weight_var(net, arguments["q"])
+        return method(Ensemble(**net), **arguments)
 
     face.__name__ = face.__qualname__ = method.__name__
     face.__signature__ = signature  # type: ignore[attr-defined]
     return _told(face, _CRITICAL if None in defaults.values() else "")
 
 
-_SHARED = "The activation and the variances are those of `Ensemble`."
+_SHARED = (
+    "The activation and the variances are those of `Ensemble`. A list of weight or bias variances\n"
+    "is answered with a table over them, with `to_dataframe` and `to_xarray`."
+)
 _CRITICAL = (
     "\nweight_var None is 1 / E[phi'^2] at q: critical, with a mean eigenvalue of J J^T of 1."
 )
@@ -141,8 +150,14 @@ def length_fixed_point(
     all_points: bool = False,
 ) -> Any:
     """`Ensemble.length_fixed_point`; with all_points the tuple `Ensemble.length_fixed_points`."""
-    net = Ensemble(activation, weight_var=weight_var, bias_var=bias_var)
-    return net.length_fixed_points() if all_points else net.length_fixed_point(q)
+
+    def ask(weight_var: float, bias_var: float) -> Any:
+        net = Ensemble(phi, weight_var=weight_var, bias_var=bias_var)
+        return net.length_fixed_points() if all_points else net.length_fixed_point(q)
+
+    phi = curve(activation)
+    return answers("length_fixed_point", ask, {"weight_var": weight_var, "bias_var": bias_var},
+                   LISTED)  # fmt: skip
 
 
 @_told
@@ -155,5 +170,11 @@ def correlation_fixed_point(
     all_points: bool = False,
 ) -> Any:
     """`Ensemble.correlation_fixed_point`; with all_points `Ensemble.correlation_fixed_points`."""
-    net = Ensemble(activation, weight_var=weight_var, bias_var=bias_var)
-    return net.correlation_fixed_points(q=q) if all_points else net.correlation_fixed_point(q=q)
+
+    def ask(weight_var: float, bias_var: float) -> Any:
+        net = Ensemble(phi, weight_var=weight_var, bias_var=bias_var)
+        return net.correlation_fixed_points(q=q) if all_points else net.correlation_fixed_point(q=q)
+
+    phi = curve(activation)
+    return answers("correlation_fixed_point", ask, {"weight_var": weight_var, "bias_var": bias_var},
+                   LISTED)  # fmt: skip

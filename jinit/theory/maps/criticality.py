@@ -9,6 +9,7 @@ deviation of the length from its fixed point (Roberts, Yaida & Hanin 2022, chapt
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from jinit.theory.maps.lengths import limit_length
 from jinit.theory.maps.wide import WideLayer
 from jinit.theory.moments.arguments import variance, variances
 from jinit.theory.moments.curve import ActivationLike, Curve, MomentError, TooRoughError, curve
+from jinit.theory.moments.grid import answers, is_list
 from jinit.theory.moments.roots import zeros
 
 _GRID = np.concatenate([np.logspace(-12, -3, 19), np.logspace(-2.9, 4, 70), np.logspace(5, 8, 4)])
@@ -143,7 +145,8 @@ def critical(
         all_points: return every point with that bias_var.
 
     Returns:
-        A `Critical`; with all_points, a tuple of them.
+        A `Critical`; with all_points, a tuple of them; of a list of bias_var or q, a table, with
+        `to_dataframe` and `to_xarray`.
 
     Raises:
         NoCriticalPointError: a ValueError; where there is none, with what there is.
@@ -154,6 +157,9 @@ def critical(
     (1.42420529, 0.27330091)
     """
     phi = curve(activation)
+    if is_list(bias_var) or is_list(q):
+        given = {"bias_var": bias_var, "q": q}
+        return answers("critical", partial(critical, phi, all_points=all_points), given, given)
     if q is not None and bias_var is not None:
         raise ValueError(
             f"critical takes either bias_var or q, got bias_var={bias_var!r} and q={q!r}: "

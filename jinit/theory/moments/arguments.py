@@ -9,14 +9,28 @@ import numpy as np
 from jinit import checks
 
 
+LISTED = ("weight_var", "bias_var")
+"""what may be given as lists"""
+
+
 def real(name: str, value: Any) -> float:
     """A concrete finite number as a float."""
-    checks.number(name, value)
     if not checks.is_concrete(value):
         raise TypeError(
             f"{name} must be a known number, got a value traced by jax; theory is computed in "
-            f"float64 outside of jit, so compute it before and pass the result in."
+            f"float64 outside of jit, vmap and grad, so compute it before and pass the result in."
         )
+    several = isinstance(value, list | tuple) or getattr(value, "ndim", 0) > 0
+    if several and (several := np.shape(value) if hasattr(value, "shape") else (len(value),)):
+        of_variances = (
+            "the functions of jinit.theory take a list of them and answer with a table, as in "
+            "jinit.theory.depth_scales('tanh', weight_var=[1.0, 1.5])"
+        )
+        raise TypeError(
+            f"{name} must be one finite real number, got an array of shape {several}; "
+            f"{of_variances if name in LISTED else 'ask once for each, in a Python loop'}."
+        )
+    checks.number(name, value)
     return float(value)
 
 

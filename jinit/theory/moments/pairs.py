@@ -95,15 +95,10 @@ def _sums(
     weight: np.ndarray,
     value_u: np.ndarray, slope_u: np.ndarray, custom_u: np.ndarray,
     value_v: np.ndarray, slope_v: np.ndarray, custom_v: np.ndarray,
-) -> list[np.ndarray]:  # fmt: skip
+) -> np.ndarray:  # fmt: skip
     """The four expectations of a `Pair`, as far as these nodes go."""
-    slopes = np.sum(weight * slope_u * slope_v)
-    return [
-        np.sum(weight * value_u * value_v),
-        np.sum(weight * (value_u - value_v) ** 2) / 2,
-        slopes,
-        slopes if custom_u is slope_u else np.sum(weight * custom_u * custom_v),
-    ]
+    terms = value_u * value_v, (value_u - value_v) ** 2 / 2, slope_u * slope_v, custom_u * custom_v
+    return np.array([float(np.sum(weight * each)) for each in terms])
 
 
 def _check_number(phi: Curve, q: float, needed: float) -> None:
