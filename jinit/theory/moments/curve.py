@@ -28,6 +28,7 @@ from jinit.theory.moments.quadrature import BEYOND, REACHES, Probes, bent, gauss
 _POINTS = 2**12  # per compiled call: one size, as each costs a compilation
 _PROBED = 16.0  # as far are callables looked at beside the nodes of panels
 _LANDMARKS = 64  # around which they are looked at ever closer
+_SAME_KINK = 1e-9  # panels that narrow lie at a kink that is known
 _TWO = 1e-7  # by so much must a custom derivative differ from the slope, to be another one
 _FARTHEST = 500  # 2**500: its square is still a float64
 _LARGEST = 1e297  # a variance all of whose reaches are less
@@ -261,12 +262,17 @@ class Curve:
         self._size = size
         self._edges = np.unique(np.concatenate([*edges, self._edges]))
         new = self._edges[np.abs(self._edges) >= start]
-        seen = {*found_kinks, *self._look_across(new)}
+        seen = {*found_kinks}
+        sharp = self._look_across(new)
         near = self._edges[np.abs(self._edges) >= start / 2]
         gap = [near] if start == 0 else [near[near < 0], near[near > 0]]
         if self._program is not None:  # of a named one all kinks are known
             for side in gap:
-                seen |= {*bent(self._looked_at, side, np.maximum(size, 1e-300))}
+                sharp += bent(self._looked_at, side, np.maximum(size, 1e-300)).tolist()
+        for x in sharp:
+            beside = np.array([*self.kinks, *seen, math.inf])
+            if np.abs(beside - x).min() > _SAME_KINK * max(1.0, abs(x)):
+                seen.add(x)
         self.kinks = tuple(sorted({*self.kinks, *map(float, seen)}))
         self._reach = to
 

@@ -120,7 +120,7 @@ def pieces(
     """
     kinks: list[float] = []
     for _ in range(_MOST_KINKS):
-        found = _halve(function, np.unique(np.concatenate([edges, kinks])), size, probes)
+        found = _halve(function, edges, np.array(kinks), size, probes)
         if found is None:
             return None
         resolved, narrow, largest = found
@@ -156,10 +156,12 @@ def bent(
 def _halve(
     function: Callable[[np.ndarray], np.ndarray],
     edges: np.ndarray,
+    kinks: np.ndarray,
     size: np.ndarray | None,
     probes: Probes | None,
 ) -> tuple[np.ndarray, list[tuple[float, float]], np.ndarray] | None:
     """Edges of resolved panels, those that never were, by middle and width, and the rows' sizes."""
+    edges = np.unique(np.concatenate([edges, kinks]))
     left, right = edges[:-1], edges[1:]
     before: np.ndarray | float = math.inf  # the last coefficients of the panel that was halved
     done = [edges]
@@ -180,10 +182,11 @@ def _halve(
         middle = (left + right) / 2
         scale = np.maximum(1.0, np.abs(middle))
         width = right - left
-        slowly = (_SLOW * tails > before) & (before > _NOISE * size)
+        slowly = (_SLOW * tails > before) & (tails > _NOISE * size)
         slow = ~rough & (width < _BENT * scale) & slowly.any(0)
+        slow &= ~(np.isin(left, kinks) | np.isin(right, kinks))  # which are off by rounding
         slow &= slow.sum() <= 2 * _MOST_KINKS  # more are rounding
-        located = slow & (tails < _NOISE * size).all(0)
+        located = slow & (tails <= _SLOW * _NOISE * size).all(0)
         halve = (rough | slow) & ~located
         if probes is not None and not halve.all():
             kept = np.flatnonzero(~(halve | located))

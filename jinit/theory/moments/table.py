@@ -10,6 +10,7 @@ from jinit.theory.moments.quadrature import ORDER, TO_LEGENDRE, nodes_and_weight
 
 _WIDTH = 0.5  # of a panel in ln q
 _RESOLVED = 1e-13  # of the last coefficients, relative; a panel with more is not interpolated
+_NEGLIGIBLE = 1e-17
 _FEW = 200  # lengths that are looked at one by one
 
 
@@ -82,4 +83,5 @@ class Table:
         size = np.maximum(np.abs(rows).max(1), np.abs(self._sizes(rows)).max(1))
         if np.any(np.abs(series[:, -4:]).max(1) > _RESOLVED * size):
             return None
-        return series, leg2poly(series[0])[::-1].tolist()
+        counts = np.flatnonzero(np.abs(series[0]) > _NEGLIGIBLE * np.abs(series[0]).max())
+        return series, leg2poly(series[0, : counts[-1] + 1])[::-1].tolist() if len(counts) else [0.0]
