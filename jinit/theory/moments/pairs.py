@@ -72,7 +72,7 @@ def pair(phi: Curve, q: float, one_minus_c: float) -> Pair:
     if q > _EXTREME and one_minus_c * (2 - one_minus_c) > _APART:
         return _far_out(phi, q, one_minus_c, reach)
     if len(bends) * ORDER > math.sqrt(_MANY_NODES) and not len(kinks):
-        series = _hermite(phi, q)
+        series = hermite(phi, q)
         if series is not None:
             return series.pair(one_minus_c)
     _check_number(phi, q, float(ORDER * len(kinks) ** 2))  # a panel wherever two of them may meet
@@ -183,7 +183,7 @@ class _Series(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def _hermite(phi: Curve, q: float) -> _Series | None:
+def hermite(phi: Curve, q: float) -> _Series | None:
     """The series at variance q; None where it converges too slowly."""
     at = phi.at(q)
     rows = [at.value, at.slope, *([at.custom] if phi.two_slopes else [])]

@@ -8,7 +8,6 @@ from numpy.polynomial.legendre import leg2poly, legvander
 
 from jinit.theory.moments.quadrature import ORDER, TO_LEGENDRE, nodes_and_weights
 
-_WIDTH = 0.5  # of a panel in ln q
 _RESOLVED = 1e-13  # of the last coefficients, relative; a panel with more is not interpolated
 _NEGLIGIBLE = 1e-17
 _FEW = 200  # lengths that are looked at one by one
@@ -24,6 +23,7 @@ class Table:
         self,
         moments: Callable[[float], np.ndarray],
         sizes: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
+        width: float = 0.5,
     ) -> None:
         """Nothing is computed before it is asked for.
 
@@ -31,13 +31,14 @@ class Table:
             moments: from q to as many numbers, `[moments]`.
             sizes: what the errors of rows `[moments, lengths]` are compared with, if larger than
                 they are; of the same shape.
+            width: of a panel in ln q.
         """
-        self._moments, self._sizes = moments, sizes
+        self._moments, self._sizes, self._width = moments, sizes, width
         self._panels: dict[int, tuple[np.ndarray, list[float]] | None] = {}
 
     def first(self, q: float) -> float:
         """The first of them at one length."""
-        place = math.log(q) / _WIDTH
+        place = math.log(q) / self._width
         panel = math.floor(place)
         found = self._panel(panel)
         if found is None:
@@ -53,7 +54,7 @@ class Table:
         if len(distinct) <= _FEW:
             return np.array([self._moments(float(each)) for each in distinct]).T[:, back]
         place = np.full(len(distinct), -math.inf)
-        place[distinct > 0] = np.log(distinct[distinct > 0]) / _WIDTH
+        place[distinct > 0] = np.log(distinct[distinct > 0]) / self._width
         rows = []
         panels = np.floor(place)
         for panel in np.unique(panels):
@@ -72,7 +73,7 @@ class Table:
         return self._panels[panel]
 
     def _looked_at(self, panel: int) -> tuple[np.ndarray, list[float]] | None:
-        log_q, _ = nodes_and_weights(_WIDTH * np.array([panel, panel + 1.0]))
+        log_q, _ = nodes_and_weights(self._width * np.array([panel, panel + 1.0]))
         try:
             rows = np.array([self._moments(math.exp(x)) for x in log_q]).T
         except ValueError:  # beyond what can be followed, of which one q may be on this side
