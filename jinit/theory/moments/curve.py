@@ -116,6 +116,11 @@ class Curve:
             self.gradient_second = keep(partial(self.expect, integrand=lambda at: at.custom**2))
         self.second_growth = keep(self._second_growth)
 
+    @property
+    def function(self) -> Activation:
+        """The activation itself, for networks."""
+        return self._phi
+
     def _output(self) -> Any:
         with jax.ensure_compile_time_eval(), jax.enable_x64(True):
             vector = jax.ShapeDtypeStruct((8,), np.dtype("float64"))
