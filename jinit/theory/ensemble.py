@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from jinit.theory.layers import finite_width as _finite_width
 from jinit.theory.layers import gradients, norms
 from jinit.theory.layers import scatter_depth as _scatter_depth
+from jinit.theory.layers import shattering as _shattering
 from jinit.theory.layers import trajectory as _trajectory
 from jinit.theory.maps import correlations, criticality, lengths
 from jinit.theory.maps import depth_scales as _depth_scales
@@ -61,6 +62,7 @@ class Ensemble(WideLayer):
     layer_norm_growth = norms.layer_norm_growth
     finite_width = _finite_width.finite_width
     scatter_depth = _scatter_depth.scatter_depth
+    shattering = _shattering.shattering
 
 
 # --- each question as a function ----------------------------------------------------------------
@@ -136,6 +138,7 @@ trajectory = _face(_trajectory.trajectory)
 gradient_log_slope = _face(gradients.gradient_log_slope, weight_var=1.0)
 layer_norm_growth = _face(norms.layer_norm_growth, weight_var=1.0)
 scatter_depth = _face(_scatter_depth.scatter_depth)
+shattering = _face(_shattering.shattering)
 finite_width = _face(_finite_width.finite_width, weight_var=None)
 jacobian_spectrum = _face(jacobian.jacobian_spectrum, weight_var=None, without="bias_var")
 

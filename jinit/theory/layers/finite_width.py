@@ -86,7 +86,7 @@ def finite_width(wide: WideLayer, widths: Sequence[int], *, q: float | None = No
     >>> round(Ensemble("relu", weight_var=2.0).finite_width([1000, 1000]).jacobian_var, 6)
     0.010037
     """
-    layers = _widths(widths)
+    layers = hidden_widths(widths)
     first = variance("q", 1.0 if q is None else q, positive=True)
     variance("weight_var", wide.weight_var, positive=True)
     slopes = _two_slopes(wide.phi, first)
@@ -95,7 +95,8 @@ def finite_width(wide: WideLayer, widths: Sequence[int], *, q: float | None = No
     return _leading_order(wide, layers, first)
 
 
-def _widths(value: Any) -> tuple[int, ...]:
+def hidden_widths(value: Any) -> tuple[int, ...]:
+    """Widths of hidden layers, at least one, as positive ints."""
     fix = "widths must list the widths of the hidden layers, as in [100, 100, 100]"
     if isinstance(value, str | set | frozenset | dict) or not isinstance(value, Iterable):
         raise TypeError(f"{fix}, got {value!r}.")
@@ -180,29 +181,29 @@ _LEAST = 1e-60
 
 
 class _Moments(NamedTuple):
-    """Of phi at pre-activation variance q; logarithmic derivatives are by ln q."""
+    """Of phi at pre-activation variance q, or many; logarithmic derivatives are by ln q."""
 
-    growth: float
+    growth: Any
     """s: d ln E phi^2"""
-    curvature: float
+    curvature: Any
     """q^2 (E phi^2)'' / E phi^2"""
-    noise: float
+    noise: Any
     """n Var alpha"""
-    steepness: float
+    steepness: Any
     """E phi'^2"""
-    slope_growth: float
+    slope_growth: Any
     """t: d ln E phi'^2"""
-    slope_curvature: float
+    slope_curvature: Any
     """q^2 (E phi'^2)'' / E phi'^2"""
-    gradient_noise: float
+    gradient_noise: Any
     """n Var beta"""
-    shared: float
+    shared: Any
     """n Cov(alpha, beta)"""
-    transfer: float
+    transfer: Any
     """E[phi^2 phi'^2] / (E phi^2 E phi'^2), by which the noise of a layer aligns the gradient"""
-    kept: float
+    kept: Any
     """q s^2 E phi^2 / (q^2 E phi'^2), the part of an alignment that passes a layer"""
-    second: float
+    second: Any
     """E phi^2"""
 
 
@@ -252,7 +253,7 @@ def _leading_order(wide: WideLayer, widths: tuple[int, ...], q: float) -> Finite
     table = Table(lambda q: np.array(_moments(wide.phi, q))[_SECOND_FIRST], sizes=_sizes)
     lengths = plain_orbit(wide, q, len(widths), table)
     second, *others = table.all(lengths)
-    at = _Moments(*others, second)
+    at = _Moments._make([*others, second])
     wide.fed(float(second[-1]))  # says so where the layer above leaves float64
     share = np.ones(len(widths))
     if wide.bias_var:
@@ -284,9 +285,11 @@ _SECOND_FIRST = [len(_Moments._fields) - 1, *range(len(_Moments._fields) - 1)]
 
 def _sizes(rows: np.ndarray) -> np.ndarray:
     """Of moments, E phi^2 first; the relative ones are of order 1 where they count."""
-    at = _Moments(*rows[1:], rows[0])
+    at = _Moments._make([*rows[1:], rows[0]])
     one = np.ones_like(at.second)
-    return np.stack([at.second, *(at.steepness if each is at.steepness else one for each in at[:-1])])
+    return np.stack(
+        [at.second, *(at.steepness if each is at.steepness else one for each in at[:-1])]
+    )
 
 
 def _recurrence(factors: np.ndarray, terms: np.ndarray, *, down: bool = False) -> np.ndarray:
@@ -302,7 +305,7 @@ def _recurrence(factors: np.ndarray, terms: np.ndarray, *, down: bool = False) -
 
 
 def _without_last(layers: _Layers) -> _Layers:
-    at = _Moments(*(each[:-1] for each in layers.at))
+    at = _Moments._make(each[:-1] for each in layers.at)
     return _Layers(layers.n[:-1], at, layers.mean[:-1], layers.var[:-1], layers.share[:-1])
 
 

@@ -137,8 +137,8 @@ def _batch_layers(layer: WideLayer, second: float, depth: int, batch: Batch) -> 
     first = growth * spread / second if second else math.inf
     factors = [first, *[growth] * (depth - 1)]
     lengths = [layer.fed(second), *[layer.fed(act_second)] * (depth - 1)]
-    same = (np.full(depth, each) for each in (mean, act_second - mean**2, act_second))
-    return Rows(np.array(lengths), *same, np.array(factors))
+    of_act = (np.full(depth, each) for each in (mean, act_second - mean**2, act_second))
+    return Rows._make([np.array(lengths), *of_act, np.array(factors)])
 
 
 NORMS: dict[str | None, Norm] = {

@@ -110,11 +110,12 @@ def _further(layer: WideLayer, q: float, aparts: list[float], depth: int) -> lis
     series = None if settled or len(phi.kinks) else _series_of(layer, lengths[:-1])
     for i, at in enumerate(lengths[:-1].tolist()):
         if settled:
-            after = apart * nearer.first(apart) if _ROUNDING**2 < apart < 1 else _next(layer, last, apart)
-            if after < min(apart, _ROUNDING) or after == apart:
-                return found + [0.0 if after < min(apart, _ROUNDING) else after] * (
-                    len(lengths) - 1 - i
-                )
+            tabled = _ROUNDING**2 < apart < 1
+            after = apart * nearer.first(apart) if tabled else _next(layer, last, apart)
+            if after < min(apart, _ROUNDING):  # they never part again
+                after = apart = 0.0
+            if after == apart:
+                return found + [after] * (len(lengths) - 1 - i)
         elif series is not None:
             after = series(i, apart)
         else:
@@ -135,9 +136,7 @@ def _keeps_directions(layer: WideLayer, lengths: np.ndarray) -> bool:
     return bool(np.allclose(maps, maps[0], rtol=1e-11, atol=0))
 
 
-def _series_of(
-    layer: WideLayer, lengths: np.ndarray
-) -> Callable[[int, float], float] | None:
+def _series_of(layer: WideLayer, lengths: np.ndarray) -> Callable[[int, float], float] | None:
     """1 - c after 1 - c in the i-th of some layers, by Hermite series; None where they converge
     slowly."""
     phi, orders = layer.phi, 320
@@ -149,7 +148,9 @@ def _series_of(
         return np.resize(np.append(found.value[:orders], np.zeros(orders)), orders)
 
     try:
-        squares = Table(coefficients, sizes=lambda rows: np.tile(rows.sum(0), (orders, 1))).all(lengths)
+        squares = Table(coefficients, sizes=lambda rows: np.tile(rows.sum(0), (orders, 1))).all(
+            lengths
+        )
     except TooRoughError:
         return None
     n = np.arange(orders)

@@ -202,9 +202,10 @@ def doubly_critical(activation: ActivationLike) -> DoublyCritical:
     """Where both susceptibilities are 1 (Roberts, Yaida & Hanin 2022, section 5.3).
 
     Scale-invariant activations (ReLU) have it at bias_var 0 and at every length, of which q = 1 is
-    returned. Those like tanh have it at q = 0: lengths decay to it as one over depth. Of several,
-    one that lengths reach from q = 1 is returned, if there is one. Some, like GELU, have it at a finite length (for SiLU, the bias_var is 0.55514317; the 0.05514317 that is
-    often copied has lost a factor of ten). Some have none.
+    returned. Those like tanh have it at q = 0: lengths decay to it as one over depth. Some, like
+    GELU, have it at a finite length (for SiLU, the bias_var is 0.55514317; the 0.05514317 that is
+    often copied has lost a factor of ten). Some have none. Of several, one that lengths reach from
+    q = 1 is returned, if there is one.
 
     Raises:
         NoCriticalPointError: a ValueError; where there is none.

@@ -40,8 +40,8 @@ def depth_scales(layer: WideLayer) -> DepthScales:
 
     Where the lengths settle at no finite size (q is 0 or infinity, as for ReLU off weight_var 2),
     they decide the depth: c is then 1 and xi_c = 1 / |ln chi|, which is 0 where chi grows with the
-    lengths without end. Correlations go by phi's own slope, gradients by a custom derivative. At criticality both are infinite;
-    what ends the depth there is the width (`finite_width`).
+    lengths without end. Correlations go by phi's own slope, gradients by a custom derivative.
+    At criticality both are infinite; what ends the depth there is the width (`finite_width`).
 
     >>> from jinit.theory import Ensemble
     >>> round(Ensemble("tanh", weight_var=1.5, bias_var=0.05).depth_scales().xi_c, 5)

@@ -132,7 +132,9 @@ def _goal(layer: WideLayer, search: "_Search", q: float) -> float | None:
         return goal
     if not leaps.any() and not _leaps(q, q * (1 + change), goal):
         if math.isinf(goal) and search.unknown:
-            layer.phi.second(search.unknown)  # says why lengths cannot be followed to where they end
+            layer.phi.second(
+                search.unknown
+            )  # says why lengths cannot be followed to where they end
         return goal
     return None
 

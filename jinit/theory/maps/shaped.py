@@ -102,7 +102,8 @@ def dks(activation: ActivationLike, depth: int, *, slope: float = 1.5) -> Shaped
 
     found = _solved(phi, lambda p: conditions(*p)[0], f"DKS over {depth} layers", _STARTS + _MORE)
     _, output_shift, output_scale = conditions(*found)
-    return ShapedActivation(phi.function, *found, output_scale, output_shift)
+    scale, shift = found
+    return ShapedActivation(phi.function, scale, shift, output_scale, output_shift)
 
 
 def tat(activation: ActivationLike, depth: int, *, curvature: float = 0.3) -> ShapedActivation:
@@ -150,7 +151,10 @@ def tat(activation: ActivationLike, depth: int, *, curvature: float = 0.3) -> Sh
     def steep_enough(p: np.ndarray) -> bool:
         return p[0] * conditions(*p)[1] < 2  # dks's own rule, against solutions far out
 
-    starts = [(*two, third) for two in _STARTS + _MORE for third in (0.0, 1.0, -1.0)]
+    starts = [(*two, third) for two in _STARTS for third in (0.0, 1.0, -1.0)]
+    for two in _STARTS + _MORE:  # the shift almost takes out the value where signals are small
+        value = float(phi.evaluate(np.array([two[1]]))[0][0])
+        starts += [(*two, -0.98 * value), (*two, -1.02 * value)]
     what = f"TAT over {depth} layers"
     found = _solved(phi, lambda p: conditions(*p)[0], what, starts, steep_enough)
     scale, shift, output_shift = found
@@ -198,10 +202,15 @@ def _solved(phi: Curve, conditions: Any, what: str, starts: Any, good: Any = Non
             except (ValueError, ZeroDivisionError, OverflowError):
                 return np.full(len(p), 1e3)
 
+    mirrored = None  # a solution that turns the activation round: rather none of those
     for start in starts:
         found = root(at, np.array(start), method="hybr", options={"maxfev": 400})
         if np.abs(at(found.x)).max() < _SOLVED and (good is None or good(found.x)):
-            return [float(x) for x in found.x]
+            if found.x[0] > 0:
+                return [float(x) for x in found.x]
+            mirrored = mirrored or [float(x) for x in found.x]
+    if mirrored is not None:
+        return mirrored
     raise ValueError(
         f"no constants were found that make {phi.name} what {what} asks for; a function that is "
         f"smooth and not homogeneous has some (for leaky ReLU there is jinit.theory.tat_slope)."

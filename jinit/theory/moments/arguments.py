@@ -8,7 +8,6 @@ import numpy as np
 
 from jinit import checks
 
-
 LISTED = ("weight_var", "bias_var")
 """what may be given as lists"""
 

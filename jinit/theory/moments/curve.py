@@ -251,7 +251,8 @@ class Curve:
         if start == 0:
             self._probes = self._look_closely()
         probes = self._probes if to <= _PROBED else None
-        edges, found_kinks, size = [ahead], [], self._size
+        edges, size = [ahead], self._size
+        found_kinks: list[float] = []
         for _ in range(2):  # the second time with the size of both sides
             edges, found_kinks, before = [ahead], [], size
             for side in sides:
@@ -282,7 +283,7 @@ class Curve:
         self._reach = to
 
     def _look_closely(self) -> Probes | None:
-        """Of a callable: evenly spaced points, and points ever closer to where it may be special."""
+        """Of a callable: points evenly spaced, and ever closer to where it may be special."""
         if self._program is None:
             return None
         even = np.linspace(-_PROBED, _PROBED, 2**16) * (1 - 1e-7) + 1.7e-6

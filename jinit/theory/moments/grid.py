@@ -123,7 +123,7 @@ def _fields(what: str, answer: Any) -> dict[str, Any]:
                 f"table; ask for one combination at a time."
             )
         return {what: answer}
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in answer._asdict().items():
         if hasattr(value, "_fields"):
             found |= {f"{name}_{inner}": each for inner, each in _fields(name, value).items()}

@@ -86,17 +86,14 @@ def pair(phi: Curve, q: float, one_minus_c: float) -> Pair:
     total = np.zeros(4)
     for row, s, weight_s in line.nodes(d):
         both = phi.evaluate_all(np.stack([s + d[row], s - d[row]]))
-        total += _sums(weight_d[row] * weight_s, *(each[0] for each in both),
-                       *(each[1] for each in both))  # fmt: skip
+        weight = weight_d[row] * weight_s
+        total += _sums(weight, [each[0] for each in both], [each[1] for each in both])
     return Pair(*map(float, total))
 
 
-def _sums(
-    weight: np.ndarray,
-    value_u: np.ndarray, slope_u: np.ndarray, custom_u: np.ndarray,
-    value_v: np.ndarray, slope_v: np.ndarray, custom_v: np.ndarray,
-) -> np.ndarray:  # fmt: skip
-    """The four expectations of a `Pair`, as far as these nodes go."""
+def _sums(weight: np.ndarray, of_u: Sequence[np.ndarray], of_v: Sequence[np.ndarray]) -> np.ndarray:
+    """The four expectations of a `Pair`, as far as these nodes go; of value, slope and custom."""
+    (value_u, slope_u, custom_u), (value_v, slope_v, custom_v) = of_u, of_v
     terms = value_u * value_v, (value_u - value_v) ** 2 / 2, slope_u * slope_v, custom_u * custom_v
     return np.array([float(np.sum(weight * each)) for each in terms])
 
@@ -135,7 +132,7 @@ def _far_out(phi: Curve, q: float, one_minus_c: float, reach: int) -> Pair:
         all_edges = np.concatenate([np.tile(bends, (len(middle), 1)), around], 1)
         v, width = nodes_and_weights(np.sort(all_edges, 1))
         weight = weight_u[some, None] * width * density(v - middle, given * root)
-        total += _sums(weight, *(each[some, None] for each in of_u), *phi.evaluate_all(v))
+        total += _sums(weight, [each[some, None] for each in of_u], phi.evaluate_all(v))
     second = phi.second(q)  # to its own precision, which the product's need not be
     return Pair(second - float(total[1]), *map(float, total[1:]))
 

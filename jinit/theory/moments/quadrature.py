@@ -85,7 +85,10 @@ class Probes(NamedTuple):
         """Whether a panel's polynomial differs from the function at one of them, `[panels]`."""
         width = right - left
         margin = np.minimum(width / 4, 8 * _NARROW * np.maximum(1.0, np.abs(left) + width))
-        first, last = np.searchsorted(self.x, left + margin), np.searchsorted(self.x, right - margin)
+        first, last = (
+            np.searchsorted(self.x, left + margin),
+            np.searchsorted(self.x, right - margin),
+        )
         panel = np.repeat(np.arange(len(left)), np.maximum(last - first, 0))
         if not len(panel):
             return np.zeros(len(left), bool)

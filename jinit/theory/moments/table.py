@@ -85,4 +85,6 @@ class Table:
         if np.any(np.abs(series[:, -4:]).max(1) > _RESOLVED * size):
             return None
         counts = np.flatnonzero(np.abs(series[0]) > _NEGLIGIBLE * np.abs(series[0]).max())
-        return series, leg2poly(series[0, : counts[-1] + 1])[::-1].tolist() if len(counts) else [0.0]
+        return series, leg2poly(series[0, : counts[-1] + 1])[::-1].tolist() if len(counts) else [
+            0.0
+        ]
