@@ -19,7 +19,7 @@ from jinit.theory.maps import depth_scales as _depth_scales
 from jinit.theory.maps.wide import WideLayer
 from jinit.theory.moments.arguments import LISTED, variance
 from jinit.theory.moments.curve import ActivationLike, curve
-from jinit.theory.moments.grid import answers
+from jinit.theory.moments.grid import OneOrMore, answers
 from jinit.theory.spectra import jacobian
 
 Answer = TypeVar("Answer")
@@ -147,8 +147,8 @@ jacobian_spectrum = _face(jacobian.jacobian_spectrum, weight_var=None, without="
 def length_fixed_point(
     activation: ActivationLike,
     *,
-    weight_var: float,
-    bias_var: float = 0.0,
+    weight_var: OneOrMore,
+    bias_var: OneOrMore = 0.0,
     q: float = 1.0,
     all_points: bool = False,
 ) -> Any:
@@ -167,8 +167,8 @@ def length_fixed_point(
 def correlation_fixed_point(
     activation: ActivationLike,
     *,
-    weight_var: float,
-    bias_var: float = 0.0,
+    weight_var: OneOrMore,
+    bias_var: OneOrMore = 0.0,
     q: float | None = None,
     all_points: bool = False,
 ) -> Any:

@@ -18,7 +18,7 @@ from jinit.theory.maps.lengths import limit_length
 from jinit.theory.maps.wide import WideLayer
 from jinit.theory.moments.arguments import variance, variances
 from jinit.theory.moments.curve import ActivationLike, Curve, MomentError, TooRoughError, curve
-from jinit.theory.moments.grid import answers, is_list
+from jinit.theory.moments.grid import OneOrMore, answers, is_list
 from jinit.theory.moments.roots import zeros
 
 _GRID = np.concatenate([np.logspace(-12, -3, 19), np.logspace(-2.9, 4, 70), np.logspace(5, 8, 4)])
@@ -127,8 +127,8 @@ def phase(layer: WideLayer) -> str:
 def critical(
     activation: ActivationLike,
     *,
-    bias_var: float | None = None,
-    q: float | None = None,
+    bias_var: OneOrMore | None = None,
+    q: OneOrMore | None = None,
     all_points: bool = False,
 ) -> Any:
     """The point on the edge of chaos with that bias variance, or with that length.

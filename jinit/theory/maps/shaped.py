@@ -149,7 +149,7 @@ def tat(activation: ActivationLike, depth: int, *, curvature: float = 0.3) -> Sh
         return np.array([growth - 1, steep - 1, bent - target]), 1 / math.sqrt(second)
 
     def steep_enough(p: np.ndarray) -> bool:
-        return p[0] * conditions(*p)[1] < 2  # dks's own rule, against solutions far out
+        return bool(p[0] * conditions(*p)[1] < 2)  # dks's own rule, against solutions far out
 
     starts = [(*two, third) for two in _STARTS for third in (0.0, 1.0, -1.0)]
     for two in _STARTS + _MORE:  # the shift almost takes out the value where signals are small

@@ -2,7 +2,7 @@
 
 import html
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,8 @@ import numpy as np
 
 from jinit import checks
 from jinit.theory.moments.arguments import real
+
+OneOrMore = float | Sequence[float] | np.ndarray
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -30,6 +30,7 @@ _MOST_PANELS = 4096
 _MOST_KINKS = 64
 _SLOW = 32  # a halving makes the last coefficients of a smooth function smaller by far more
 _BENT = 2.0**-8  # panels narrower than that are looked at for it
+_ROUNDING = 2.0**-46  # of x, with what a polynomial makes of it
 _NOISE = 1e-14  # of coefficients, relative
 _ACROSS = 1e-12  # what the last coefficients of a panel around a kink come to, at least
 _MISSED = 1e-8  # by so much a probe may differ from the polynomial, relative to the function's size
@@ -185,7 +186,9 @@ def _halve(
         middle = (left + right) / 2
         scale = np.maximum(1.0, np.abs(middle))
         width = right - left
-        slowly = (_SLOW * tails > before) & (tails > _NOISE * size)
+        # What x's own rounding makes of a steep row is no kink.
+        rounding = _ROUNDING * scale * np.ptp(rows, 2) / width
+        slowly = (_SLOW * tails > before) & (tails > _NOISE * size) & (tails > rounding)
         slow = ~rough & (width < _BENT * scale) & slowly.any(0)
         slow &= ~(np.isin(left, kinks) | np.isin(right, kinks))  # which are off by rounding
         slow &= slow.sum() <= 2 * _MOST_KINKS  # more are rounding
