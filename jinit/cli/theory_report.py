@@ -228,8 +228,8 @@ def _advice(found: Forecast) -> str:
     if not best.length_stable:
         lines[-1] = (
             f"It holds for signals of a length near {best.q:.3g} only: from inputs of unit "
-            f"variance lengths run away from it, by a factor of e or more within {best.depth} layers. Scale "
-            f"the inputs down, or use batch norm or residual blocks."
+            f"variance lengths run away from it, by a factor of e or more within {best.depth} "
+            f"layers. Scale the inputs down, or use batch norm or residual blocks."
         )
     if best.saturated:
         lines.append(
