@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jinit import checks
 from jinit.theory.ensemble import Ensemble
 from jinit.theory.layers.batch_norm import batch_norm_growth, batch_norm_stability
 from jinit.theory.maps.criticality import (
@@ -16,6 +15,7 @@ from jinit.theory.maps.criticality import (
     doubly_critical,
     is_reached,
 )
+from jinit.theory.moments.arguments import whole
 from jinit.theory.moments.curve import ActivationLike, Curve, MomentError, curve
 
 _FAR_OUT = 10.0  # a length at which bounded activations are mostly saturated
@@ -60,7 +60,7 @@ def recommend(activation: ActivationLike, *, width: int = 128) -> Recommendation
             with what batch norm would do.
     """
     phi = curve(activation)
-    width = checks.count("width", width)
+    width = whole("width", width)
     point = _point(phi)
     reached = is_reached(phi, point.q, point.bias_var)
     ensemble = Ensemble(phi, weight_var=point.weight_var, bias_var=point.bias_var)

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jinit import checks
 from jinit.theory.maps.orbit import plain_orbit
 from jinit.theory.maps.wide import WideLayer
-from jinit.theory.moments.arguments import variance
+from jinit.theory.moments.arguments import variance, whole
 from jinit.theory.moments.curve import Curve
 from jinit.theory.moments.table import Table
 
@@ -103,9 +102,9 @@ def hidden_widths(value: Any) -> tuple[int, ...]:
     widths = tuple(value)
     if not widths:
         raise ValueError(f"{fix}, got none.")
-    if set(map(type, widths)) == {int} and min(widths) >= 1:
+    if set(map(type, widths)) == {int} and min(widths) >= 1 and max(widths) < 10**15:
         return widths
-    return tuple(checks.count(f"widths[{i}]", width) for i, width in enumerate(widths))
+    return tuple(whole(f"widths[{i}]", width) for i, width in enumerate(widths))
 
 
 # --- exact: linear on either side of zero -----------------------------------------------------

@@ -8,7 +8,7 @@ from jinit import checks
 from jinit.theory.layers.finite_width import finite_width
 from jinit.theory.layers.norms import NORMS, OVER_BATCHES, Batch, Rows
 from jinit.theory.maps.wide import WideLayer, deep
-from jinit.theory.moments.arguments import real, variance
+from jinit.theory.moments.arguments import real, variance, whole
 
 _DEEPEST = 1_000_000  # a few seconds, where lengths do not settle
 
@@ -94,7 +94,7 @@ def trajectory(
     if residual:
         return _collect(row.blocks(layer, second, depth, scale))
     found = _collect(row.layers(layer, second, depth, Batch(batch, allow_unstable)))
-    return found if width is None else _with_bands(layer, found, checks.count("width", width))
+    return found if width is None else _with_bands(layer, found, whole("width", width))
 
 
 def _collect(rows: Rows) -> Trajectory:

@@ -11,8 +11,7 @@ import jax
 import numpy as np
 from scipy.optimize import root
 
-from jinit import checks
-from jinit.theory.moments.arguments import real
+from jinit.theory.moments.arguments import real, whole
 from jinit.theory.moments.curve import ActivationLike, Curve, curve
 from jinit.theory.moments.quadrature import ORDER, TO_LEGENDRE, gaussian_nodes
 
@@ -86,7 +85,7 @@ def dks(activation: ActivationLike, depth: int, *, slope: float = 1.5) -> Shaped
     Source: Martens et al. 2021, "Rapid training of deep neural networks without skip connections
     or normalization layers using deep kernel shaping".
     """
-    phi, depth = curve(activation), checks.count("depth", depth)
+    phi, depth = curve(activation), whole("depth", depth)
     slope = real("slope", slope)
     if slope <= 1:
         raise ValueError(f"slope must be above 1, got {slope!r}; 1.5 is usual.")
@@ -126,7 +125,7 @@ def tat(activation: ActivationLike, depth: int, *, curvature: float = 0.3) -> Sh
     Source: Zhang, Botev & Martens 2022, "Deep learning without shortcuts: shaping the kernel with
     tailored rectifiers".
     """
-    phi, depth = curve(activation), checks.count("depth", depth)
+    phi, depth = curve(activation), whole("depth", depth)
     curvature = real("curvature", curvature)
     if curvature <= 0:
         raise ValueError(f"curvature must be positive, got {curvature!r}; 0.3 is usual.")

@@ -1,6 +1,7 @@
 """What theory accepts as a number: concrete, finite, and a variance where one is asked for."""
 
 import math
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +11,8 @@ from jinit import checks
 
 LISTED = ("weight_var", "bias_var")
 """what may be given as lists"""
+
+_MOST = 10**15
 
 
 def real(name: str, value: Any) -> float:
@@ -29,8 +32,21 @@ def real(name: str, value: Any) -> float:
             f"{name} must be one finite real number, got an array of shape {several}; "
             f"{of_variances if name in LISTED else 'ask once for each, in a Python loop'}."
         )
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        raise ValueError(
+            f"{name} must be a number that float64 holds, of at most 1.8e308, got an integer of "
+            f"{value.bit_length()} bits."
+        )
     checks.number(name, value)
     return float(value)
+
+
+def whole(name: str, value: Any) -> int:
+    """A count, as of units or layers, that is small enough to be a float."""
+    number = checks.count(name, value)
+    if number > _MOST:
+        raise ValueError(f"{name} must be at most {_MOST:.0e}, got {number.bit_length()} bits.")
+    return number
 
 
 def variance(name: str, value: Any, *, positive: bool = False) -> float:
