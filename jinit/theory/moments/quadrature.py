@@ -187,7 +187,7 @@ def _halve(
         scale = np.maximum(1.0, np.abs(middle))
         width = right - left
         # What x's own rounding makes of a steep row is no kink.
-        rounding = _ROUNDING * scale * np.ptp(rows, 2) / width
+        rounding = np.ptp(rows, 2) * (_ROUNDING * scale / width)
         slowly = (_SLOW * tails > before) & (tails > _NOISE * size) & (tails > rounding)
         slow = ~rough & (width < _BENT * scale) & slowly.any(0)
         slow &= ~(np.isin(left, kinks) | np.isin(right, kinks))  # which are off by rounding
