@@ -7,6 +7,7 @@ import pytest
 
 from jinit import theory
 from jinit.theory import dead_chance, shattering
+from jinit.theory.maps import correlations, orbit
 
 
 def test_gradients_shatter_as_published():
@@ -59,19 +60,14 @@ def test_deep_trajectories_equal_a_loop():
 
 
 def test_strides_equal_layers(monkeypatch):
-    from jinit.theory.maps import orbit
-
-    ask = {"depth": 12_000, "weight_var": 1.0}
+    ask = {"depth": 8_300, "weight_var": 1.0}
     strides = theory.trajectory("tanh", **ask)
     monkeypatch.setattr(orbit, "_ONE_BY_ONE", 10**6)
     layers = theory.trajectory("tanh", **ask)
     np.testing.assert_allclose(strides.q, layers.q, rtol=1e-11)
-    assert theory.finite_width("tanh", [1000] * 100_000, weight_var=1.0).jacobian_var > 0
 
 
 def test_deep_correlations_equal_a_loop(monkeypatch):
-    from jinit.theory.maps import correlations
-
     cases = (("relu", {"weight_var": 2.0}), ("tanh", {"weight_var": 1.0}),
              ("tanh", {"weight_var": 1.42420529, "bias_var": 0.01}))  # fmt: skip
     deep = [theory.correlation_trajectory(phi, 0.0, depth=80, **at) for phi, at in cases]
