@@ -59,6 +59,7 @@ def test_deep_trajectories_equal_a_loop():
             q = theory.length_map(phi, q, weight_var=weight_var, bias_var=bias_var)
 
 
+@pytest.mark.long
 def test_strides_equal_layers(monkeypatch):
     ask = {"depth": 8_300, "weight_var": 1.0}
     strides = theory.trajectory("tanh", **ask)
@@ -67,6 +68,7 @@ def test_strides_equal_layers(monkeypatch):
     np.testing.assert_allclose(strides.q, layers.q, rtol=1e-11)
 
 
+@pytest.mark.long
 def test_deep_correlations_equal_a_loop(monkeypatch):
     cases = (("relu", {"weight_var": 2.0}), ("tanh", {"weight_var": 1.0}),
              ("tanh", {"weight_var": 1.42420529, "bias_var": 0.01}))  # fmt: skip

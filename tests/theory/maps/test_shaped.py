@@ -97,6 +97,7 @@ def test_dropout_that_keeps_all_is_none():
         assert getattr(found, field) == pytest.approx(getattr(without, field), rel=1e-9), field
 
 
+@pytest.mark.long
 def test_lengths_are_followed_from_one():
     """Linear near 0, with a kink further out."""
     found = theory.recommend(lambda x: x + jax.nn.relu(x - 1))
