@@ -31,6 +31,8 @@ class Start(NamedTuple):
     phase: str
     q: float
     chi: float
+    distance: float
+    """factor of the squared distance of two nearby inputs: chi, but for a custom derivative"""
     layers: float
     """that train: 6 xi_c or, at criticality, what the scatter of finite width allows; infinite
     where lengths grow to a critical point that they never reach"""
@@ -43,6 +45,10 @@ class Forecast(NamedTuple):
 
     name: str
     gains: dict[str, float]
+    poincare: tuple[float, float]
+    """a and b of a φ + b, which keeps lengths and gradients at once"""
+    dead: float
+    """the chance of a dead network, at the width and the depth asked for"""
     starts: tuple[Start, ...]
     layer_norm: float
     """growth of the squared gradient per layer"""
@@ -81,6 +87,7 @@ def forecast(
         width: of the layers.
     """
     gains = {kind: theory.gain(activation, 1.0, kind) for kind in _GAINS}
+    shaped = theory.gaussian_poincare(activation)
     recommended, refusal = _or_refusal(theory.recommend, activation, width=width)
     point, point_refusal = None, ""
     if bias_var is not None:
@@ -91,9 +98,10 @@ def forecast(
         if recommended is not None and name == "advised":
             # Known to be so; where lengths are only just stable, rounding would say otherwise.
             phase, q, chi, layers = "critical", recommended.q, 1.0, float(recommended.depth)
+            distance = net.chi(q).distance
         else:
             scales, phase = net.depth_scales(), net.phase()
-            q, chi, layers = scales.q, scales.chi, scales.trainable_depth
+            q, chi, layers, distance = scales.q, scales.chi, scales.trainable_depth, scales.distance
             if phase == "critical" and math.isinf(q):
                 phase = "critical at ∞"
             elif phase == "critical":
@@ -104,7 +112,7 @@ def forecast(
                 log_grad = float(net.trajectory(depth=depth).log_grad[0])
             except theory.MomentError:  # lengths leave float64 on the way
                 log_grad = math.inf
-        return Start(name, weight_var, bias_var, phase, q, chi, layers, log_grad)
+        return Start(name, weight_var, bias_var, phase, q, chi, distance, layers, log_grad)
 
     wanted = [("Xavier", 1.0, 0.0), ("He", 2.0, 0.0)]
     if weight_var is not None:
@@ -116,6 +124,8 @@ def forecast(
     return Forecast(
         name=str(getattr(activation, "__name__", activation)),
         gains=gains,
+        poincare=(shaped.output_scale, shaped.output_scale * shaped.output_shift),
+        dead=theory.dead_chance(activation, [width] * (depth or 1)),
         starts=tuple(start(*each) for each in wanted),
         layer_norm=theory.layer_norm_growth(activation),
         batch_norm=theory.batch_norm_growth(activation, allow_unstable=True),
@@ -181,6 +191,8 @@ def _parts(found: Forecast) -> Iterator[RenderableType]:
         'They multiply "xavier" and keep one thing through one layer, where its pre-activations '
         "have variance 1. For a deep network take the start above, which holds for all layers."
     )
+    if found.dead > 1e-12:
+        yield _paragraph(_dead(found))
     yield _heading("With a norm in every layer")
     yield _paragraph(_norms(found))
 
@@ -213,6 +225,12 @@ def _advice(found: Forecast) -> str:
         f" What ends the depth is chance: through {best.depth} layers of {found.width} units, the "
         f"gradients of two draws differ by a factor of e or so. Wider layers go deeper."
     )
+    if not best.length_stable:
+        lines[-1] = (
+            f"It holds for signals of a length near {best.q:.3g} only: from inputs of unit "
+            f"variance lengths run away from it, by a factor of e or more within {best.depth} "
+            f"layers. Scale the inputs down, or use batch norm or residual blocks."
+        )
     if best.saturated:
         lines.append(
             f"But this point lies far out: pre-activations of variance {best.q:.3g} saturate most "
@@ -269,6 +287,14 @@ def _legend(found: Forecast) -> str:
         "two inputs (the squared gradient, where lengths do not settle) changes by a factor of e; "
         f"at criticality, what chance allows at {found.width} units."
     )
+    if any(abs(start.distance - start.chi) > 1e-6 * start.chi for start in found.starts):
+        both = ", ".join(
+            f"{start.name} {_factor(math.sqrt(start.distance))}" for start in found.starts
+        )
+        text += (
+            f" A custom derivative gives gradients another slope than the function's own, by which "
+            f"signals, phases and lengths go: nearby inputs part by ({both}) per layer."
+        )
     if found.depth is not None:
         text += (
             f" Through {found.depth}: of {found.depth} layers, the gradient in the first over that "
@@ -298,7 +324,18 @@ def _gains(found: Forecast) -> Table:
     table = Table(box=SIMPLE_HEAD, show_header=False)
     for kind, value in found.gains.items():
         table.add_row(f"{value:.6f}", kind, _GAINS[kind])
+    a, b = found.poincare
+    shifted = f"{a:.6f} φ {'+' if b >= 0 else '-'} {abs(b):.6f}"
+    table.add_row(shifted, "Gaussian-Poincaré", "keeps length and gradient at once, with Xavier")
     return table
+
+
+def _dead(found: Forecast) -> str:
+    layers = found.depth or 1
+    return (
+        f"A layer of {found.width} units is off as a whole, and the network dead at birth, with a "
+        f"chance of {found.dead:.2g} in {layers} layer{'s' if layers > 1 else ''}."
+    )
 
 
 def _norms(found: Forecast) -> str:

@@ -22,6 +22,7 @@ from jinit.theory.ensemble import (
     length_map,
     phase,
     scatter_depth,
+    shattering,
     trajectory,
 )
 from jinit.theory.layers.batch_norm import (
@@ -31,7 +32,9 @@ from jinit.theory.layers.batch_norm import (
     batch_norm_stability,
 )
 from jinit.theory.layers.batches import BatchNormMoments
+from jinit.theory.layers.dead import dead_chance
 from jinit.theory.layers.finite_width import FiniteWidth
+from jinit.theory.layers.shattering import Shattering
 from jinit.theory.layers.trajectory import Band, Trajectory
 from jinit.theory.maps.correlations import CorrelationFixedPoint
 from jinit.theory.maps.criticality import (
@@ -45,12 +48,15 @@ from jinit.theory.maps.criticality import (
     doubly_critical,
 )
 from jinit.theory.maps.depth_scales import DepthScales
+from jinit.theory.maps.dropout import Dropout, dropout
 from jinit.theory.maps.gains import gain
 from jinit.theory.maps.lengths import LengthFixedPoint, fan_in
 from jinit.theory.maps.phase_diagram import PhaseDiagram, phase_diagram
+from jinit.theory.maps.shaped import ShapedActivation, dks, gaussian_poincare, tat
 from jinit.theory.maps.tailored import SeluParameters, selu_parameters, tat_slope
 from jinit.theory.moments.curve import MomentError
 from jinit.theory.moments.expectation import expectation
+from jinit.theory.moments.grid import Answers
 from jinit.theory.spectra.jacobian import JacobianSpectrum
 from jinit.theory.spectra.linear_nets import (
     LinearSingularValues,
@@ -60,14 +66,16 @@ from jinit.theory.spectra.linear_nets import (
 )
 
 __all__ = [
-    "Band", "BatchNormMoments", "Chi", "CorrelationFixedPoint", "Critical", "CriticalLine",
-    "DepthScales", "DoublyCritical", "Ensemble", "FiniteWidth", "JacobianSpectrum",
-    "LengthFixedPoint", "LinearSingularValues", "MomentError", "NoCriticalPointError",
-    "PhaseDiagram", "Recommendation", "SeluParameters", "Trajectory", "batch_norm_growth",
-    "batch_norm_moments", "batch_norm_spread", "batch_norm_stability", "chi",
-    "correlation_fixed_point", "correlation_map", "correlation_trajectory", "critical",
-    "critical_line", "depth_scales", "doubly_critical", "expectation", "fan_in", "finite_width",
-    "gain", "gradient_log_slope", "jacobian_spectrum", "layer_norm_growth", "length_fixed_point",
-    "length_map", "linear_dynamics", "linear_dynamics_time", "linear_singular_values", "phase",
-    "phase_diagram", "recommend", "scatter_depth", "selu_parameters", "tat_slope", "trajectory",
+    "Answers", "Band", "BatchNormMoments", "Chi", "CorrelationFixedPoint", "Critical",
+    "CriticalLine", "DepthScales", "DoublyCritical", "Dropout", "Ensemble", "FiniteWidth",
+    "JacobianSpectrum", "LengthFixedPoint", "LinearSingularValues", "MomentError",
+    "NoCriticalPointError", "PhaseDiagram", "Recommendation", "SeluParameters", "ShapedActivation",
+    "Shattering", "Trajectory", "batch_norm_growth", "batch_norm_moments", "batch_norm_spread",
+    "batch_norm_stability", "chi", "correlation_fixed_point", "correlation_map",
+    "correlation_trajectory", "critical", "critical_line", "dead_chance", "depth_scales", "dks",
+    "doubly_critical", "dropout", "expectation", "fan_in", "finite_width", "gain",
+    "gaussian_poincare", "gradient_log_slope", "jacobian_spectrum", "layer_norm_growth",
+    "length_fixed_point", "length_map", "linear_dynamics", "linear_dynamics_time",
+    "linear_singular_values", "phase", "phase_diagram", "recommend", "scatter_depth",
+    "selu_parameters", "shattering", "tat", "tat_slope", "trajectory",
 ]  # fmt: skip

@@ -12,12 +12,14 @@ from typing import Any, TypeVar
 from jinit.theory.layers import finite_width as _finite_width
 from jinit.theory.layers import gradients, norms
 from jinit.theory.layers import scatter_depth as _scatter_depth
+from jinit.theory.layers import shattering as _shattering
 from jinit.theory.layers import trajectory as _trajectory
 from jinit.theory.maps import correlations, criticality, lengths
 from jinit.theory.maps import depth_scales as _depth_scales
 from jinit.theory.maps.wide import WideLayer
-from jinit.theory.moments.arguments import variance
+from jinit.theory.moments.arguments import LISTED, variance
 from jinit.theory.moments.curve import ActivationLike, curve
+from jinit.theory.moments.grid import OneOrMore, answers
 from jinit.theory.spectra import jacobian
 
 Answer = TypeVar("Answer")
@@ -60,6 +62,7 @@ class Ensemble(WideLayer):
     layer_norm_growth = norms.layer_norm_growth
     finite_width = _finite_width.finite_width
     scatter_depth = _scatter_depth.scatter_depth
+    shattering = _shattering.shattering
 
 
 # --- each question as a function ----------------------------------------------------------------
@@ -81,20 +84,28 @@ def _face(
     own = list(inspect.signature(method).parameters.values())[1:]
     signature = inspect.Signature(sorted([*fields.values(), *own], key=lambda p: p.kind))
 
-    def face(*args: Any, **kwargs: Any) -> Answer:
+    listed = [name for name in LISTED if name in fields]
+
+    def face(*args: Any, **kwargs: Any) -> Any:
         given = signature.bind(*args, **kwargs)
         given.apply_defaults()
-        net = {name: given.arguments.pop(name) for name in fields}
+        return answers(method.__name__, ask, given.arguments, listed)
+
+    def ask(**arguments: Any) -> Answer:
+        net = {name: arguments.pop(name) for name in fields}
         if None in defaults.values():
-            net["weight_var"] = _weight_var(net, given.arguments["q"])
-        return method(Ensemble(**net), **given.arguments)
+            net["weight_var"] = _weight_var(net, arguments["q"])
+        return method(Ensemble(**net), **arguments)
 
     face.__name__ = face.__qualname__ = method.__name__
     face.__signature__ = signature  # type: ignore[attr-defined]
     return _told(face, _CRITICAL if None in defaults.values() else "")
 
 
-_SHARED = "The activation and the variances are those of `Ensemble`."
+_SHARED = (
+    "The activation and the variances are those of `Ensemble`. A list of weight or bias variances\n"
+    "is answered with a table over them, with `to_dataframe` and `to_xarray`."
+)
 _CRITICAL = (
     "\nweight_var None is 1 / E[phi'^2] at q: critical, with a mean eigenvalue of J J^T of 1."
 )
@@ -112,7 +123,7 @@ def _weight_var(net: Mapping[str, Any], q: float | None) -> float:
     weight_var = net["weight_var"]
     if weight_var is None:
         at = variance("q", 1.0 if q is None else q, positive=True)
-        slope_second = curve(net["activation"]).slope_second(at)
+        slope_second = curve(net["activation"]).gradient_second(at)
         weight_var = 1 / slope_second if slope_second else 1.0  # to be refused in its own words
     return variance("weight_var", weight_var, positive=True)
 
@@ -127,6 +138,7 @@ trajectory = _face(_trajectory.trajectory)
 gradient_log_slope = _face(gradients.gradient_log_slope, weight_var=1.0)
 layer_norm_growth = _face(norms.layer_norm_growth, weight_var=1.0)
 scatter_depth = _face(_scatter_depth.scatter_depth)
+shattering = _face(_shattering.shattering)
 finite_width = _face(_finite_width.finite_width, weight_var=None)
 jacobian_spectrum = _face(jacobian.jacobian_spectrum, weight_var=None, without="bias_var")
 
@@ -135,25 +147,37 @@ jacobian_spectrum = _face(jacobian.jacobian_spectrum, weight_var=None, without="
 def length_fixed_point(
     activation: ActivationLike,
     *,
-    weight_var: float,
-    bias_var: float = 0.0,
+    weight_var: OneOrMore,
+    bias_var: OneOrMore = 0.0,
     q: float = 1.0,
     all_points: bool = False,
 ) -> Any:
     """`Ensemble.length_fixed_point`; with all_points the tuple `Ensemble.length_fixed_points`."""
-    net = Ensemble(activation, weight_var=weight_var, bias_var=bias_var)
-    return net.length_fixed_points() if all_points else net.length_fixed_point(q)
+
+    def ask(weight_var: float, bias_var: float) -> Any:
+        net = Ensemble(phi, weight_var=weight_var, bias_var=bias_var)
+        return net.length_fixed_points() if all_points else net.length_fixed_point(q)
+
+    phi = curve(activation)
+    return answers("length_fixed_point", ask, {"weight_var": weight_var, "bias_var": bias_var},
+                   LISTED)  # fmt: skip
 
 
 @_told
 def correlation_fixed_point(
     activation: ActivationLike,
     *,
-    weight_var: float,
-    bias_var: float = 0.0,
+    weight_var: OneOrMore,
+    bias_var: OneOrMore = 0.0,
     q: float | None = None,
     all_points: bool = False,
 ) -> Any:
     """`Ensemble.correlation_fixed_point`; with all_points `Ensemble.correlation_fixed_points`."""
-    net = Ensemble(activation, weight_var=weight_var, bias_var=bias_var)
-    return net.correlation_fixed_points(q=q) if all_points else net.correlation_fixed_point(q=q)
+
+    def ask(weight_var: float, bias_var: float) -> Any:
+        net = Ensemble(phi, weight_var=weight_var, bias_var=bias_var)
+        return net.correlation_fixed_points(q=q) if all_points else net.correlation_fixed_point(q=q)
+
+    phi = curve(activation)
+    return answers("correlation_fixed_point", ask, {"weight_var": weight_var, "bias_var": bias_var},
+                   LISTED)  # fmt: skip

@@ -26,6 +26,7 @@ QUESTIONS = {
     "layer_norm_growth": {},
     "finite_width": {"widths": [20, 30]},
     "scatter_depth": {"width": 4},
+    "shattering": {"depth": 3},
 }
 
 

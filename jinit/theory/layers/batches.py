@@ -50,6 +50,8 @@ class _Entry(NamedTuple):
     """sqrt(B - 1 - u^2), the radius that u leaves to the other entries"""
     value: np.ndarray
     slope: np.ndarray
+    custom: np.ndarray
+    """the derivative that gradients are given"""
 
 
 class Entries(NamedTuple):
@@ -62,6 +64,8 @@ class Entries(NamedTuple):
     value_v: np.ndarray
     slope_u: np.ndarray
     slope_v: np.ndarray
+    custom_u: np.ndarray
+    custom_v: np.ndarray
 
 
 def mean_over(
@@ -110,9 +114,11 @@ def _entries(phi: Curve, batch: int) -> Iterator[Entries]:
         weight = width * _cos_power(theta, batch - 4)
         weight *= (some.weight / weight.sum(1))[:, None]
         v = middle + spread * np.sin(theta)
-        value_v, slope_v = phi.evaluate(v)
-        value_u, slope_u = some.value[:, None], some.slope[:, None]
-        yield Entries(weight, some.u[:, None], v, value_u, value_v, slope_u, slope_v)
+        value_v, slope_v, custom_v = phi.evaluate_all(v)
+        u, value_u, slope_u, custom_u = (
+            each[:, None] for each in (some.u, some.value, some.slope, some.custom)
+        )
+        yield Entries(weight, u, v, value_u, value_v, slope_u, slope_v, custom_u, custom_v)
 
 
 def _entry_within(
@@ -132,7 +138,7 @@ def _entry_within(
         theta, width = _nodes_smooth_at_edges(np.unique([*edges, *inside]))
     weight = width * _cos_power(theta, batch - 3)
     u = radius * np.sin(theta)
-    return _Entry(weight / weight.sum(), u, radius * np.cos(theta), *phi.evaluate(u))
+    return _Entry(weight / weight.sum(), u, radius * np.cos(theta), *phi.evaluate_all(u))
 
 
 def _tangents(places: Sequence[float], batch: int) -> list[float]:
@@ -175,7 +181,8 @@ def _reach(phi: Curve, batch: int) -> float:
     for reach in REACHES:
         one = _entry_within(phi, batch, min(reach, radius))
         with np.errstate(over="ignore"):
-            squares = one.weight * np.maximum(one.value**2, (1 + one.u**2) * one.slope**2)
+            steepest = np.maximum(one.slope**2, one.custom**2)
+            squares = one.weight * np.maximum(one.value**2, (1 + one.u**2) * steepest)
         outermost = squares[np.abs(one.u) > reach - 1].sum()
         if not np.isfinite(squares).all():
             break

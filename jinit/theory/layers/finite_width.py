@@ -9,15 +9,15 @@ ReLU) the law is exact, a product over layers; for others it is the leading orde
 import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jinit import checks
+from jinit.theory.maps.orbit import plain_orbit
 from jinit.theory.maps.wide import WideLayer
-from jinit.theory.moments.arguments import variance
+from jinit.theory.moments.arguments import variance, whole
 from jinit.theory.moments.curve import Curve
+from jinit.theory.moments.table import Table
 
 
 class FiniteWidth(NamedTuple):
@@ -85,7 +85,7 @@ def finite_width(wide: WideLayer, widths: Sequence[int], *, q: float | None = No
     >>> round(Ensemble("relu", weight_var=2.0).finite_width([1000, 1000]).jacobian_var, 6)
     0.010037
     """
-    layers = _widths(widths)
+    layers = hidden_widths(widths)
     first = variance("q", 1.0 if q is None else q, positive=True)
     variance("weight_var", wide.weight_var, positive=True)
     slopes = _two_slopes(wide.phi, first)
@@ -94,14 +94,17 @@ def finite_width(wide: WideLayer, widths: Sequence[int], *, q: float | None = No
     return _leading_order(wide, layers, first)
 
 
-def _widths(value: Any) -> tuple[int, ...]:
+def hidden_widths(value: Any) -> tuple[int, ...]:
+    """Widths of hidden layers, at least one, as positive ints."""
     fix = "widths must list the widths of the hidden layers, as in [100, 100, 100]"
     if isinstance(value, str | set | frozenset | dict) or not isinstance(value, Iterable):
         raise TypeError(f"{fix}, got {value!r}.")
     widths = tuple(value)
     if not widths:
         raise ValueError(f"{fix}, got none.")
-    return tuple(checks.count(f"widths[{i}]", width) for i, width in enumerate(widths))
+    if set(map(type, widths)) == {int} and min(widths) >= 1 and max(widths) < 10**15:
+        return widths
+    return tuple(whole(f"widths[{i}]", width) for i, width in enumerate(widths))
 
 
 # --- exact: linear on either side of zero -----------------------------------------------------
@@ -109,6 +112,8 @@ def _widths(value: Any) -> tuple[int, ...]:
 
 def _two_slopes(phi: Curve, q: float) -> tuple[float, float] | None:
     """The slopes right and left of 0, if phi is linear on both sides; else None."""
+    if phi.two_slopes:
+        return None
     size = np.concatenate([np.logspace(-20, 20, 41), np.abs(phi.at(q).z) * math.sqrt(q)])
     slopes = []
     for u in (size, -size):
@@ -131,7 +136,8 @@ def _exact(widths: tuple[int, ...], right: float, left: float) -> FiniteWidth:
     # its direction. So are those of the gradient: multiply unit i's incoming and outgoing weights
     # by a random sign; then its slope no longer tells anything about the direction of its weights.
     of_width = {n: _log_moments(n, right**2, left**2) for n in set(widths)}
-    mean, var = np.array([of_width[n] for n in widths]).T
+    distinct, which = np.unique(widths, return_inverse=True)
+    mean, var = np.array([of_width[n] for n in distinct.tolist()])[which].T
     return FiniteWidth(
         np.cumsum(mean), np.cumsum(var), _above(mean), _above(var),
         float(mean.sum()), float(var.sum()), True,
@@ -174,28 +180,30 @@ _LEAST = 1e-60
 
 
 class _Moments(NamedTuple):
-    """Of phi at pre-activation variance q; logarithmic derivatives are by ln q."""
+    """Of phi at pre-activation variance q, or many; logarithmic derivatives are by ln q."""
 
-    growth: float
+    growth: Any
     """s: d ln E phi^2"""
-    curvature: float
+    curvature: Any
     """q^2 (E phi^2)'' / E phi^2"""
-    noise: float
+    noise: Any
     """n Var alpha"""
-    steepness: float
+    steepness: Any
     """E phi'^2"""
-    slope_growth: float
+    slope_growth: Any
     """t: d ln E phi'^2"""
-    slope_curvature: float
+    slope_curvature: Any
     """q^2 (E phi'^2)'' / E phi'^2"""
-    gradient_noise: float
+    gradient_noise: Any
     """n Var beta"""
-    shared: float
+    shared: Any
     """n Cov(alpha, beta)"""
-    transfer: float
+    transfer: Any
     """E[phi^2 phi'^2] / (E phi^2 E phi'^2), by which the noise of a layer aligns the gradient"""
-    kept: float
+    kept: Any
     """q s^2 E phi^2 / (q^2 E phi'^2), the part of an alignment that passes a layer"""
+    second: Any
+    """E phi^2"""
 
 
 @lru_cache(maxsize=10_000)  # lengths settle, and deeper networks begin with the same ones
@@ -203,16 +211,17 @@ class _Moments(NamedTuple):
 def _moments(phi: Curve, q: float) -> _Moments:
     at = phi.at(max(q, _LEAST))
     z, root = at.z, math.sqrt(at.q)
-    second, steepness = at.mean(at.value**2), at.mean(at.slope**2)
+    second, steepness = at.mean(at.value**2), at.mean(at.custom**2)
     if second <= 0 or steepness <= 0:
         raise _vanishes(phi, at.q)
     # d/dq E f(sqrt(q) z) = E[f (z^2 - 1)] / (2q) asks for no derivative of phi'; the next Hermite
     # polynomials give the next derivatives. With f' = 2 phi phi' one order less is needed.
     product = root * at.value * at.slope / second
-    square, slope_square = at.value**2 / second, at.slope**2 / steepness
+    square, slope_square = at.value**2 / second, at.custom**2 / steepness
     growth = at.mean(z * product)
     fourth, slope_fourth = at.mean(square**2), at.mean(slope_square**2)
     transfer = at.mean(square * slope_square)
+    along = at.mean(z * root * at.value * at.custom / second)  # the growth, but for a custom slope
     return _Moments(
         growth=growth,
         curvature=at.mean((z**3 - 3 * z) * product) / 2,
@@ -223,52 +232,80 @@ def _moments(phi: Curve, q: float) -> _Moments:
         gradient_noise=3 * slope_fourth - 1,
         shared=transfer - 1,
         transfer=transfer,
-        kept=growth**2 * second / (at.q * steepness),
+        kept=along**2 * second / (at.q * steepness),
+        second=second,
     )
 
 
-class _Layer(NamedTuple):
-    """A layer's moments, the mean and variance of its x, and its share rho in the next length."""
+class _Layers(NamedTuple):
+    """All layers: moments, the mean and variance of x, its share rho in the next length."""
 
-    n: int
+    n: np.ndarray
     at: _Moments
-    mean: float
-    var: float
-    share: float
-
-    @property
-    def signal(self) -> tuple[float, float]:
-        """Mean of the relative fluctuation of (1/n) sum phi^2, and its variance."""
-        mean = self.at.growth * self.mean + self.at.curvature * self.var / 2
-        return mean, self.at.growth**2 * self.var + self.at.noise / self.n
+    """each field `[layers]`"""
+    mean: np.ndarray
+    var: np.ndarray
+    share: np.ndarray
 
 
 def _leading_order(wide: WideLayer, widths: tuple[int, ...], q: float) -> FiniteWidth:
-    layers = []
-    mean = var = 0.0  # of x; given the input, the first layer's pre-activations have variance q
-    for n in widths:
-        at = _moments(wide.phi, q)
-        second = wide.phi.second(q)
-        q = wide.fed(second)
-        share = 1.0 if wide.bias_var == 0 else wide.weight_var * second / q
-        layers.append(_Layer(n, at, mean, var, share))
-        mean, var = layers[-1].signal
-        mean, var = share * mean, share**2 * var
-    signal_mean, signal_var = np.array([layer.signal for layer in layers]).T
-    aligned = zip(layers, _alignment(layers), strict=True)
-    through = np.array(
-        [_slope_mean(layer) + layer.at.transfer * d / layer.n for layer, d in aligned]
-    )
+    table = Table(lambda q: np.array(_moments(wide.phi, q))[_SECOND_FIRST], sizes=_sizes)
+    lengths = plain_orbit(wide, q, len(widths), table)
+    second, *others = table.all(lengths)
+    at = _Moments._make([*others, second])
+    wide.fed(float(second[-1]))  # says so where the layer above leaves float64
+    share = np.ones(len(widths))
+    if wide.bias_var:
+        fed = wide.weight_var * second
+        share = fed / (fed + wide.bias_var)
+    n = np.array(widths, float)
     with np.errstate(over="ignore", invalid="ignore"):
+        # x is 0 in the first layer: given the input, its pre-activations have variance q.
+        var = _recurrence((share * at.growth) ** 2, share**2 * at.noise / n)[:-1]
+        mean = _recurrence(share * at.growth, share * at.curvature * var / 2)[:-1]
+        signal_mean = at.growth * mean + at.curvature * var / 2
+        signal_var = at.growth**2 * var + at.noise / n
+        layers = _Layers(n, at, mean, var, share)
+        through = _slope_means(layers) + at.transfer * _alignment(layers) / n
+        gradient_var = np.append(_gradient_vars(_without_last(layers)), 0.0)
         return FiniteWidth(
             _or(-math.inf, signal_mean - signal_var / 2),  # ln(1 + y) = y - y^2 / 2
             _or(math.inf, signal_var),
             _or(-math.inf, _above(through)),
-            _or(math.inf, np.array([*_gradient_vars(layers[:-1]), 0.0])),
+            _or(math.inf, gradient_var),
             float(_or(-math.inf, through.sum())),
-            float(_or(math.inf, np.array(_gradient_vars(layers)[0]))),
+            float(_or(math.inf, _gradient_vars(layers)[0])),
             False,
         )
+
+
+_SECOND_FIRST = [len(_Moments._fields) - 1, *range(len(_Moments._fields) - 1)]
+
+
+def _sizes(rows: np.ndarray) -> np.ndarray:
+    """Of moments, E phi^2 first; the relative ones are of order 1 where they count."""
+    at = _Moments._make([*rows[1:], rows[0]])
+    one = np.ones_like(at.second)
+    return np.stack(
+        [at.second, *(at.steepness if each is at.steepness else one for each in at[:-1])]
+    )
+
+
+def _recurrence(factors: np.ndarray, terms: np.ndarray, *, down: bool = False) -> np.ndarray:
+    """x_0 = 0, x_{l+1} = factor_l x_l + term_l, one more than there are factors; or upside down."""
+    order = slice(None, None, -1 if down else 1)
+    factor, term = factors[order].copy(), terms[order].copy()
+    step = 1
+    while step < len(term):  # of each layer and the `step` before it, in one
+        term[step:] = term[step:] + factor[step:] * term[:-step]
+        factor[step:] = factor[step:] * factor[:-step]
+        step *= 2
+    return np.append(0.0, term)[order]
+
+
+def _without_last(layers: _Layers) -> _Layers:
+    at = _Moments._make(each[:-1] for each in layers.at)
+    return _Layers(layers.n[:-1], at, layers.mean[:-1], layers.var[:-1], layers.share[:-1])
 
 
 def _or(infinite: float, values: np.ndarray | float) -> np.ndarray:
@@ -276,17 +313,17 @@ def _or(infinite: float, values: np.ndarray | float) -> np.ndarray:
     return np.where(np.isfinite(values), values, infinite)
 
 
-def _slope_mean(layer: _Layer) -> float:
+def _slope_means(layers: _Layers) -> np.ndarray:
     """E ln of (1/n) sum (phi' g)^2 over its infinite-width value, for g of independent direction.
 
     Over the draw of g, ln loses half of its relative variance 2 E phi'^4 / (n (E phi'^2)^2).
     """
-    at = layer.at
-    mean = at.slope_growth * layer.mean + at.slope_curvature * layer.var / 2
-    return mean - (at.slope_growth**2 * layer.var + at.gradient_noise / layer.n) / 2
+    at = layers.at
+    mean = at.slope_growth * layers.mean + at.slope_curvature * layers.var / 2
+    return mean - (at.slope_growth**2 * layers.var + at.gradient_noise / layers.n) / 2
 
 
-def _alignment(layers: list[_Layer]) -> list[float]:
+def _alignment(layers: _Layers) -> np.ndarray:
     """How far the gradient g that reaches each layer's activations h leans towards them.
 
     That is D, where E (g.h)^2 = (1 + D) E |g|^2 |h|^2 / n. For a random output gradient and a
@@ -294,25 +331,18 @@ def _alignment(layers: list[_Layer]) -> list[float]:
     (z - b).delta / |h| with delta = phi'(z) g_above. Of (z - b) phi'(z) the part along the
     activations above carries their D on; the rest meets a random g_above.
     """
-    aligned = [0.0]
-    for below, layer in reversed(list(pairwise(layers))):
-        passed = layer.at.kept * aligned[-1]
-        aligned.append(below.share * (2 * layer.at.slope_growth + passed))
-    return aligned[::-1]
+    at, below = layers.at, layers.share[:-1]
+    return _recurrence(below * at.kept[1:], below * 2 * at.slope_growth[1:], down=True)
 
 
-def _gradient_vars(layers: list[_Layer]) -> list[float]:
+def _gradient_vars(layers: _Layers) -> np.ndarray:
     """Variance of sum_{k >= l} (t_k x_k + beta_k), for every l."""
-    total = weight = 0.0  # weight: what a unit of x adds to the sum
-    variances = []
-    for layer in reversed(layers):
-        at = layer.at
-        carried = layer.share * weight  # what a unit of alpha adds
-        noise = at.gradient_noise + 2 * carried * at.shared + carried * carried * at.noise
-        total += noise / layer.n
-        weight = at.slope_growth + carried * at.growth
-        variances.append(total + weight * weight * layer.var)
-    return variances[::-1]
+    at = layers.at
+    # What a unit of x adds to the sum, in each layer and in the one that is above none.
+    weight = _recurrence(layers.share * at.growth, at.slope_growth, down=True)
+    carried = layers.share * weight[1:]  # what a unit of alpha adds
+    noise = at.gradient_noise + 2 * carried * at.shared + carried * carried * at.noise
+    return np.cumsum((noise / layers.n)[::-1])[::-1] + weight[:-1] ** 2 * layers.var
 
 
 def _vanishes(phi: Curve, q: float) -> ValueError:

@@ -1,18 +1,16 @@
 """What `jinit.layer_signals` will measure in every layer, before a weight is drawn."""
 
-import math
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from jinit import checks
 from jinit.theory.layers.finite_width import finite_width
-from jinit.theory.layers.norms import NORMS, OVER_BATCHES, Batch, Norm, Row
-from jinit.theory.maps.wide import WideLayer, deep, follow
-from jinit.theory.moments.arguments import real, variance
+from jinit.theory.layers.norms import NORMS, OVER_BATCHES, Batch, Rows
+from jinit.theory.maps.wide import WideLayer, deep
+from jinit.theory.moments.arguments import real, variance, whole
 
-_DEEPEST = 100_000  # half a minute, where lengths do not settle
+_DEEPEST = 1_000_000  # a few seconds, where lengths do not settle
 
 
 class Band(NamedTuple):
@@ -65,7 +63,7 @@ def trajectory(
     a^2 weight_var Var phi; inputs have mean 0 over the batch.
 
     Args:
-        depth: the number of layers, at most 100000.
+        depth: the number of layers, at most a million.
         input_second_moment: mean square of the inputs' entries (of the stream that enters the
             first block, in a residual network).
         width: units of every layer; adds the bands of log_act and log_grad. Plain networks only.
@@ -94,29 +92,13 @@ def trajectory(
             f"residual={residual!r}; leave batch out."
         )
     if residual:
-        return _collect(_residual(layer, depth, second, scale, row))
+        return _collect(row.blocks(layer, second, depth, scale))
     found = _collect(row.layers(layer, second, depth, Batch(batch, allow_unstable)))
-    return found if width is None else _with_bands(layer, found, checks.count("width", width))
+    return found if width is None else _with_bands(layer, found, whole("width", width))
 
 
-def _residual(layer: WideLayer, depth: int, second: float, scale: float, norm: Norm) -> list[Row]:
-    phi, unbiased = layer.phi, replace(layer, bias_var=0.0)
-
-    def block(state: tuple[float, float]) -> tuple[Row, tuple[float, float]]:
-        stream, spread = state  # second moment, and variance over the batch
-        at = norm.sees(stream)
-        mean, var, act_second = phi.mean(at), phi.variance(at), phi.second(at)
-        stream = layer.fed(act_second, stream=stream, scale=scale)
-        # A bias adds the same to all samples, and so does the mean of phi.
-        spread = unbiased.fed(var, stream=spread, scale=scale)
-        growth = norm.log_branch(layer, scale, stream, spread)
-        return (stream, mean, var, act_second, math.exp(growth)), (stream, spread)
-
-    return follow(block, (second, second), depth)
-
-
-def _collect(rows: list[Row]) -> Trajectory:
-    q, mean, var, second, factor = np.array(rows).T
+def _collect(rows: Rows) -> Trajectory:
+    q, mean, var, second, factor = rows
     with np.errstate(divide="ignore"):
         log_factor = np.log(factor[:-1])  # the last layer's leads to a layer below none
         log_grad = np.concatenate([np.cumsum(log_factor[::-1])[::-1], [0.0]]) / 2

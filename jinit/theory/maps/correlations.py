@@ -11,6 +11,7 @@ in which nothing cancels: c itself would be rounded to 1 long before inputs have
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -18,15 +19,19 @@ import numpy as np
 from scipy.optimize import brentq
 
 from jinit.theory.maps.lengths import limit_length
+from jinit.theory.maps.orbit import plain_orbit
 from jinit.theory.maps.wide import WideLayer, deep, follow, is_stable
 from jinit.theory.moments.arguments import correlation, is_settled, variance
-from jinit.theory.moments.pairs import Pair, pair
+from jinit.theory.moments.curve import TooRoughError
+from jinit.theory.moments.pairs import Pair, hermite, pair
 from jinit.theory.moments.roots import zeros
+from jinit.theory.moments.table import Table
 
 _ZERO = 1e-13  # a correlation below this is rounding
 _EVEN = 1e-12  # a relative change of 1 - c below this is rounding
 _ROUNDING = 2.0**-54  # 1 less half of it is 1
-_DEEPEST = 10_000  # half a minute, where correlations do not settle
+_DEEPEST = 10_000  # half a minute, where neither lengths settle nor phi is smooth
+_EXACT = 32  # layers that are followed by an expectation each
 _CLOSEST = 1e-9  # 1 - c of the fixed points nearest to 1 that are told from it
 
 
@@ -85,7 +90,79 @@ def correlation_trajectory(
             closer = 0.0
         return closer, (after, closer)
 
-    return 1 - np.array([first, *follow(step, (q, first), depth - 1)])
+    aparts = [first, *follow(step, (q, first), min(depth, _EXACT) - 1)]
+    if depth > _EXACT:
+        aparts += _further(layer, q, aparts, depth)
+    return 1 - np.array(aparts)
+
+
+def _further(layer: WideLayer, q: float, aparts: list[float], depth: int) -> list[float]:
+    """1 - c of the layers that follow those, up to the depth."""
+    phi = layer.phi
+    table = Table(lambda q: np.array([phi.second(q)]))
+    lengths = plain_orbit(layer, q, depth, table)[len(aparts) - 1 :]
+    last, apart = float(lengths[0]), aparts[-1]
+    found: list[float] = []
+    settled = np.allclose(lengths, last, rtol=1e-12, atol=0) or _keeps_directions(layer, lengths)
+    # Half a table's panel from c = -1, near which the map is not smooth in its logarithm.
+    nearer = Table(lambda apart: np.array([_next(layer, last, apart) / apart]),
+                   sizes=lambda rows: 10 + 0 * rows, width=2.0)  # fmt: skip
+    series = None if settled or len(phi.kinks) else _series_of(layer, lengths[:-1])
+    for i, at in enumerate(lengths[:-1].tolist()):
+        if settled:
+            tabled = _ROUNDING**2 < apart < 1
+            after = apart * nearer.first(apart) if tabled else _next(layer, last, apart)
+            if after < min(apart, _ROUNDING):  # they never part again
+                after = apart = 0.0
+            if after == apart:
+                return found + [after] * (len(lengths) - 1 - i)
+        elif series is not None:
+            after = series(i, apart)
+        else:
+            after = _next(layer, at, apart)
+        if after in found[-4:]:  # a cycle of rounding
+            cycle = found[-4:][found[-4:].index(after) :]
+            rest = len(lengths) - 1 - i
+            return found + (cycle * (rest // len(cycle) + 1))[:rest]
+        found.append(after)
+        apart = after
+    return found
+
+
+def _keeps_directions(layer: WideLayer, lengths: np.ndarray) -> bool:
+    """Whether the map of correlations is the same at every length, as ReLU's is."""
+    ends = {float(lengths.min()), float(np.median(lengths)), float(lengths.max())}
+    maps = [[_next(layer, q, apart) / apart for apart in (1e-3, 0.5)] for q in ends if q]
+    return bool(np.allclose(maps, maps[0], rtol=1e-11, atol=0))
+
+
+def _series_of(layer: WideLayer, lengths: np.ndarray) -> Callable[[int, float], float] | None:
+    """1 - c after 1 - c in the i-th of some layers, by Hermite series; None where they converge
+    slowly."""
+    phi, orders = layer.phi, 320
+
+    def coefficients(q: float) -> np.ndarray:
+        found = hermite(phi, q)
+        if found is None or found.value[orders:].sum() > 1e-15 * found.value.sum():
+            raise TooRoughError("more orders than are kept")
+        return np.resize(np.append(found.value[:orders], np.zeros(orders)), orders)
+
+    try:
+        squares = Table(coefficients, sizes=lambda rows: np.tile(rows.sum(0), (orders, 1))).all(
+            lengths
+        )
+    except TooRoughError:
+        return None
+    n = np.arange(orders)
+    after = layer.weight_var * squares.sum(0) + layer.bias_var
+    terms = (layer.weight_var * squares / after).T
+
+    def further(i: int, apart: float) -> float:
+        if apart < 1:
+            return float(terms[i] @ -np.expm1(n * math.log1p(-apart)))
+        return float(terms[i] @ (1 - (1 - apart) ** n))
+
+    return further
 
 
 def correlation_fixed_point(layer: WideLayer, *, q: float | None = None) -> float:

@@ -9,6 +9,7 @@ deviation of the length from its fixed point (Roberts, Yaida & Hanin 2022, chapt
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,12 +18,15 @@ from jinit.theory.maps.lengths import limit_length
 from jinit.theory.maps.wide import WideLayer
 from jinit.theory.moments.arguments import variance, variances
 from jinit.theory.moments.curve import ActivationLike, Curve, MomentError, TooRoughError, curve
+from jinit.theory.moments.grid import OneOrMore, answers, is_list
 from jinit.theory.moments.roots import zeros
 
 _GRID = np.concatenate([np.logspace(-12, -3, 19), np.logspace(-2.9, 4, 70), np.logspace(5, 8, 4)])
 _EVEN = 1e-11  # relative to q: below, a difference of two moments is rounding
 _PHASE = 1e-6  # chi this close to 1 is called critical: xi_c is then a million layers
 _FAR = 1e24  # a length that stands for infinity
+_NEARBY = 2.0  # a factor: at a marginal point another fixed point may lie on the way
+_GROWS = 1.5  # from the root of that length to itself
 
 
 class NoCriticalPointError(ValueError):
@@ -36,6 +40,9 @@ class Chi(NamedTuple):
     """weight_var E phi'^2: factor of the mean squared gradient"""
     parallel: float
     """weight_var E[phi'^2 + phi phi'']: factor of a deviation of the length"""
+    distance: float
+    """weight_var E phi'^2 of phi's own slope: factor of the squared distance of two nearby inputs;
+    another one than `perpendicular` only where a custom derivative gives gradients another slope"""
 
 
 class Critical(NamedTuple):
@@ -48,6 +55,8 @@ class Critical(NamedTuple):
     """the perpendicular susceptibility, 1"""
     chi_parallel: float
     """above 1 a length that is slightly off runs away from q"""
+    distance: float = 1.0
+    """factor of the squared distance of two nearby inputs, 1 but for a custom derivative"""
 
     @property
     def length_stable(self) -> bool:
@@ -70,6 +79,8 @@ class DoublyCritical(NamedTuple):
     q: float
     weight_var: float
     bias_var: float
+    reached: bool = True
+    """whether lengths go there from q = 1, where those of inputs of unit variance begin"""
 
 
 def chi(layer: WideLayer, q: float) -> Chi:
@@ -79,7 +90,11 @@ def chi(layer: WideLayer, q: float) -> Chi:
         q: variance of the pre-activations; 0 stands for the limit of small signals.
     """
     q, phi, weight_var = variance("q", q), layer.phi, layer.weight_var
-    return Chi(weight_var * phi.slope_second(q), weight_var * phi.second_growth(q))
+    return Chi(
+        weight_var * phi.gradient_second(q),
+        weight_var * phi.second_growth(q),
+        weight_var * phi.slope_second(q),
+    )
 
 
 def chi_at(layer: WideLayer, q: float) -> Chi:
@@ -87,19 +102,23 @@ def chi_at(layer: WideLayer, q: float) -> Chi:
     if math.isfinite(q):
         return chi(layer, q)
     try:
-        return chi(layer, _FAR)
+        near, far = chi(layer, math.sqrt(_FAR)), chi(layer, _FAR)
     except (MomentError, TooRoughError):
-        return Chi(math.inf, math.inf)  # lengths that diverge past every moment
+        return Chi(math.inf, math.inf, math.inf)  # lengths that diverge past every moment
+    # What still grows with the length has no limit but infinity.
+    return Chi(*(math.inf if b > _GROWS * a else b for a, b in zip(near, far, strict=True)))
 
 
 def phase(layer: WideLayer) -> str:
     """`ordered`, `chaotic` or `critical` (chi within 1e-6 of 1), where the lengths settle.
 
+    It is told by nearby inputs, which come together or apart (`Chi.distance`).
+
     >>> from jinit.theory import phase
     >>> phase("tanh", weight_var=2.0, bias_var=0.05)
     'chaotic'
     """
-    found = chi_at(layer, limit_length(layer)).perpendicular
+    found = chi_at(layer, limit_length(layer)).distance
     if abs(found - 1) < _PHASE:
         return "critical"
     return "ordered" if found < 1 else "chaotic"
@@ -108,8 +127,8 @@ def phase(layer: WideLayer) -> str:
 def critical(
     activation: ActivationLike,
     *,
-    bias_var: float | None = None,
-    q: float | None = None,
+    bias_var: OneOrMore | None = None,
+    q: OneOrMore | None = None,
     all_points: bool = False,
 ) -> Any:
     """The point on the edge of chaos with that bias variance, or with that length.
@@ -126,7 +145,8 @@ def critical(
         all_points: return every point with that bias_var.
 
     Returns:
-        A `Critical`; with all_points, a tuple of them.
+        A `Critical`; with all_points, a tuple of them; of a list of bias_var or q, a table, with
+        `to_dataframe` and `to_xarray`.
 
     Raises:
         NoCriticalPointError: a ValueError; where there is none, with what there is.
@@ -137,6 +157,9 @@ def critical(
     (1.42420529, 0.27330091)
     """
     phi = curve(activation)
+    if is_list(bias_var) or is_list(q):
+        given = {"bias_var": bias_var, "q": q}
+        return answers("critical", partial(critical, phi, all_points=all_points), given, given)
     if q is not None and bias_var is not None:
         raise ValueError(
             f"critical takes either bias_var or q, got bias_var={bias_var!r} and q={q!r}: "
@@ -172,7 +195,7 @@ def critical_line(
             if q is not None or not rows:
                 raise
             break
-    return CriticalLine(*np.array(rows).reshape(-1, 5).T[[0, 1, 2, 4]])  # chi is 1 on all of it
+    return CriticalLine(*np.array(rows).reshape(-1, 6).T[[0, 1, 2, 4]])  # chi is 1 on all of it
 
 
 def doubly_critical(activation: ActivationLike) -> DoublyCritical:
@@ -181,7 +204,8 @@ def doubly_critical(activation: ActivationLike) -> DoublyCritical:
     Scale-invariant activations (ReLU) have it at bias_var 0 and at every length, of which q = 1 is
     returned. Those like tanh have it at q = 0: lengths decay to it as one over depth. Some, like
     GELU, have it at a finite length (for SiLU, the bias_var is 0.55514317; the 0.05514317 that is
-    often copied has lost a factor of ten). Some have none.
+    often copied has lost a factor of ten). Some have none. Of several, one that lengths reach from
+    q = 1 is returned, if there is one.
 
     Raises:
         NoCriticalPointError: a ValueError; where there is none.
@@ -191,38 +215,65 @@ def doubly_critical(activation: ActivationLike) -> DoublyCritical:
     """
     phi = curve(activation)
     if _is_homogeneous(phi):
-        return DoublyCritical(1.0, 1 / phi.slope_second(1.0), 0.0)
-    slope_second = phi.slope_second(0.0)
+        return DoublyCritical(1.0, 1 / phi.gradient_second(1.0), 0.0)
+    found = []
+    slope_second = phi.gradient_second(0.0)
     if phi.second(0.0) == 0 and slope_second > 0:
         small = 1e-4
-        if phi.second(small) <= slope_second * small:  # lengths shrink towards 0, not away from it
-            return DoublyCritical(0.0, 1 / slope_second, 0.0)
+        # Lengths shrink towards 0, not away from it.
+        if phi.second(small) <= slope_second * small * (1 + 1e-12):
+            found.append((0.0, 0.0))
 
     def excess(log_q: float) -> float:
         q = math.exp(log_q)
-        return phi.second_growth(q) / phi.slope_second(q) - 1
+        return phi.second_growth(q) / phi.gradient_second(q) - 1
 
-    for log_q in _zeros(excess, np.log(_GRID), _EVEN):
-        q = math.exp(log_q)
-        bias_var = _bias_var(phi, q)
-        if bias_var >= 0:
-            return DoublyCritical(q, 1 / phi.slope_second(q), bias_var)
+    if not (found and is_reached(phi, *found[0])):
+        for log_q in _zeros(excess, np.log(_GRID), _EVEN):
+            q = math.exp(log_q)
+            bias_var = _bias_var(phi, q)
+            if bias_var >= 0:
+                found.append((q, bias_var))
+    points = [
+        DoublyCritical(q, 1 / phi.gradient_second(q), bias_var, is_reached(phi, q, bias_var))
+        for q, bias_var in found
+    ]
+    if points:
+        return max(points, key=lambda point: point.reached)
     raise NoCriticalPointError(
         f"{phi.name} has no point at which both susceptibilities are 1 with a bias_var of at least "
         f"0; a normalisation layer keeps its signals instead."
     )
 
 
+def is_reached(phi: Curve, q: float, bias_var: float) -> bool:
+    """Whether lengths go from q = 1 to that of a critical point, or settle nearby."""
+    layer = WideLayer(phi, weight_var=1 / phi.gradient_second(q), bias_var=bias_var)
+    try:
+        # Where both susceptibilities are 1 the map touches the diagonal: no search tells which side
+        # of it rounding has put it on.
+        way = np.geomspace(1.0, q or 1e-8, 64)[:-1]
+        after = np.array([layer.length(float(x)) for x in way])
+        towards = (after - way) * (q - way) >= -_EVEN * way * np.abs(q - way)
+        leaps = (after - q) * (way - q) < -_EVEN * way * np.abs(way - q)
+        if towards.all() and not leaps.any():
+            return True
+        settled = limit_length(layer)
+        return q / _NEARBY <= settled <= q * _NEARBY
+    except ValueError:
+        return False
+
+
 def _bias_var(phi: Curve, q: float) -> float:
     """The bias variance of the critical point of length q."""
-    if phi.slope_second(q) == 0:
+    if phi.gradient_second(q) == 0:
         return -math.inf
     unrounded = _unrounded(phi, q)
     return 0.0 if abs(unrounded) <= _EVEN * q else unrounded
 
 
 def _unrounded(phi: Curve, q: float) -> float:
-    return q - phi.second(q) / phi.slope_second(q)
+    return q - phi.second(q) / phi.gradient_second(q)
 
 
 def _is_homogeneous(phi: Curve) -> bool:
@@ -241,8 +292,9 @@ def _critical_at(phi: Curve, q: float) -> Critical:
 
 
 def _with_bias(phi: Curve, q: float, bias_var: float) -> Critical:
-    weight_var = 1 / phi.slope_second(q)
-    return Critical(weight_var, bias_var, q, 1.0, weight_var * phi.second_growth(q))
+    weight_var = 1 / phi.gradient_second(q)
+    distance = weight_var * phi.slope_second(q) if phi.two_slopes else 1.0
+    return Critical(weight_var, bias_var, q, 1.0, weight_var * phi.second_growth(q), distance)
 
 
 def _lengths_with(phi: Curve, bias_var: float) -> list[float]:
@@ -250,13 +302,13 @@ def _lengths_with(phi: Curve, bias_var: float) -> list[float]:
     if _is_homogeneous(phi):
         if bias_var == 0:
             return [1.0]
-        weight_var = 1 / phi.slope_second(1.0)
+        weight_var = 1 / phi.gradient_second(1.0)
         raise NoCriticalPointError(
             f"{phi.name} has no critical point with bias_var={bias_var:g}; it is critical only "
             f"with bias_var 0 and weight_var {weight_var:.6g}, at any length."
         )
     found = []
-    if bias_var == 0 and phi.second(0.0) == 0 and phi.slope_second(0.0) > 0:
+    if bias_var == 0 and phi.second(0.0) == 0 and phi.gradient_second(0.0) > 0:
         found.append(0.0)
     # Lengths lie above bias_var, so that the grid may have to begin, or end, with multiples of it.
     ends = bias_var * np.array([0.5, 3.0, 30.0, 300.0])

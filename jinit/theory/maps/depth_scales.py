@@ -30,28 +30,32 @@ class DepthScales(NamedTuple):
     """layers over which a deviation of the correlation does, 1 / |ln(slope of the map at c)|"""
     trainable_depth: float
     """6 xi_c: plain networks train up to about there"""
+    distance: float
+    """factor of the squared distance of two nearby inputs per layer: chi, but where a custom
+    derivative gives gradients another slope than phi's own"""
 
 
 def depth_scales(layer: WideLayer) -> DepthScales:
     """Depth scales of lengths and correlations (Schoenholz et al. 2017, eq. 7 to 10).
 
     Where the lengths settle at no finite size (q is 0 or infinity, as for ReLU off weight_var 2),
-    they decide the depth: c is then 1 and xi_c = 1 / |ln chi|. At criticality both are infinite;
-    what ends the depth there is the width (`finite_width`).
+    they decide the depth: c is then 1 and xi_c = 1 / |ln chi|, which is 0 where chi grows with the
+    lengths without end. Correlations go by phi's own slope, gradients by a custom derivative.
+    At criticality both are infinite; what ends the depth there is the width (`finite_width`).
 
     >>> from jinit.theory import Ensemble
     >>> round(Ensemble("tanh", weight_var=1.5, bias_var=0.05).depth_scales().xi_c, 5)
     15.79099
     """
     q = limit_length(layer)
-    perpendicular, parallel = chi_at(layer, q)
-    apart, slope = 0.0, perpendicular
+    perpendicular, parallel, distance = chi_at(layer, q)
+    apart, slope = 0.0, distance
     if is_settled(q):
         apart = limit_correlation(layer, q)
         slope = layer.weight_var * pair(layer.phi, q, apart).slope_product
     xi_c = _scale(slope)
     return DepthScales(
-        q, 1 - apart, perpendicular, parallel, _scale(parallel), xi_c, TRAINABLE * xi_c
+        q, 1 - apart, perpendicular, parallel, _scale(parallel), xi_c, TRAINABLE * xi_c, distance
     )
 
 

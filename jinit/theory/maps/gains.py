@@ -10,7 +10,7 @@ from jinit.theory.moments.curve import ActivationLike, Curve, curve
 _KEPT: dict[str, Callable[[Curve, float], float]] = {
     "second_moment": lambda phi, q: phi.second(q),
     "variance": lambda phi, q: phi.variance(q),
-    "gradient": lambda phi, q: phi.slope_second(q),
+    "gradient": lambda phi, q: phi.gradient_second(q),
 }
 
 

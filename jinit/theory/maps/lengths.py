@@ -22,9 +22,12 @@ from jinit.theory.moments.curve import MomentError, TooRoughError
 from jinit.theory.moments.roots import zeros
 
 _GRID = np.concatenate([np.logspace(-30, -5, 26), np.logspace(-4, 4, 33), np.logspace(5, 30, 26)])
-_BELOW, _ABOVE = np.logspace(-31, -300, 270), np.logspace(31, 290, 260)  # looked at where needed
+_BELOW, _ABOVE = np.logspace(-31, -300, 270), np.logspace(31, 296, 266)  # looked at where needed
 _TOO_FAR = 1e300  # where no expectation is followed
 _EVEN = 1e-13  # a relative change of length below this is rounding
+_MOST_STEPS = 2000  # of lengths that leap to and fro
+_LEAP = 1e-9  # beyond a fixed point, relative
+_CLOSE = 1e-3  # to a fixed point that lengths come back to, relative
 
 
 class LengthFixedPoint(NamedTuple):
@@ -70,7 +73,7 @@ def length_fixed_point(layer: WideLayer, q: float = 1.0) -> float:
 
 
 def length_fixed_points(layer: WideLayer) -> tuple[LengthFixedPoint, ...]:
-    """Every fixed point between 1e-300 and 1e290, and 0 where it is one, unstable ones too.
+    """Every fixed point between 1e-300 and 1e296, and 0 where it is one, unstable ones too.
 
     Raises:
         ValueError: where every length is a fixed point.
@@ -86,17 +89,58 @@ def length_fixed_points(layer: WideLayer) -> tuple[LengthFixedPoint, ...]:
 
 
 def limit_length(layer: WideLayer, q: float = 1.0) -> float:
-    """The limit of the lengths from q, by the sign of V(q) - q between fixed points."""
+    """The limit of the lengths from q: by the fixed points, where no step leaps over one."""
     change = _change(layer, q)
     if abs(change) < _EVEN:
         return q
     search = _search(layer)
+    for _ in range(_MOST_STEPS):
+        goal = _goal(layer, search, q)
+        if goal is not None:
+            return goal
+        try:
+            q = layer.length(q)
+        except MomentError:
+            return math.inf
+        if q == 0 or math.isinf(q):
+            return q
+    after = layer.length(q)
+    raise ValueError(
+        f"the lengths of {layer.described()} settle nowhere: after {_MOST_STEPS} layers they still "
+        f"leap, from {q:.6g} to {after:.6g}; follow them with jinit.theory.trajectory, or give a "
+        f"smaller weight_var."
+    )
+
+
+def _goal(layer: WideLayer, search: "_Search", q: float) -> float | None:
+    """The fixed point that lengths go to from q by ever smaller steps; None if one may be leapt."""
+    try:
+        change = _change(layer, q)
+    except MomentError:
+        return math.inf
+    if abs(change) < _EVEN:
+        return q
     if change < 0:
-        return max((p for p in search.points if p < q), default=0.0)
-    above = min((p for p in search.points if p > q), default=math.inf)
-    if math.isinf(above) and search.unknown:
-        layer.phi.second(search.unknown)  # says why lengths cannot be followed to where they settle
-    return above
+        goal = max((p for p in search.points if p < q), default=0.0)
+        on_the_way = (search.lengths > goal) & (search.lengths <= q)
+        leaps = search.after[on_the_way] < goal * (1 - _LEAP)
+    else:
+        goal = min((p for p in search.points if p > q), default=math.inf)
+        on_the_way = (search.lengths < goal) & (search.lengths >= q)
+        leaps = search.after[on_the_way] > goal * (1 + _LEAP)
+    if goal in search.returning and abs(q - goal) < _CLOSE * goal:
+        return goal
+    if not leaps.any() and not _leaps(q, q * (1 + change), goal):
+        if math.isinf(goal) and search.unknown:
+            layer.phi.second(
+                search.unknown
+            )  # says why lengths cannot be followed to where they end
+        return goal
+    return None
+
+
+def _leaps(q: float, after: float, goal: float) -> bool:
+    return (after - goal) * (q - goal) < -_LEAP * goal * abs(q - goal)
 
 
 def _change(layer: WideLayer, q: float) -> float:
@@ -113,6 +157,12 @@ class _Search(NamedTuple):
     """whether every length is one"""
     unknown: float
     """the first length at which phi cannot be followed, if lengths may settle beyond; else 0"""
+    lengths: np.ndarray
+    """that were looked at `[lengths]`, increasing"""
+    after: np.ndarray
+    """those of the layers that follow them"""
+    returning: list[float]
+    """the fixed points at which V falls, and that lengths come back to all the same"""
 
 
 def _search(layer: WideLayer) -> _Search:
@@ -139,17 +189,21 @@ def _search(layer: WideLayer) -> _Search:
     unknown = 0.0
     if len(known) < len(changes) and _falls(known[-1], known[-2], below=0.9):
         unknown = float(_GRID[len(known)])
-    elif len(above) == len(_ABOVE) and abs(changes_above[-1]) >= _EVEN:
+    elif len(above) == len(_ABOVE):
         unknown = _TOO_FAR
-    points = zeros(
-        change,
-        np.concatenate([below, grid, above]),
-        np.concatenate([changes_below, changes, changes_above]),
-        even=_EVEN,
-    )
+    x = np.concatenate([below, grid, above])
+    y = np.concatenate([changes_below, changes, changes_above])
+    points = zeros(change, x, y, even=_EVEN)
     every = bool(np.all(np.abs(known) < _EVEN))
-    zero = [0.0] if least == 0 else []
-    return _Search(zero + [math.exp(x) for x in points], every, unknown)
+    found = ([0.0] if least == 0 else []) + [math.exp(at) for at in points]
+    with np.errstate(over="ignore"):
+        lengths, after = np.exp(x), np.exp(x) * (1 + y)
+    falls = np.any(np.diff(after[np.isfinite(after)]) < 0)
+    returning = [
+        p for p in found if falls and p and -1 < layer.weight_var * layer.phi.second_growth(p) < 0
+    ]
+    seen = np.isfinite(y)
+    return _Search(found, every, unknown, lengths[seen], after[seen], returning)
 
 
 def _ladder(
@@ -157,7 +211,7 @@ def _ladder(
 ) -> tuple[np.ndarray, list[float]]:
     """The rungs climbed, and the changes there, for as long as these are on their way to 0."""
     changes: list[float] = []
-    climbs = _falls(last, before)
+    climbs = abs(last) < _EVEN <= abs(before) or _falls(last, before)
     while climbs and len(changes) < len(rungs):
         before, last = last, change(rungs[len(changes)])
         changes.append(last)

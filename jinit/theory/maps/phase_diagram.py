@@ -86,7 +86,7 @@ class _Settle:
         rows = []
         for q in map(float, _TABLE):
             try:
-                rows.append((q, phi.second(q), phi.slope_second(q)))
+                rows.append((q, phi.second(q), phi.gradient_second(q)))
             except (MomentError, TooRoughError):
                 break
         self.phi = phi

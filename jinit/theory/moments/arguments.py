@@ -1,6 +1,7 @@
 """What theory accepts as a number: concrete, finite, and a variance where one is asked for."""
 
 import math
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,16 +9,44 @@ import numpy as np
 
 from jinit import checks
 
+LISTED = ("weight_var", "bias_var")
+"""what may be given as lists"""
+
+_MOST = 10**15
+
 
 def real(name: str, value: Any) -> float:
     """A concrete finite number as a float."""
-    checks.number(name, value)
     if not checks.is_concrete(value):
         raise TypeError(
             f"{name} must be a known number, got a value traced by jax; theory is computed in "
-            f"float64 outside of jit, so compute it before and pass the result in."
+            f"float64 outside of jit, vmap and grad, so compute it before and pass the result in."
         )
+    several = isinstance(value, list | tuple) or getattr(value, "ndim", 0) > 0
+    if several and (several := np.shape(value) if hasattr(value, "shape") else (len(value),)):
+        of_variances = (
+            "the functions of jinit.theory take a list of them and answer with a table, as in "
+            "jinit.theory.depth_scales('tanh', weight_var=[1.0, 1.5])"
+        )
+        raise TypeError(
+            f"{name} must be one finite real number, got an array of shape {several}; "
+            f"{of_variances if name in LISTED else 'ask once for each, in a Python loop'}."
+        )
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        raise ValueError(
+            f"{name} must be a number that float64 holds, of at most 1.8e308, got an integer of "
+            f"{value.bit_length()} bits."
+        )
+    checks.number(name, value)
     return float(value)
+
+
+def whole(name: str, value: Any) -> int:
+    """A count, as of units or layers, that is small enough to be a float."""
+    number = checks.count(name, value)
+    if number > _MOST:
+        raise ValueError(f"{name} must be at most {_MOST:.0e}, got {number.bit_length()} bits.")
+    return number
 
 
 def variance(name: str, value: Any, *, positive: bool = False) -> float:

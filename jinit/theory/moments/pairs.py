@@ -4,21 +4,39 @@ The two are u, v = s ± d with s ~ N(0, q (1 + c) / 2) and d ~ N(0, q (1 - c) / 
 fixed d the integrand is smooth in s but where s + d or s - d is a kink, so that the inner panels
 follow the kinks exactly; and what is needed near c = 1, E (phi(u) - phi(v))^2, is a sum of squares
 without cancellation.
+
+Two other ways serve where that one does not. At variances so large that phi bends within rounding
+of s ± d, panels are laid in u, and in v given u. And a smooth phi that oscillates often is a series
+of Hermite polynomials, of which correlations are powers (Mehler).
 """
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from numpy.polynomial.legendre import legvander
 
 from jinit.theory.moments.curve import Curve, TooRoughError
-from jinit.theory.moments.quadrature import ORDER, density, nodes_and_weights, standard_grid
+from jinit.theory.moments.quadrature import (
+    ORDER,
+    TO_LEGENDRE,
+    density,
+    nodes_and_weights,
+    standard_grid,
+)
 
 _SAME = 1e-11  # relative; edges that are closer are one
 _AT_ONCE = 2**15 // ORDER  # panels per evaluation, of s + d and s - d
 _EDGES = 2**20  # at a time
 _MOST_NODES = 20_000_000  # two seconds
+_MANY_NODES = 4_000_000  # beyond which a series is tried first
+_EXTREME = 1e12  # a variance, at which 1 is rounding of squares of pre-activations
+_APART = 1e-6  # 1 - c^2, as near as inputs may be there
+_ORDERS = 8192  # of Hermite polynomials
+_MERGED = 1e-11  # how far phi may differ from one polynomial on two panels, relative
+_CONVERGED = 1e-13  # of what they leave out of E phi^2 and E phi'^2, relative
 _SAMPLED = 32  # rows from which their number is estimated
 
 
@@ -31,6 +49,8 @@ class Pair(NamedTuple):
     """E (phi(u) - phi(v))^2 / 2 = E phi^2 - E phi(u) phi(v), to relative precision"""
     slope_product: float
     """E phi'(u) phi'(v)"""
+    custom_product: float
+    """the same of the slope that gradients are given"""
 
 
 def pair(phi: Curve, q: float, one_minus_c: float) -> Pair:
@@ -43,13 +63,19 @@ def pair(phi: Curve, q: float, one_minus_c: float) -> Pair:
     """
     second, slope_second = phi.second(q), phi.slope_second(q)
     if one_minus_c <= 0 or q == 0:
-        return Pair(second, 0.0, slope_second)
+        return Pair(second, 0.0, slope_second, phi.gradient_second(q))
     # As far as phi at variance q has to be followed; u and v need it no farther out.
     reach = math.ceil(np.abs(phi.at(q).z).max())
     farthest = reach * math.sqrt(q)
-    kinks = np.array([kink for kink in phi.kinks if abs(kink) < farthest])
-    _check_number(phi, q, float(ORDER * len(kinks) ** 2))  # a panel wherever two of them may meet
     bends = phi.pieces(farthest)
+    kinks = np.array([kink for kink in phi.kinks if abs(kink) < farthest])
+    if q > _EXTREME and one_minus_c * (2 - one_minus_c) > _APART:
+        return _far_out(phi, q, one_minus_c, reach)
+    if len(bends) * ORDER > math.sqrt(_MANY_NODES) and not len(kinks):
+        series = hermite(phi, q)
+        if series is not None:
+            return series.pair(one_minus_c)
+    _check_number(phi, q, float(ORDER * len(kinks) ** 2))  # a panel wherever two of them may meet
     bends = bends[(np.abs(bends) > _SAME * farthest) | np.isin(bends, kinks)]
     grid = standard_grid(reach)  # in standard deviations
     spread_s = math.sqrt(q * (2 - one_minus_c) / 2)
@@ -57,16 +83,19 @@ def pair(phi: Curve, q: float, one_minus_c: float) -> Pair:
     d, weight_d = _half_line(spread_d, spread_s, grid, bends, kinks)
     line = _Line(spread_s, spread_s * grid, farthest, bends, kinks)
     _check_number(phi, q, line.number(d))
-    total = np.zeros(3)
+    total = np.zeros(4)
     for row, s, weight_s in line.nodes(d):
-        value, slope = phi.evaluate(np.stack([s + d[row], s - d[row]]))
+        both = phi.evaluate_all(np.stack([s + d[row], s - d[row]]))
         weight = weight_d[row] * weight_s
-        total += [
-            np.sum(weight * value[0] * value[1]),
-            np.sum(weight * (value[0] - value[1]) ** 2) / 2,
-            np.sum(weight * slope[0] * slope[1]),
-        ]
+        total += _sums(weight, [each[0] for each in both], [each[1] for each in both])
     return Pair(*map(float, total))
+
+
+def _sums(weight: np.ndarray, of_u: Sequence[np.ndarray], of_v: Sequence[np.ndarray]) -> np.ndarray:
+    """The four expectations of a `Pair`, as far as these nodes go; of value, slope and custom."""
+    (value_u, slope_u, custom_u), (value_v, slope_v, custom_v) = of_u, of_v
+    terms = value_u * value_v, (value_u - value_v) ** 2 / 2, slope_u * slope_v, custom_u * custom_v
+    return np.array([float(np.sum(weight * each)) for each in terms])
 
 
 def _check_number(phi: Curve, q: float, needed: float) -> None:
@@ -76,6 +105,102 @@ def _check_number(phi: Curve, q: float, needed: float) -> None:
             f"variance q = {q:.6g}, which would take {needed:.1e} points, more than "
             f"{_MOST_NODES:.0e}; give a smaller variance, or a smoother activation."
         )
+
+
+# --- far out -------------------------------------------------------------------------------------
+
+
+def _far_out(phi: Curve, q: float, one_minus_c: float, reach: int) -> Pair:
+    """By nodes in u, and in v given u, that are exact where phi bends, however small that is."""
+    root, c = math.sqrt(q), 1 - one_minus_c
+    given = math.sqrt(one_minus_c * (2 - one_minus_c))  # the spread of v, in units of root
+    grid = root * standard_grid(reach)
+    bends = _coarse(phi, reach * root)
+    # What is sharp in v is spread over so much in u.
+    near = (bends[np.abs(bends) < root][:, None] + given * grid).ravel()
+    _, one_of_a_crowd = np.unique(np.round(2 * near / (given * root)), return_index=True)
+    edges = np.unique(np.concatenate([bends, grid, near[one_of_a_crowd]]))
+    u, width = nodes_and_weights(edges[np.abs(edges) <= grid[-1]])
+    weight_u = width * density(u, root)
+    of_u = phi.evaluate_all(u)
+    total = np.zeros(4)
+    rows = max(1, _AT_ONCE // (len(bends) + len(grid)))
+    for first in range(0, len(u), rows):
+        some = slice(first, first + rows)
+        middle = c * u[some, None]
+        around = np.clip(middle + given * grid, -grid[-1], grid[-1])
+        all_edges = np.concatenate([np.tile(bends, (len(middle), 1)), around], 1)
+        v, width = nodes_and_weights(np.sort(all_edges, 1))
+        weight = weight_u[some, None] * width * density(v - middle, given * root)
+        total += _sums(weight, [each[some, None] for each in of_u], phi.evaluate_all(v))
+    second = phi.second(q)  # to its own precision, which the product's need not be
+    return Pair(second - float(total[1]), *map(float, total[1:]))
+
+
+def _coarse(phi: Curve, reach: float) -> np.ndarray:
+    """Edges of as few panels as phi is smooth on."""
+    edges = np.concatenate([[-reach], phi.pieces(reach), [reach]])
+    kinks = np.isin(edges, phi.kinks)
+    while len(edges) > 2:
+        left, middle, right = edges[:-2:2], edges[1:-1:2], edges[2::2]
+        whole, _ = nodes_and_weights(np.stack([left, right], -1))
+        parts, _ = nodes_and_weights(np.stack([left, middle, right], -1))
+        of_whole, of_parts = (np.stack(phi.evaluate_all(x)) for x in (whole, parts))
+        at = 2 * (parts - left[:, None]) / (right - left)[:, None] - 1
+        there = np.einsum("rpk,pnk->rpn", of_whole @ TO_LEGENDRE.T, legvander(at, ORDER - 1))
+        size = np.maximum(np.abs(of_parts).max((1, 2)), 1e-300)[:, None]
+        same = (np.abs(there - of_parts).max(2) < _MERGED * size).all(0) & ~kinks[1:-1:2]
+        keep = np.ones(len(edges), bool)
+        keep[1:-1:2] = ~same
+        if not same.any():
+            break
+        edges, kinks = edges[keep], kinks[keep]
+    return edges
+
+
+# --- by a series ---------------------------------------------------------------------------------
+
+
+class _Series(NamedTuple):
+    """Squared coefficients of phi and its slopes in Hermite polynomials He_n / sqrt(n!)."""
+
+    value: np.ndarray
+    slope: np.ndarray
+    custom: np.ndarray
+
+    def pair(self, one_minus_c: float) -> Pair:
+        """E f(u) f(v) is the sum of squared coefficients times c^n."""
+        n = np.arange(len(self.value))
+        c = 1 - one_minus_c
+        powers = np.abs(c) ** n * np.where(n % 2 == 1, np.sign(c), 1.0)
+        less = -np.expm1(n * math.log1p(-one_minus_c)) if c > 0 else 1 - powers
+        return Pair(*(float(np.sum(each)) for each in (
+            self.value * powers, self.value * less, self.slope * powers, self.custom * powers,
+        )))  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def hermite(phi: Curve, q: float) -> _Series | None:
+    """The series at variance q; None where it converges too slowly."""
+    at = phi.at(q)
+    rows = [at.value, at.slope, *([at.custom] if phi.two_slopes else [])]
+    weighted = at.weight * np.stack(rows)
+    wanted = np.array([phi.second(q), phi.slope_second(q), phi.gradient_second(q)][: len(rows)])
+    # h_n = He_n / sqrt(n!) times exp(-z^2 / 4), which stays of order 1.
+    tame = np.exp(-(at.z**2) / 4)
+    weighted = weighted / np.maximum(tame, 1e-300)
+    before, now = np.zeros_like(at.z), tame
+    found, left = [], wanted.copy()
+    for n in range(_ORDERS):
+        coefficients = weighted @ now
+        found.append(coefficients**2)
+        left = left - found[-1]
+        if n % 64 == 63 and np.all(np.abs(left) <= _CONVERGED * n * wanted + 1e-300):
+            squares = np.array(found).T
+            if np.all(squares[:, -32:].sum(1) <= _CONVERGED * wanted):
+                return _Series(squares[0], squares[1], squares[-1])
+        before, now = now, (at.z * now - math.sqrt(n) * before) / math.sqrt(n + 1)
+    return None
 
 
 # --- the outer integral -------------------------------------------------------------------------

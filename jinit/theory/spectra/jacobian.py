@@ -37,6 +37,7 @@ _ITERATIONS = 30  # of Newton's method; a few are enough
 _ROUNDING = 1e-14  # of a share, per layer
 _NARROW = 1e-6  # the narrowest panel, relative
 _MOST_MORE = 100  # panels than at first
+_MOST_SOLVED = 250  # points; more are read off the polynomials through those
 
 
 class JacobianSpectrum(NamedTuple):
@@ -98,7 +99,7 @@ def jacobian_spectrum(
     moments, points = checks.count("moments", moments), checks.count("points", points, least=2)
     checks.choice("weights", weights, WEIGHTS)
     q = variance("q", q, positive=True)
-    slope_second = phi.slope_second(q)
+    slope_second = phi.gradient_second(q)
     if slope_second == 0:
         raise ValueError(
             f"{phi.name} has slope 0 everywhere at q = {q:g}, and with it every Jacobian; give an "
@@ -136,7 +137,7 @@ def jacobian_spectrum(
 def _slope_moment(phi: Curve, q: float, slope_second: float, k: int) -> float:
     """E (phi'^2 / E phi'^2)^k."""
     try:
-        return phi.expect(q, lambda at: (at.slope**2 / slope_second) ** k)
+        return phi.expect(q, lambda at: (at.custom**2 / slope_second) ** k)
     except MomentError:
         fewer = "" if k <= 2 else f" at most {k - 1} moments, or"
         raise MomentError(
@@ -237,7 +238,9 @@ def _density(
     # Where the edge is far out, most eigenvalues are of order 1.
     power = 2 * max(product.depth + 1, math.ceil(math.log(edge)))
     lowest = max(_LOWEST, 2 * math.asin((least / edge) ** (1 / power)))
-    angles = np.linspace(lowest, math.pi, -(-points // len(_AT)) + 1)
+    finer = -(-points // _MOST_SOLVED)  # panels in place of one
+    angles = np.linspace(lowest, math.pi, -(-points // (finer * len(_AT))) + 1)
+    between = _lagrange((np.arange(finer)[:, None] + (_AT + 1) / 2).ravel() * 2 / finer - 1)
 
     def eigenvalue(angle: Any) -> Any:
         return edge * np.sin(angle / 2) ** power
@@ -276,7 +279,18 @@ def _density(
         density[mean] = (share / weight.sum(1))[mean, None]
         with np.errstate(invalid="ignore"):
             weight[~mean] *= (share / held)[~mean, None]
-        done.append((at[~halve], weight[~halve], density[~halve]))
+        resolved = at[~halve], weight[~halve], density[~halve]
+        if finer > 1:
+            parts = left[~halve, None] + np.arange(finer + 1) / finer * (right - left)[~halve, None]
+            fine = nodes(parts[:, :-1].ravel(), parts[:, 1:].ravel())
+            at, weight = (each.reshape(len(parts), -1) for each in fine)
+            density = np.maximum(resolved[2] @ between.T, 0.0)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                share_held = (weight * density).sum(1)
+                off = (resolved[1] * resolved[2]).sum(1) / share_held
+            weight *= np.where(share_held > 0, off, 1.0)[:, None]
+            resolved = at, weight, density
+        done.append(resolved)
         middle = (left[halve] + right[halve]) / 2
         over = line.above(eigenvalue(middle))
         left, right = np.append(left[halve], middle), np.append(middle, right[halve])
@@ -288,6 +302,14 @@ def _density(
     )
     order = np.argsort(at)
     return at[order], weight[order], density[order]
+
+
+def _lagrange(x: np.ndarray) -> np.ndarray:
+    """From values at a panel's nodes to those at x in (-1, 1), `[len(x), nodes]`."""
+    nodes = range(len(_AT))
+    return np.stack([
+        np.prod([(x - _AT[k]) / (_AT[j] - _AT[k]) for k in nodes if k != j], 0) for j in nodes
+    ], 1)  # fmt: skip
 
 
 class _Product(NamedTuple):

@@ -102,10 +102,10 @@ def slope_law(phi: Curve, q: float, slope_second: float) -> SlopeLaw:
     root = math.sqrt(q)
 
     def squared(z: np.ndarray) -> np.ndarray:
-        return phi.evaluate(root * z)[1] ** 2 / slope_second
+        return phi.evaluate_all(root * z)[2] ** 2 / slope_second
 
     at = phi.at(q)
-    steep = at.slope**2 / slope_second
+    steep = at.custom**2 / slope_second
     peak = float(at.z[np.argmax(steep)])
     near = minimize_scalar(
         lambda z: -float(squared(np.array([z]))[0]), bounds=(peak - 0.2, peak + 0.2),
@@ -153,7 +153,7 @@ def _steepest(phi: Curve, reach: float) -> float:
     """The least upper bound of phi'^2 beyond a reach; infinite where phi'^2 still grows far out."""
     x = reach * 2.0 ** np.linspace(0, _OCTAVES, 8 * _OCTAVES + 1)
     with np.errstate(over="ignore"):
-        squares = phi.evaluate(np.stack([-x, x]))[1] ** 2
+        squares = phi.evaluate_all(np.stack([-x, x]))[2] ** 2
     squares = np.where(np.isnan(squares), 0.0, squares)  # where an exponential has overflowed
     inner = squares[:, : -10 * 8].max()
     if not np.isfinite(inner) or squares.max() > _GROWS * inner:
@@ -161,7 +161,7 @@ def _steepest(phi: Curve, reach: float) -> float:
     side, i = (int(k) for k in np.unravel_index(np.argmax(squares), squares.shape))
     around = (2 * side - 1) * x[[max(i - 1, 0), min(i + 1, len(x) - 1)]]
     found = minimize_scalar(
-        lambda x: -float(phi.evaluate(np.array([x]))[1][0]) ** 2,
+        lambda x: -float(phi.evaluate_all(np.array([x]))[2][0]) ** 2,
         bounds=(around.min(), around.max()), method="bounded",
     )  # fmt: skip
     return max(float(squares.max()), -float(found.fun))

@@ -192,7 +192,7 @@ def test_combinations_without_a_prediction_are_refused():
     refused("batch", norm="batch", batch=3)
     refused("depth must be an integer of at least 1, got 0", depth=0)
     refused("width must be an integer of at least 1, got 0", width=0)
-    refused("depth must be at most 100000, got 100000000: layers are followed one by one",
+    refused("depth must be at most 1000000, got 100000000: layers are followed one by one",
             depth=10**8)  # fmt: skip
     with pytest.raises(ValueError, match="depth must be at most 10000, got 10001"):
         theory.correlation_trajectory("tanh", 0.5, depth=10_001, weight_var=1.0)

@@ -362,7 +362,7 @@ def test_where_every_length_is_a_fixed_point_none_is_listed(name, weight_var):
 
 def test_lengths_that_settle_where_float64_does_not_reach_are_refused():
     with pytest.raises(MomentError, match=r"tanh cannot be followed .* of at most 1e\+297"):
-        length_fixed_point("tanh", weight_var=1e295)
+        length_fixed_point("tanh", weight_var=1e299)
     with pytest.raises(TooRoughError, match=r"sin must be differentiable .* or a smaller variance"):
         length_fixed_point("sin", weight_var=1e10)
     # What grows in proportion is not in doubt where it cannot be followed.

@@ -222,7 +222,7 @@ def test_difference_and_product_make_up_the_second_moment(name):
     (lambda x: jnp.sqrt(jnp.abs(x)), ValueError, "has no bounded derivative at x = "),
     (lambda x: jnp.sin(1e6 * x), TooRoughError, "differentiable but for isolated points"),
     (jnp.sqrt, MomentError, "sqrt or its derivative is not finite at x = -"),
-    (lambda x: jnp.exp(x**2), MomentError, "not finite at x = "),
+    (lambda x: jnp.exp(x**2), MomentError, "diverges, or leaves float64, at variance q = 1;"),
 ])  # fmt: skip
 def test_what_theory_cannot_follow_is_one_sentence(function, error, message):
     with pytest.raises(error, match=message) as caught:

@@ -34,14 +34,14 @@ def looked_at(monkeypatch):
 
     def count(phi, *arguments):
         points = []
-        evaluate = phi.evaluate
+        evaluate = phi.evaluate_all
 
         def counted(x):
             points.append(np.size(x))
             return evaluate(x)
 
         with monkeypatch.context() as patch:
-            patch.setattr(phi, "evaluate", counted)
+            patch.setattr(phi, "evaluate_all", counted)
             pair(phi, *arguments)
         return sum(points)
 
