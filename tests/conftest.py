@@ -32,7 +32,9 @@ import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 from jax._src import compiler  # noqa: E402
 
-from tests.selection import ALWAYS, CORE, OPTIMISED  # noqa: E402
+from tests.selection import ALWAYS, CORE, LONG, OPTIMISED  # noqa: E402
+
+COLLECTED = pytest.StashKey[frozenset[str]]()  # every test of this run, the long ones included
 
 hypothesis.settings.register_profile("jinit", deadline=None)  # a slow machine is no failure
 hypothesis.settings.load_profile("jinit")
@@ -47,6 +49,11 @@ def name_of(item: pytest.Item) -> str:
     return f"{path.as_posix()}::{getattr(item, 'originalname', item.name)}"
 
 
+def setting_of(item: pytest.Item) -> str:
+    """The same with the setting."""
+    return f"{item.path.relative_to(Path(__file__).parent).as_posix()}::{item.name}"
+
+
 def is_within(item: pytest.Item, places: tuple[str, ...]) -> bool:
     path = item.path.relative_to(Path(__file__).parent)
     return name_of(item) in places or any(path.is_relative_to(place) for place in places)
@@ -54,9 +61,12 @@ def is_within(item: pytest.Item, places: tuple[str, ...]) -> bool:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """`core` and most of what is `long` are given by name; `long` and `public` are asked for."""
+    config.stash[COLLECTED] = frozenset(map(setting_of, items))
     for item in items:
         always = ALWAYS.get(name_of(item))
         if always is not None and item.callspec.id not in always:
+            item.add_marker("long")
+        if name_of(item) in LONG or setting_of(item) in LONG:
             item.add_marker("long")
         if is_within(item, CORE) and not {"script", "long"} & {m.name for m in item.iter_markers()}:
             item.add_marker("core")
