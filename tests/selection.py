@@ -116,3 +116,46 @@ ALWAYS = {
         "identity", "leaky_relu", "tanh", "gelu", "own",
     ),
 }  # fmt: skip
+
+# What takes seven seconds and more, and has a shorter sister that says nearly as much: `long`.
+# Tests, or one setting of them.
+LONG = (
+    "cli/test_cli.py::test_a_picture_that_cannot_be_written_is_one_sentence",
+    "cli/test_cli.py::test_the_picture_of_an_activation_whose_moments_end",
+    "experiments/test_planted_errors.py::test_pennington_a_wrong_digit_misses",
+    "experiments/test_planted_errors.py::test_poole_planted_errors_miss",
+    "experiments/test_planted_errors.py::test_schoenholz_has_its_checks",
+    "experiments/test_scripts.py::test_small_setting[deeplearning_ai_initialization]",
+    "models/auditing/test_audit.py::"
+    "test_a_healthy_scanned_transformer_with_tied_embeddings_has_nothing_odd",
+    "models/diagnosis/test_diagnose.py::test_a_healthy_model_is_called_healthy[resnet]",
+    "models/diagnosis/test_diagnose.py::test_a_healthy_model_is_called_healthy[transformer]",
+    "models/diagnosis/test_diagnose.py::"
+    "test_a_planted_fault_is_named_first[batch norm at depth 50]",
+    "models/diagnosis/test_diagnose.py::test_a_planted_fault_is_named_first[unscaled residuals]",
+    "models/diagnosis/test_diagnose.py::test_no_false_alarm[unrolled in time]",
+    "models/diagnosis/test_one_record.py::test_two_instruments_read_the_same[relu-batch-scaled]",
+    "models/drawing/test_fixup.py::test_one_fixup_step_changes_the_output_by_as_much_at_any_depth",
+    "models/drawing/test_lsuv.py::test_every_layer_has_unit_variance[transformer]",
+    "models/drawing/test_metainit.py::test_the_gradient_quotient_is_that_of_the_dense_hessian",
+    "models/drawing/test_reinit.py::"
+    "test_he_keeps_the_signal_of_an_equinox_model_whose_own_start_loses_it",
+    "models/drawing/test_reinit.py::test_he_keeps_the_signal_over_thirty_layers[cnn]",
+    "models/drawing/test_reinit.py::test_mapped_over_keys_is_a_loop[haiku gru]",
+    "networks/test_correlations.py::"
+    "test_mapped_over_seeds_and_gains_equals_one_by_one_in_one_trace",
+    "networks/test_jacobian_measured.py::test_mapped_over_seeds_equals_one_by_one_in_one_trace",
+    "networks/test_mlp.py::test_mapped_equals_looped_bit_for_bit_in_deep_nets[orthogonal]",
+    "networks/test_network.py::test_mapped_equals_one_by_one_in_one_trace_with_records_and_dropout",
+    "test_runtime.py::test_many_calls_of_mapped_orthogonal_layers_return",
+    "theory/maps/test_lengths.py::"
+    "test_twenty_networks_of_cs231n_agree_with_infinite_width[relu-he-options2-2.0]",
+    "theory/maps/test_lengths.py::"
+    "test_two_fixed_points_closer_than_a_step_of_the_grid_are_found[0.149]",
+    "theory/maps/test_tailored.py::test_a_hundred_thousand_layers",
+    "theory/layers/test_norms.py::test_deep_networks_leave_an_unstable_fixed_point[silu]",
+    "theory/spectra/test_jacobian.py::test_products_of_random_matrices[own]",
+    "theory/spectra/test_jacobian.py::test_products_of_random_matrices[tanh]",
+    "theory/spectra/test_jacobian.py::test_shares_of_orthogonal_products[leaky_relu]",
+    "theory/test_agreement.py::test_prediction_agrees_with_simulation[identity]",
+)

@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Float
 from jinit import checks
 from jinit.models.drawing.images import Image, solved
 from jinit.models.drawing.reinit import reinit
+from jinit.models.drawing.scales import positive
 from jinit.models.tracing.model import TracedModel, face
 from jinit.models.tracing.probe import Spot, interpret
 from jinit.models.tracing.roles import Role
@@ -58,7 +59,7 @@ def lsuv(
 
     Source: Mishkin & Matas 2016, "All you need is a good init", algorithm 1.
     """
-    checks.number("std", std)
+    positive(std=std)
     passes = checks.count("passes", passes)
     model = model.of(variables)
     model = model.of(reinit.traced(model, key, scheme=scheme))

@@ -100,7 +100,7 @@ def reinit(
     traced: list[Any] = [v for v in floats if isinstance(v, jax.core.Tracer) and v.size]
     draw = _Kernels(scheme, options, traced)
     if not isinstance(gain, str):
-        checks.number("gain", gain)
+        checks.number("gain", gain, least=0)
     elif gain != "auto":
         raise ValueError(f"gain must be a number, a scalar array or 'auto', got {gain!r}.")
     found, fresh = model.judged(), list[Any]()

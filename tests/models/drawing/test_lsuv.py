@@ -158,5 +158,8 @@ def test_what_is_no_number_of_passes_or_std():
     apply = lambda w, x: x @ w  # noqa: E731
     with pytest.raises(ValueError, match="passes"):
         lsuv(KEY, apply, jnp.ones((32, 4)), X, passes=0)
+    for std in (0.0, -1.0):
+        with pytest.raises(ValueError, match="std"):
+            lsuv(KEY, apply, jnp.ones((32, 4)), X, std=std)
     with pytest.raises(TypeError, match="std"):
         lsuv(KEY, apply, jnp.ones((32, 4)), X, std="one")
