@@ -48,8 +48,7 @@ def test_every_test_that_is_chosen_by_name_exists(table):
         assert not test or f"\ndef {test}(" in (ROOT / "tests" / path).read_text(), entry
 
 
-@pytest.mark.script
-def test_every_test_that_is_chosen_by_name_exists(request):
+def test_every_setting_that_is_chosen_by_name_exists(request):
     """Of the files that this run collects, which are all of them in `.ci/run`."""
     found = request.config.stash[COLLECTED]
     files = {test.partition("::")[0] for test in found}

@@ -22,7 +22,7 @@ and drawn as its package draws it. `nox -s models` installs the packages
 - **as drawn**: what `jinit.diagnose` finds in the model before anything is trained; a dash if the
   signal lives from end to end.
 - **planted**: what was done to one leaf, or to every weight. For each model a fault was chosen that
-  can be named: the rows say that jinit reads the model well enough to name it, and not what share of
+  can be named: the rows say that jinit reads the model well enough for that, and not what share of
   all faults it would name. Weights beside a skip that are 0, or a readout that is small, are no
   faults to it, and a spectral or tied weight a hundred times too small is often not seen.
 - **named by**: who names that leaf, or tells what all weights do: a finding of `jinit.diagnose`,
