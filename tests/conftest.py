@@ -32,9 +32,7 @@ import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 from jax._src import compiler  # noqa: E402
 
-from tests.selection import ALWAYS, CORE, LONG, OPTIMISED  # noqa: E402
-
-COLLECTED = pytest.StashKey[frozenset[str]]()  # every test of this run, the long ones included
+from tests.selection import ALWAYS, COLLECTED, CORE, LONG, OPTIMISED  # noqa: E402
 
 hypothesis.settings.register_profile("jinit", deadline=None)  # a slow machine is no failure
 hypothesis.settings.load_profile("jinit")

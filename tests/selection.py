@@ -3,6 +3,8 @@
 Paths from this folder; a test is `path::name`. tests/conftest.py applies them.
 """
 
+import pytest
+
 # A minute of tests, `pytest -m core`: files, or folders, that say most for their time.
 CORE = (
     "test_house.py", "test_suite.py", "test_checks.py", "test_activations.py", "test_schemes.py",
@@ -159,3 +161,6 @@ LONG = (
     "theory/spectra/test_jacobian.py::test_shares_of_orthogonal_products[leaky_relu]",
     "theory/test_agreement.py::test_prediction_agrees_with_simulation[identity]",
 )
+
+COLLECTED = pytest.StashKey[frozenset[str]]()
+"""Every test that a run has collected, the long ones included."""

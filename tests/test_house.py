@@ -18,6 +18,7 @@ ROOT = Path(jinit.__file__).parent
 FLOORS: dict[str, list[set[str]]] = {
     "": [
         {"checks", "templates"},
+        {"elementwise"},
         {"activations", "runtime"},
         {"schemes", "data"},
         {"networks", "theory", "sweeps"},

@@ -11,8 +11,7 @@ import pytest
 import jinit
 from jinit.networks.layer import RESIDUALS
 from jinit.networks.norms import NORMS
-from tests.conftest import COLLECTED
-from tests.selection import ALWAYS, CORE, LONG, OPTIMISED
+from tests.selection import ALWAYS, COLLECTED, CORE, LONG, OPTIMISED
 
 ROOT = Path(__file__).parent.parent
 CHECKER = "jinit,beartype.beartype"
