@@ -159,12 +159,12 @@ def dtype(what: str, value: Any, allowed: Any = jnp.floating) -> Any:
     return held
 
 
-def count(what: str, value: Any, *, least: int = 1) -> int:
-    """An integer of at least `least`, which an int32 holds, returned as int."""
+def count(what: str, value: Any, *, least: int = 1, most: int = _LARGEST) -> int:
+    """An integer of at least `least`, and no more than an int32 holds, returned as int."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{what} must be an integer of at least {least}, got {shown(value)}.")
-    if int(value) > _LARGEST:
-        raise ValueError(f"{what} must be at most {_LARGEST}, got {shown(value)}.")
+    if int(value) > most:
+        raise ValueError(f"{what} must be at most {most}, got {shown(value)}.")
     return int(value)
 
 

@@ -410,12 +410,6 @@ SCHEMES: dict[str, Scheme] = {
         "std corrected unless corrected=False, which is jax.nn.initializers'",
         dtypes=jnp.floating,
     ),
-    "variance_scaling": Scheme(
-        _variance_scaling,
-        "variance gain² scale/fan; mode: the fan, distribution: the shape",
-        "as in jax.nn.initializers; PyTorch's xavier_normal_ is scale=1, mode='fan_avg', "
-        "distribution='normal'",
-    ),
     "xavier": Scheme(
         _scaling(1.0, "fan_in", "normal"),
         "N(0, gain²/fan_in)",
@@ -446,6 +440,12 @@ SCHEMES: dict[str, Scheme] = {
         _scaling(1.0, "fan_in", "truncated_normal"), "N(0, gain²/fan_in), truncated", _LECUN
     ),
     "lecun_uniform": Scheme(_scaling(1.0, "fan_in", "uniform"), "U(±gain √(3/fan_in))", _LECUN),
+    "variance_scaling": Scheme(
+        _variance_scaling,
+        "variance gain² scale/fan; mode: the fan, distribution: the shape",
+        "as in jax.nn.initializers; PyTorch's xavier_normal_ is scale=1, mode='fan_avg', "
+        "distribution='normal'",
+    ),
     "orthogonal": Scheme(
         _structured(_haar),
         "gain Q, Q (semi-)orthogonal, Haar",
@@ -528,6 +528,8 @@ def scheme(name: str, **options: Any) -> Initializer:
     if "value" in options:
         checks.numeric("value", options["value"], complex=True)
         checks.finite("value", options["value"])
+        if isinstance(options["value"], list | tuple):
+            options = options | {"value": np.asarray(options["value"])}
     axes = {option: _axes(option, options[option]) for option in _AXES if option in options}
     draw = entry.make(**options | axes)
 

@@ -313,11 +313,9 @@ def _seeds(seeds: Any) -> tuple[int, ...]:
         return tuple(range(checks.count("seeds", seeds)))
     if isinstance(seeds, str | bool) or not isinstance(seeds, Sequence | np.ndarray | range):
         raise TypeError(f"seeds must be a count or a list of integers, got {seeds!r}.")
-    found = tuple(checks.count("every seed", seed, least=0) for seed in seeds)
+    found = tuple(checks.count("every seed", s, least=0, most=_MOST_SEED) for s in seeds)
     if not found:
         raise ValueError("seeds must list at least one seed, got none.")
-    if max(found) > _MOST_SEED:
-        raise ValueError(f"every seed must be at most {_MOST_SEED}, got {max(found)}.")
     if len(set(found)) < len(found):
         repeated = next(s for s in found if found.count(s) > 1)
         raise ValueError(f"seeds must differ, got {repeated} more than once.")

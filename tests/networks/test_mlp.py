@@ -200,7 +200,8 @@ def test_parameters_of_another_dtype():
         lambda k: jinit.init(k, jinit.MLP((4, 4, 2), norm="batch"), dtype=jnp.bfloat16),
         jax.random.key(0),
     )
-    assert {leaf.dtype for leaf in jax.tree.leaves((params, state))} == {jnp.dtype("bfloat16")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype("float32")}
 
 
 # --- forward --------------------------------------------------------------------------------

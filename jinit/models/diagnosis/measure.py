@@ -39,7 +39,7 @@ from jinit.models.tracing.trace import Trace
 from jinit.models.tracing.uses import ActivationUse, Softmax
 from jinit.models.tracing.values import RoleError
 
-_LOGITS = 2**14  # of one softmax that are looked at
+_LOGITS = 2**16  # of one softmax that are looked at
 _MASKED = -1e4  # logits so far below the largest are masked
 
 
