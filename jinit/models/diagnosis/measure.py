@@ -208,11 +208,12 @@ def _logits(softmax: Softmax, x: jax.Array) -> jax.Array:
     count, p, mean = total(jnp.ones_like(u)), jnp.exp(u), total(u)
     norm, mean = total(p), mean / count
     entropy = jnp.log(norm) - total(u * p) / norm
-    spread = jnp.sqrt(jnp.maximum(total(jnp.square(u)) / count - jnp.square(mean), 0))
+    spread = jnp.maximum(total(jnp.square(u)) / count - jnp.square(mean), 0)
     some = count > 1
     rows = jnp.maximum(jnp.sum(some, dtype=jnp.float32), 1)
     share = entropy / jnp.log(jnp.where(some, count, 2))
-    return jnp.stack([jnp.sum(jnp.where(some, a, 0)) / rows for a in (spread, share)])
+    spread, share = (jnp.sum(jnp.where(some, a, 0)) / rows for a in (spread, share))
+    return jnp.stack([jnp.sqrt(spread), share])
 
 
 def compiled(model: TracedModel, where: Sites, targets: Any = None) -> Callable[[], Any]:
