@@ -16,7 +16,7 @@ import numpy as np
 from jax.extend.core import jaxprs_in_params
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jinit.sweeps.grid import Sweep, as_coordinate, traced_array
+from jinit.sweeps.grid import Sweep, traced_array
 
 _WORKED_ON = 8 * 2**20  # bytes that a group's busiest loop body makes on CPU; see usual_group
 _WIDEST_CPU, _WIDEST = 64, 4096
@@ -57,7 +57,7 @@ def trace_point(sweep: Sweep, point: Mapping[str, Any]) -> Traced:
         try:
             jaxpr, out = jax.make_jaxpr(row, return_shape=True)(*example)
         except Exception as error:
-            static = {name: as_coordinate(value) for name, value in point.items()} or "all"
+            static = {name: sweep.label(name, value) for name, value in point.items()} or "all"
             error.add_note(f"jinit.sweep: {what} raised this while it was traced at {static}.")
             raise
         sizes.append(_sizes(jaxpr.jaxpr))

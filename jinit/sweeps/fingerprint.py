@@ -10,7 +10,6 @@ import numpy as np
 
 from jinit.sweeps.blocks import Runner
 from jinit.sweeps.compile import abstract_row
-from jinit.sweeps.grid import as_coordinate
 
 # How many devices and threads there are changes no bit.
 _HARMLESS = ("--xla_force_host_platform_device_count", "--xla_cpu_multi_thread_eigen")
@@ -33,7 +32,7 @@ def fingerprint(runner: Runner) -> dict[str, Any]:
     for point, traced in zip(sweep.points, runner.traced, strict=True):
         for what in sweep.functions:
             own = sweep.arguments_of(what, point)
-            name = f"{what}({', '.join(f'{k}={as_coordinate(v)}' for k, v in own.items())})"
+            name = f"{what}({', '.join(f'{k}={sweep.label(k, v)}' for k, v in own.items())})"
             if name not in programs:
                 programs[name] = _hash(*abstract_row(sweep, what, point, traced.start))
     return {

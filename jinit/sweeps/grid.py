@@ -7,6 +7,7 @@ each, with programs of its own), then the traced axes, then seeds innermost.
 import inspect
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -154,9 +155,21 @@ class Sweep:
             if self.prepare is not None:
                 key = jax.random.fold_in(key, place)
             first = (key, start) if place else (key,)
-            return function(*first, **static, **traced)
+            out = _called(what, function, first, static | traced)
+            for path, leaf in jax.tree_util.tree_flatten_with_path(out)[0]:
+                if not isinstance(leaf, jax.Array | np.ndarray | np.generic | int | float):
+                    raise TypeError(
+                        f"{what} must return arrays, got {checks.shown(leaf)} at "
+                        f"{what}(...){jax.tree_util.keystr(path)}."
+                    )
+            return out
 
         return one
+
+    def label(self, axis: str, value: Any) -> Any:
+        """The coordinate of a value of a static axis."""
+        values = self.static[axis]
+        return _labels(values)[next(i for i, v in enumerate(values) if v is value or v == value)]
 
     @property
     def dry_run(self) -> NoReturn:
@@ -169,9 +182,7 @@ class Sweep:
     def description(self) -> dict[str, Any]:
         """Axes, seeds and dims as JSON can hold them."""
         described = {
-            "static": {
-                name: [as_coordinate(v) for v in values] for name, values in self.static.items()
-            },
+            "static": {name: _labels(values) for name, values in self.static.items()},
             "traced": {name: values.tolist() for name, values in self.traced.items()},
             "seeds": [int(seed) for seed in self.seeds],  # type: ignore[union-attr]
             "dims": {name: list(names) for name, names in self.dims.items()},
@@ -198,6 +209,40 @@ def as_coordinate(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return "None" if value is None else value
     return getattr(value, "__name__", None) or repr(value)
+
+
+def _labels(values: Sequence[Any]) -> list[Any]:
+    """A coordinate for each value of a static axis; functions of one name are counted."""
+    names = [as_coordinate(value) for value in values]
+    labels = []
+    for i, (value, name) in enumerate(zip(values, names, strict=True)):
+        before = [other for other, same in zip(values[:i], names[:i], strict=True) if same == name]
+        counted = callable(value) and before and value not in before
+        labels.append(f"{name} {len(before) + 1}" if counted else name)
+    return labels
+
+
+_NO_NUMBERS = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
+
+def _called(what: str, function: Callable[..., Any], first: tuple[Any, ...], given: Any) -> Any:
+    """The function's outputs; a traced value that is used as a number of Python is named."""
+    try:
+        return function(*first, **given)
+    except (*_NO_NUMBERS, TypeError) as error:
+        text = str(error)
+        if not isinstance(error, _NO_NUMBERS) and "concrete values of integer type" not in text:
+            raise
+        axes = re.findall(r"traced\['(\w+)'\]", text)
+        which = f"the traced axis {axes[0]!r}" if axes else "a traced axis"
+        raise TypeError(
+            f"{what} takes the value of {which} as a shape, a Python number or a NumPy array "
+            f"({text.splitlines()[0]}); put that axis into static=, or compute with jax.numpy."
+        ) from error
 
 
 class _Names(NamedTuple):
@@ -269,7 +314,7 @@ def _static(axes: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
                 ) from None
         if not found:
             raise ValueError(f"the static axis {name!r} is empty; list at least one value.")
-        shown = [as_coordinate(value) for value in found]
+        shown = _labels(found)
         repeated = [value for value in shown if shown.count(value) > 1]
         if repeated:
             raise ValueError(

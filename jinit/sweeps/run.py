@@ -98,6 +98,13 @@ def sweep(
         raise ValueError(
             f"a shard writes to a store that all share, got shard={part} without one; give store=."
         )
+    if store is not None:
+        _check_place(store)
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise TypeError(
+            f"executor must be a concurrent.futures.Executor, such as a ProcessPoolExecutor or "
+            f"Dask's, got {checks.shown(executor)}."
+        )
     runner = Runner(plan)
     kept = _store(store, runner, block)
     _fill(kept, runner, part, executor, progress)
@@ -115,6 +122,7 @@ def load(store: str | os.PathLike[str], *, partial: bool = False) -> xr.Dataset:
         ValueError: a folder that is no sweep; blocks that are damaged, or missing if not
             `partial`.
     """
+    _check_place(store)
     kept = ZarrStore(Path(store), write=False)
     done = kept.done()
     if not partial and not done.all():
@@ -123,6 +131,14 @@ def load(store: str | os.PathLike[str], *, partial: bool = False) -> xr.Dataset:
             f"to finish it, or load(..., partial=True) for what is there."
         )
     return _dataset(kept, done)
+
+
+def _check_place(store: Any) -> None:
+    if not isinstance(store, str | os.PathLike):
+        raise TypeError(
+            f"store must be the path of a folder, as in 'runs/mine.zarr', got "
+            f"{checks.shown(store)}."
+        )
 
 
 def _dataset(kept: Store, done: np.ndarray) -> xr.Dataset:

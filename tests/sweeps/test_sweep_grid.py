@@ -71,6 +71,8 @@ BAD = {
     "dims rank": ({"dims": {"x": ("layer",)}}, r"names 1 dimensions, but the output has shape"),
     "shard": ({"shard": (2, 2)}, r"shard must be \(i, n\).*i goes from 0 to 1"),
     "shard alone": ({"shard": (0, 2)}, "a shard writes to a store that all share"),
+    "store 3": ({"store": 3}, "store must be the path of a folder.* got 3"),
+    "executor 4": ({"executor": 4}, "executor must be a concurrent.futures.Executor.* got 4"),
     "shard text": ({"shard": "1/2"}, r"shard must be \(i, n\), .* got '1/2'"),
 }  # fmt: skip
 
@@ -99,6 +101,36 @@ def test_functions_that_cannot_be_mapped():
         jinit.sweep(lambda key: {"x": key})
     with pytest.raises(TypeError, match="must return arrays of real numbers, got dict for 'x'"):
         jinit.sweep(lambda key: {"x": {"y": jnp.ones(2)}})
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("use", [
+    lambda x: jnp.zeros(x), lambda x: float(x), lambda x: 1.0 if x > 1 else 0.0, np.sin, range,
+])  # fmt: skip
+def test_a_traced_value_that_is_used_as_a_number_is_named(use):
+    with pytest.raises(TypeError, match=r"fn takes the value of .*; put that axis into static="):
+        jinit.sweep(lambda key, *, n: {"x": jnp.sum(use(n))}, traced={"n": [1, 2]}, progress=False)
+
+
+@pytest.mark.bad_input
+def test_what_is_no_array_or_path_is_named():
+    with pytest.raises(TypeError, match=r"fn must return arrays, got 'a' at fn\(...\)\['x'\]"):
+        jinit.sweep(lambda key: {"x": "a"}, progress=False)
+    for place in (None, 3):
+        with pytest.raises(TypeError, match=f"store must be the path of a folder.* got {place}"):
+            jinit.load(place)
+
+
+def test_two_functions_of_one_name_are_two_values(tmp_path):
+    ways = [lambda x: x, lambda x: 2 * x, jnp.tanh]
+    ds = jinit.sweep(
+        lambda key, *, way, gain: {"x": way(gain)}, static={"way": ways}, traced={"gain": [1.0]},
+        store=tmp_path / "ways.zarr", progress=False,
+    )  # fmt: skip
+    assert ds.way.values.tolist() == ["<lambda>", "<lambda> 2", "tanh"]
+    np.testing.assert_allclose(ds.x.values.ravel(), [1, 2, np.tanh(1)], rtol=1e-6)
+    with pytest.raises(ValueError, match="more than once"):
+        jinit.sweep(lambda key, *, way: {"x": 0.0}, static={"way": ways[:1] * 2}, progress=False)
 
 
 def by_size(key, *, n):
