@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+import xarray as xr
 
 import jinit
 from jinit import plots, theory
@@ -319,3 +320,26 @@ def test_a_coordinate_check_without_a_picture_says_why(ax):
         plots.coordinate_check(checked(), [ax])
     with pytest.raises(ValueError, match="each of the 0 steps with a change, got none"):
         plots.coordinate_check(checked().sel(step=[0]), variable="change")
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("given", ["text", None, 3, np.ones((2, 2))])
+@pytest.mark.parametrize(
+    ("picture", "source"),
+    [
+        (plots.grid, "jinit.sweep"), (plots.fixed, "jinit.fix"),
+        (plots.diagnosis, "jinit.diagnose"),
+        (plots.coordinate_check, "jinit.models.coordinate_check"),
+    ],
+)  # fmt: skip
+def test_what_is_no_result_is_one_sentence(picture, source, given):
+    with pytest.raises(TypeError, match=f"must be what {source} returns, got "):
+        picture(given)
+
+
+@pytest.mark.bad_input
+def test_a_grid_without_seeds_says_how_to_add_one():
+    dataset = xr.Dataset({"x": ("a", [1.0, 2.0])}, coords={"a": [1.0, 2.0]})
+    with pytest.raises(ValueError, match=r"dimension 'seed'.*expand_dims\('seed'\)"):
+        plots.grid(dataset)
+    assert plots.grid(dataset.expand_dims(seed=[0])).axes

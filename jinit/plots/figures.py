@@ -12,6 +12,8 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from jinit import checks
+
 Values = Sequence[Any] | jax.Array | np.ndarray
 """Numbers in rows or an array."""
 
@@ -61,3 +63,13 @@ def figure(
 def power_of_ten(exponent: float | np.integer, _: Any = None) -> str:
     """How ticks and labels write a logarithm to base 10, which no reader has to undo."""
     return f"$10^{{{exponent + 0.0:g}}}$"
+
+
+def need(what: str, value: Any, fields: Sequence[str], source: str) -> None:
+    """A TypeError for what has not the fields that `source` returns."""
+    missing = [field for field in fields if not hasattr(value, field)]
+    if missing:
+        raise TypeError(
+            f"{what} must be what {source} returns, got {checks.shown(value)}, which has no "
+            f"{missing[0]!r}."
+        )

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from jinit.models.diagnosis.records import decades
-from jinit.plots.figures import COLORS, figure, style
+from jinit.plots.figures import COLORS, figure, need, style
 
 
 def diagnosis(found: Any, *, title: str = "") -> Figure:
@@ -28,6 +28,7 @@ def diagnosis(found: Any, *, title: str = "") -> Figure:
     Raises:
         ValueError: a diagnosis without layers.
     """
+    need("found", found, ("layers", "activations", "verdict"), "jinit.diagnose")
     rows = found.layers
     if not rows:
         raise ValueError("a picture needs a layer, got a diagnosis in which no weight is applied.")
@@ -101,6 +102,7 @@ def coordinate_check(
     Raises:
         ValueError: a variable that is not there, or another number of axes than of steps.
     """
+    need("dataset", dataset, ("data_vars", "dims"), "jinit.models.coordinate_check")
     if variable not in ("size", "change") or variable not in dataset:
         raise ValueError(f"variable must be 'size' or 'change' of the Dataset, got {variable!r}.")
     steps = [int(s) for s in dataset["step"].values if variable == "size" or s > 0]

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from jinit.plots.figures import COLORS, figure, power_of_ten, style
+from jinit.plots.figures import COLORS, figure, need, power_of_ten, style
 
 _MOST_PANELS = 12
 
@@ -26,6 +26,12 @@ def grid(dataset: Any, variable: str | None = None, *, title: str = "") -> Figur
     Raises:
         ValueError: a variable that is not there or has dimensions of its own, or too many panels.
     """
+    need("dataset", dataset, ("data_vars", "dims"), "jinit.sweep")
+    if "seed" not in dataset.dims:
+        raise ValueError(
+            f"dataset must have the dimension 'seed', over which the median is taken, got "
+            f"{', '.join(map(repr, dataset.dims)) or 'none'}; dataset.expand_dims('seed') adds it."
+        )
     plain = [
         name for name, each in dataset.data_vars.items() if set(each.dims) <= set(dataset.coords)
     ]

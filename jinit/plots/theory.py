@@ -1,6 +1,6 @@
 """Theory beside measurement."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jinit.plots.figures import COLORS, figure, power_of_ten, style
+from jinit.plots.figures import COLORS, figure, need, power_of_ten, style
 
 
 def signals(measured: Any, theory: Any, *, title: str = "") -> Figure:
@@ -27,8 +27,8 @@ def signals(measured: Any, theory: Any, *, title: str = "") -> Figure:
     Raises:
         ValueError: different numbers of layers.
     """
-    _need("measured", measured, ("log_act", "log_grad"), "jinit.layer_signals")
-    _need("theory", theory, ("q", "log_act", "log_grad_band"), "jinit.theory.trajectory")
+    need("measured", measured, ("log_act", "log_grad"), "jinit.layer_signals")
+    need("theory", theory, ("q", "log_act", "log_grad_band"), "jinit.theory.trajectory")
     log_act, log_grad = _runs(measured.log_act), _runs(measured.log_grad)
     depth = len(theory.q)
     if log_act.shape[1] != depth + 1:
@@ -56,15 +56,6 @@ def signals(measured: Any, theory: Any, *, title: str = "") -> Figure:
         if title:
             fig.suptitle(title, fontweight="bold")
     return fig
-
-
-def _need(what: str, value: Any, fields: Sequence[str], source: str) -> None:
-    missing = [field for field in fields if not hasattr(value, field)]
-    if missing:
-        raise TypeError(
-            f"{what} must be what {source} returns, got {type(value).__name__}, which has no "
-            f"{missing[0]!r}."
-        )
 
 
 def _runs(logs: Any) -> np.ndarray:
@@ -133,7 +124,7 @@ def phase_diagram(
         limit: growth per layer at which the colours end.
         title: of the picture.
     """
-    _need("theory", theory, ("log_chi", "line"), "jinit.theory.phase_diagram")
+    need("theory", theory, ("log_chi", "line"), "jinit.theory.phase_diagram")
     if limit is not None and not limit > 0:
         raise ValueError(f"limit must be a positive growth per layer, got {limit!r}.")
     points = None if measured is None else _points(measured)
