@@ -122,6 +122,14 @@ ALWAYS = {
 # What takes seven seconds and more, and has a shorter sister that says nearly as much: `long`.
 # Tests, or one setting of them.
 LONG = (
+    "networks/test_training.py::test_signals_at_chosen_steps_are_those_of_the_network_at_that_step",
+    "cli/test_theory_command.py::test_gradients_too_small_for_a_float_are_powers_of_ten",
+    "models/test_zoo.py::test_healthy_models_have_roles_and_signals_that_live[resnet]",
+    "networks/test_params.py::test_a_mapped_stack_reads_the_same_way",
+    "theory/test_agreement.py::test_prediction_agrees_with_simulation[leaky_relu]",
+    "theory/layers/test_norms.py::test_deep_networks_leave_an_unstable_fixed_point[gelu]",
+    "sweeps/test_sweep_results.py::"
+    "test_the_block_changes_no_bit_and_the_group_at_most_the_last[8-24]",
     "cli/test_cli.py::test_a_picture_that_cannot_be_written_is_one_sentence",
     "cli/test_cli.py::test_the_picture_of_an_activation_whose_moments_end",
     "experiments/test_planted_errors.py::test_pennington_a_wrong_digit_misses",

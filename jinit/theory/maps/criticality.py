@@ -211,7 +211,7 @@ def doubly_critical(activation: ActivationLike) -> DoublyCritical:
         NoCriticalPointError: a ValueError; where there is none.
 
     >>> doubly_critical("relu")
-    DoublyCritical(q=1.0, weight_var=2.0, bias_var=0.0)
+    DoublyCritical(q=1.0, weight_var=2.0, bias_var=0.0, reached=True)
     """
     phi = curve(activation)
     if _is_homogeneous(phi):
