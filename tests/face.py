@@ -1,11 +1,10 @@
-"""Every public function with arguments that work, from which `test_face` makes ones that do not."""
+"""Calls of schemes, networks and training that work; `test_face` makes ones of them that do not."""
 
-import inspect
 import signal
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,28 +22,8 @@ PARAMS, STATE = jinit.init(KEY, NET)
 STATS = networks.BatchStats(jnp.zeros(4), jnp.ones(4))
 ONES = jnp.ones(4)
 SGD = optax.sgd(0.1)
-WEIGHTS = {"a": jax.random.normal(KEY, (4, 4)) / 2, "b": jax.random.normal(KEY, (4, 2))}
-
-
-def model(weights: Any, x: Any) -> Any:
-    """A model of two weights."""
-    return jnp.tanh(x @ weights["a"]) @ weights["b"]
-
-
-def mean_square(out: Any) -> Any:
-    """Its loss."""
-    return jnp.mean(jnp.square(out))
-
-
-def one_run(key: Any, *, width: int, gain: Any) -> Any:
-    """What a sweep calls."""
-    w = jinit.scheme("xavier", gain=gain)(key, (width, width))
-    return {"norm": jnp.linalg.norm(w)}
-
 
 NETWORK = {"net": NET, "params": PARAMS, "state": STATE}
-APPLIED = {"apply": model, "variables": WEIGHTS, "inputs": (X,)}
-WIDE = {"weight_var": 1.5, "bias_var": 0.05}
 
 # Every argument that is worth a mistake, with a value that works.
 CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
@@ -101,26 +80,8 @@ BAD: dict[str, Any] = {
 }  # fmt: skip
 
 
-class Outcome(NamedTuple):
-    """What came of a call: `fault` is None where it is good."""
-
-    call: str
-    argument: str
-    value: str
-    fault: str | None
-
-
 class _Hang(BaseException):
     pass
-
-
-def outcomes(name: str, *, seconds: float = 60.0) -> Iterator[Outcome]:
-    """Every argument of a call replaced by every value of the wrong kind."""
-    function, works = CALLS[name]
-    for argument in works:
-        for value in BAD:
-            found = fault(function, works, argument, BAD[value], seconds)
-            yield Outcome(name, argument, value, found)
 
 
 def fault(
@@ -134,7 +95,7 @@ def fault(
     before = signal.signal(signal.SIGALRM, hang)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        out = _called(function, works | {argument: value})
+        out = function(**works | {argument: value})
         jax.block_until_ready(jax.tree.leaves(out))
     except _Hang:
         return f"no answer in {seconds:g} s"
@@ -143,19 +104,13 @@ def fault(
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+    return nan_in(out)
+
+
+def nan_in(out: Any) -> str | None:
+    """What is no number in an answer."""
     bad = [x for x in jax.tree.leaves(out) if _is_nan(x)]
     return f"NaN for an answer: {bad[0]}" if bad else None
-
-
-def _called(function: Callable[..., Any], given: dict[str, Any]) -> Any:
-    """With what comes before `*inputs` in order, as they are written."""
-    if "inputs" not in given:
-        return function(**given)
-    rest = dict(given)
-    names = list(inspect.signature(function).parameters)
-    first = [rest.pop(n) for n in names[: names.index("inputs")] if n in rest]
-    inputs = rest.pop("inputs")
-    return function(*first, *(inputs if isinstance(inputs, tuple) else (inputs,)), **rest)
 
 
 ROOM = str(Path(jinit.__file__).parent)

@@ -37,16 +37,13 @@ def real(name: str, value: Any) -> float:
             f"{name} must be a number that float64 holds, of at most 1.8e308, got an integer of "
             f"{value.bit_length()} bits."
         )
-    checks.number(name, value)
+    checks.number(name, float(value) if type(value) is int else value)  # float64 holds it
     return float(value)
 
 
 def whole(name: str, value: Any) -> int:
     """A count, as of units or layers, that is small enough to be a float."""
-    number = checks.count(name, value)
-    if number > _MOST:
-        raise ValueError(f"{name} must be at most {_MOST:.0e}, got {number.bit_length()} bits.")
-    return number
+    return checks.count(name, value, most=_MOST)
 
 
 def variance(name: str, value: Any, *, positive: bool = False) -> float:
