@@ -11,6 +11,7 @@ from jinit.theory.moments.quadrature import ORDER, TO_LEGENDRE, nodes_and_weight
 _RESOLVED = 1e-13  # of the last coefficients, relative; a panel with more is not interpolated
 _NEGLIGIBLE = 1e-17
 _FEW = 200  # lengths that are looked at one by one
+_OFTEN = 8  # lengths within one panel, after which it pays
 
 
 class Table:
@@ -35,12 +36,13 @@ class Table:
         """
         self._moments, self._sizes, self._width = moments, sizes, width
         self._panels: dict[int, tuple[np.ndarray, list[float]] | None] = {}
+        self._met: dict[int, int] = {}
 
     def first(self, q: float) -> float:
         """The first of them at one length."""
         place = math.log(q) / self._width
         panel = math.floor(place)
-        found = self._panel(panel)
+        found = self._panel(panel, met=1)
         if found is None:
             return float(self._moments(q)[0])
         t, value = 2 * (place - panel) - 1, 0.0
@@ -59,7 +61,8 @@ class Table:
         panels = np.floor(place)
         for panel in np.unique(panels):
             here = panels == panel
-            found = self._panel(int(panel)) if math.isfinite(panel) else None
+            met = int(here.sum())
+            found = self._panel(int(panel), met) if math.isfinite(panel) else None
             if found is None:
                 rows.append(np.array([self._moments(float(each)) for each in distinct[here]]).T)
             else:
@@ -67,8 +70,11 @@ class Table:
                 rows.append(found[0] @ basis.T)
         return np.concatenate(rows, 1)[:, back]
 
-    def _panel(self, panel: int) -> tuple[np.ndarray, list[float]] | None:
+    def _panel(self, panel: int, met: int) -> tuple[np.ndarray, list[float]] | None:
         if panel not in self._panels:
+            self._met[panel] = self._met.get(panel, 0) + met
+            if self._met[panel] < _OFTEN:  # lengths may pass by once, and never come back
+                return None
             self._panels[panel] = self._looked_at(panel)
         return self._panels[panel]
 
