@@ -87,7 +87,10 @@ def _face(
     listed = [name for name in LISTED if name in fields]
 
     def face(*args: Any, **kwargs: Any) -> Any:
-        given = signature.bind(*args, **kwargs)
+        try:
+            given = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{method.__name__}: {error}") from None
         given.apply_defaults()
         return answers(method.__name__, ask, given.arguments, listed)
 

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jinit.activations import ACTIVATIONS, SATURATION
 from jinit.models.auditing.oddities import orthogonal
 from jinit.models.auditing.remarks import by_design, copies
 from jinit.models.diagnosis.findings import find
+from jinit.models.diagnosis.flat import shares
 from jinit.models.diagnosis.records import (
     ActivationSignal,
     AttentionSignal,
@@ -28,7 +28,7 @@ from jinit.models.diagnosis.records import (
 )
 from jinit.models.diagnosis.report import Diagnosis
 from jinit.models.diagnosis.sites import Passes, Site, Sites, layers_of, named, sites
-from jinit.models.tracing import curves, probe
+from jinit.models.tracing import probe
 from jinit.models.tracing.jaxprs import opened
 from jinit.models.tracing.made import Numbers
 from jinit.models.tracing.model import TracedModel, face
@@ -283,7 +283,7 @@ def _run(
         if i >= where.places:
             return value, _logits(softmaxes[i - where.places], still)
         if i not in tapped:
-            return value, _slopes(activations[i - n], still)
+            return value, shares(activations[i - n], still)
         return probe.tap(value, zeros), probe.moments(still)
 
     taps = {i: probe.tap_zeros([loop.length for loop in at.loops]) for i, at in tapped.items()}
@@ -319,28 +319,6 @@ def _seen(found: probe.Moments, gradient: np.ndarray) -> _Seen:
         scale * mean, scale * std, probe.log_size(scale, square),
         probe.log_size(gradient[..., 0], gradient[..., 1]),
     )  # fmt: skip
-
-
-def _slopes(activation: ActivationUse, u: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Fractions of dead units and of saturated entries."""
-    u = u.astype(jnp.float32)
-    nothing = jnp.asarray(jnp.nan, jnp.float32)
-    if activation.curve is None:
-        return nothing, nothing
-    steepest = curves.slopes(activation.curve).max()
-    if activation.name in ACTIVATIONS:
-        row = ACTIVATIONS[activation.name]
-        phi, exact = row.function, row.slope
-        slope = exact(u) if exact else jax.jvp(phi, (u,), (jnp.ones_like(u),))[1]
-        steepest = np.max(curves.slopes(curves.known()[activation.name]))
-    else:
-        middles = (curves.GRID[1:] + curves.GRID[:-1]) / 2
-        slope = jnp.interp(u, middles, curves.slopes(activation.curve))
-    units = u.ndim - 1 if activation.features is None else activation.features
-    others = tuple(a for a in range(u.ndim) if a != units)
-    dead = jnp.mean(jnp.all(slope == 0, axis=others).astype(jnp.float32))
-    saturated = jnp.mean((jnp.abs(slope) < SATURATION * steepest).astype(jnp.float32))
-    return dead, saturated
 
 
 # --- records of layers --------------------------------------------------------------------------

@@ -158,21 +158,26 @@ class Moments(NamedTuple):
 
 def moments(value: jax.Array) -> Moments:
     """Scale, and mean and mean square over it, in float32."""
-    scale, units = _scaled(value)
-    return Moments(scale, jnp.mean(units), jnp.mean(jnp.square(units)))
+    wide, scale, over = _scaled(value)
+    # Row by row, which no sum overflows that the mean square lets pass. Not of the terms of that:
+    # XLA's CPU would compute both in one loop, which takes three times as long.
+    rows = jnp.sum(wide, -1) if wide.ndim else wide
+    mean = jnp.sum(rows * over) / max(wide.size, 1)
+    return Moments(scale, mean, jnp.mean(jnp.square(wide * over)))
 
 
-def _scaled(value: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _scaled(value: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Its entries, the largest of them, and one over that; all of them normal numbers."""
     real = jnp.abs(value) if jnp.issubdtype(value.dtype, jnp.complexfloating) else value
     wide = real.astype(jnp.float32)
-    scale = jax.lax.clamp(jnp.float32(1e-36), jnp.max(jnp.abs(wide)), jnp.float32(3e38))
-    return scale, wide / scale
+    scale = jax.lax.clamp(jnp.float32(1e-36), jnp.max(jnp.abs(wide)), jnp.float32(8e37))
+    return wide, scale, 1 / scale
 
 
 def size(value: jax.Array) -> Float[Array, "2"]:
     """Scale and mean square over it, which `log_size` reads."""
-    scale, units = _scaled(value)
-    return jnp.stack([scale, jnp.mean(jnp.square(units))])
+    wide, scale, over = _scaled(value)
+    return jnp.stack([scale, jnp.mean(jnp.square(wide * over))])
 
 
 def log_size(scale: ArrayLike, square: ArrayLike) -> np.ndarray:
