@@ -168,13 +168,18 @@ def count(what: str, value: Any, *, least: int = 1, most: int = _LARGEST) -> int
     return int(value)
 
 
+def listed(fix: str, value: Any) -> tuple[Any, ...]:
+    """The elements of a list, or of what has one order too."""
+    unordered = isinstance(value, str | bytes | set | frozenset | dict)
+    if unordered or not isinstance(value, Iterable) or getattr(value, "ndim", 1) != 1:
+        raise TypeError(f"{fix}, got {shown(value)}.")
+    return tuple(value)
+
+
 def dims(value: Any) -> tuple[int, ...]:
     """Layer widths (input, hidden ..., output) as a tuple of positive ints."""
     fix = "dims must list at least two positive integer widths, input first, as in [64, 128, 10]"
-    unordered = isinstance(value, str | set | frozenset | dict)
-    if unordered or not isinstance(value, Iterable) or getattr(value, "ndim", 1) != 1:
-        raise TypeError(f"{fix}, got {shown(value)}.")
-    widths = tuple(value)
+    widths = listed(fix, value)
     if len(widths) < 2:
         raise ValueError(f"{fix}, got {list(widths)!r}.")
     for i, width in enumerate(widths):

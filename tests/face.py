@@ -120,6 +120,11 @@ def _raw(error: Exception) -> str | None:
     """What is wrong with an error, if it is not one sentence of jinit's own."""
     *_, last = traceback.extract_tb(error.__traceback__)
     what = f"{type(error).__name__}: {str(error)[:200]!r}"
+    if any(
+        note.startswith(("jinit traces apply", "jinit calls loss"))
+        for note in getattr(error, "__notes__", ())
+    ):
+        return None  # of the model itself
     if not last.filename.startswith(ROOM):
         return f"raw, of {Path(last.filename).name}:{last.lineno}: {what}"
     if not isinstance(error, TypeError | ValueError) or not str(error):

@@ -1,18 +1,28 @@
-"""What a stranger gives: every argument of schemes, networks and training, but it cannot be.
+"""What a stranger gives: every argument of the public face, but it cannot be.
 
-Each is answered by one sentence of jinit's own, or by an answer without a NaN. `face` holds the
-calls and the values.
+Each is answered by one sentence of jinit's own, or by an answer without a NaN; what a model or a
+loss of the stranger's own raises stays as it is, with a note. `face` holds calls of schemes,
+networks and training, and the values; `face_theory` and `face_models` the other calls.
 """
 
 import pytest
 
-from tests.face import BAD, CALLS, fault, nan_in
+from tests import face_models, face_theory
+from tests.face import BAD, fault, nan_in
+from tests.face import CALLS as OF_NETWORKS
 
 pytestmark = pytest.mark.bad_input
 
+CALLS = OF_NETWORKS | face_theory.CALLS | face_models.CALLS
+
 # Calls that compile what they are given: of the values, one in so many is tried by default.
 SLOW = {"train": 7, "a step": 3, "layer_signals": 3, "correlations": 3,
-        "measure_jacobian_spectrum": 3, "evaluate": 2, "init": 2, "init_params": 2}  # fmt: skip
+        "measure_jacobian_spectrum": 3, "evaluate": 2, "init": 2, "init_params": 2,
+        "theory.correlation_fixed_point": 7, "theory.shattering": 3, "theory.dropout": 3,
+        "theory.jacobian_spectrum": 3, "fix": 21, "diagnose": 7, "models.sharpness": 7,
+        "models.gradinit": 7, "models.metainit": 7, "models.coordinate_check": 7,
+        "models.gradient_quotient": 3, "models.lsuv": 7, "models.fixup": 3, "models.skipinit": 3,
+        "reinit": 3, "reinit a start": 3}  # fmt: skip
 
 # Who is given a NaN hands it on.
 HANDED_ON = {("forward", "x"), ("batch_norm", "x"), ("layer_norm", "x"),

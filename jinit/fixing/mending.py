@@ -81,6 +81,7 @@ def fix(
     began, key = time.monotonic(), checks.key(key)
     steps, seeds = checks.count("steps", steps), checks.count("seeds", seeds)
     checks.number("minutes", minutes)
+    checks.flag("progress", progress)
     end = began + 60 * float(minutes)
     batch_size = checks.count("batch_size", batch_size)
     make = optimizer_of(optimizer, learning_rate)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from jinit import checks
 from jinit.theory.layers import finite_width as _finite_width
 from jinit.theory.layers import gradients, norms
 from jinit.theory.layers import scatter_depth as _scatter_depth
@@ -159,9 +160,9 @@ def length_fixed_point(
 
     def ask(weight_var: float, bias_var: float) -> Any:
         net = Ensemble(phi, weight_var=weight_var, bias_var=bias_var)
-        return net.length_fixed_points() if all_points else net.length_fixed_point(q)
+        return net.length_fixed_points() if every else net.length_fixed_point(q)
 
-    phi = curve(activation)
+    phi, every = curve(activation), checks.flag("all_points", all_points)
     return answers("length_fixed_point", ask, {"weight_var": weight_var, "bias_var": bias_var},
                    LISTED)  # fmt: skip
 
@@ -179,8 +180,8 @@ def correlation_fixed_point(
 
     def ask(weight_var: float, bias_var: float) -> Any:
         net = Ensemble(phi, weight_var=weight_var, bias_var=bias_var)
-        return net.correlation_fixed_points(q=q) if all_points else net.correlation_fixed_point(q=q)
+        return net.correlation_fixed_points(q=q) if every else net.correlation_fixed_point(q=q)
 
-    phi = curve(activation)
+    phi, every = curve(activation), checks.flag("all_points", all_points)
     return answers("correlation_fixed_point", ask, {"weight_var": weight_var, "bias_var": bias_var},
                    LISTED)  # fmt: skip

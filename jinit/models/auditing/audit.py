@@ -173,7 +173,8 @@ def audit(
     """
     if isinstance(conventions, str):
         conventions = (conventions,)
-    names = tuple(CONVENTIONS if conventions is None else conventions)
+    fix = "conventions must be names to compare with, as in ['torch', 'flax']"
+    names = tuple(CONVENTIONS) if conventions is None else checks.listed(fix, conventions)
     for name in names:
         checks.choice("convention", name, CONVENTIONS)
     table = {name: CONVENTIONS[name] for name in names}

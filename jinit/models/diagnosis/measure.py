@@ -65,7 +65,7 @@ def diagnose(model: TracedModel, variables: Any = None, *, targets: Any = None) 
         ValueError: an empty batch.
     """
     model = model.of(variables)
-    model.check_numbers("diagnose")
+    model.check_numbers("diagnose", finite=False)
     model, too_long = _entered(model)
     traced, roles = model.trace, model.judged(strict=False)
     where = sites(traced)

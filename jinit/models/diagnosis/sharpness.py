@@ -168,14 +168,14 @@ def sharpness(
 def _share(name: str, value: Any) -> float:
     checks.number(name, value)
     if not 0 <= float(value) < 1:
-        raise ValueError(f"{name} must lie in [0, 1), got {value!r}.")
+        raise ValueError(f"{name} must lie in [0, 1), got {checks.shown(value)}.")
     return float(value)
 
 
 def _positive(name: str, value: Any) -> float:
     checks.number(name, value)
     if not float(value) > 0:
-        raise ValueError(f"{name} must be positive, got {value!r}.")
+        raise ValueError(f"{name} must be positive, got {checks.shown(value)}.")
     return float(value)
 
 

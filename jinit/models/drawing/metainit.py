@@ -80,8 +80,8 @@ def metainit(
 
     Raises:
         RoleError: as `roles`.
-        TypeError, ValueError: arguments that are not allowed, a model without a weight, or integer
-            inputs given by shape.
+        TypeError, ValueError: arguments that are not allowed, a model without a weight, inputs that
+            are not finite, or integer ones given by shape.
 
     Source: Dauphin & Schoenholz 2019, eq. 1, section 4 and the authors' listing.
     """
@@ -96,6 +96,7 @@ def metainit(
                 f"give an array."
             )
     traced = traced.of(variables)
+    traced.check_finite("metainit")
     model = scaled_model(traced, targets)
     start = model.norms()
 

@@ -102,7 +102,9 @@ def reinit(
     if not isinstance(gain, str):
         checks.number("gain", gain, least=0)
     elif gain != "auto":
-        raise ValueError(f"gain must be a number, a scalar array or 'auto', got {gain!r}.")
+        raise ValueError(
+            f"gain must be a number, a scalar array or 'auto', got {checks.shown(gain)}."
+        )
     found, fresh = model.judged(), list[Any]()
     for role, leaf in zip(found, floats, strict=True):
         try:
@@ -204,7 +206,7 @@ class _Kernels:
         elif not callable(scheme):
             raise TypeError(
                 f"scheme must be a name of jinit.SCHEMES or a function (key, shape, dtype), "
-                f"got {scheme!r}."
+                f"got {checks.shown(scheme)}."
             )
         elif options:
             raise TypeError(

@@ -114,7 +114,7 @@ def positive(**numbers: ArrayLike) -> None:
     for name, value in numbers.items():
         checks.number(name, value)
         if checks.is_concrete(value) and float(value) <= 0:  # type: ignore[arg-type]
-            raise ValueError(f"{name} must be positive, got {value!r}.")
+            raise ValueError(f"{name} must be positive, got {checks.shown(value)}.")
 
 
 def as_dtype_of(number: ArrayLike, like: jax.Array) -> jax.Array:

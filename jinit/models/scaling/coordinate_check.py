@@ -78,7 +78,8 @@ def coordinate_check(
     """
     key = checks.key(key)
     steps, seeds = checks.count("steps", steps), checks.count("seeds", seeds)
-    widths = [checks.count("widths", width) for width in widths]
+    listed = checks.listed("widths must list two or more, as in [64, 128, 256]", widths)
+    widths = [checks.count("widths", width) for width in listed]
     if len(set(widths)) < max(len(widths), 2):
         raise ValueError(f"widths must be two or more different ones, got {widths}.")
     keys = jax.random.split(key, seeds)
@@ -167,7 +168,7 @@ def _setup(made: Any, width: int) -> Setup:
         )
     for name in ("apply", "init", "loss"):
         if not callable(getattr(setup, name)):
-            raise TypeError(f"{name} must be a function, got {getattr(setup, name)!r}.")
+            raise TypeError(f"{name} must be a function, got {checks.shown(getattr(setup, name))}.")
     return setup
 
 

@@ -348,7 +348,7 @@ def mup(
 def _positive(name: str, value: Any) -> float:
     checks.number(name, value)
     if not float(value) > 0:
-        raise ValueError(f"{name} must be positive, got {value!r}.")
+        raise ValueError(f"{name} must be positive, got {checks.shown(value)}.")
     return float(value)
 
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import optax
 
+from jinit import checks
 from jinit.models.scaling.following import following
 from jinit.models.tracing.model import TracedModel, face
 from jinit.models.tracing.roles import Role
@@ -74,7 +75,8 @@ def weight_decay_mask(
         RoleError: as `roles`.
     """
     model = model.of(variables)
-    kinds = ("weight", "tied", "embedding") if embeddings else ("weight", "tied")
+    decayed = checks.flag("embeddings", embeddings)
+    kinds = ("weight", "tied", "embedding") if decayed else ("weight", "tied")
     return tree_of(model, [role.kind in kinds for role in model.judged()], False)
 
 
@@ -161,6 +163,8 @@ def muon_axes(
 ) -> list[Axes | None]:
     """Of every floating leaf; None of what is not Muon's."""
     last = following(model.trace).last
+    checks.flag("embeddings", embeddings)
+    checks.flag("readout", readout)
     found: list[Axes | None] = []
     for role in model.judged():
         axes = None

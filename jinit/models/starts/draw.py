@@ -38,7 +38,9 @@ class Plan:
         """
         checks.choice("start", name, STARTS)
         self.name, self.row = name, STARTS[name]
-        numbers, paths = _options(name, self.row, options or {}, model.trace.paths)
+        numbers, paths = _options(
+            name, self.row, {} if options is None else options, model.trace.paths
+        )
         self.options = {**self.row.options, **numbers}
         if known is None or any(paths.values()):
             known = layout(model, paths)
@@ -80,6 +82,11 @@ def _options(
     name: str, row: Start, given: Mapping[str, Any], paths: tuple[str, ...]
 ) -> tuple[dict[str, Any], dict[str, list[str]]]:
     """Options that are numbers or words, and the paths that stand at each place by name."""
+    if not isinstance(given, Mapping):
+        raise TypeError(
+            f"start_options must map names to values, as in {{'std': 0.02}}, got "
+            f"{checks.shown(given)}."
+        )
     allowed = [*row.options, *row.laws]
     numbers: dict[str, Any] = {}
     named = {p: [x for x in paths if any(matching(x, end) for end in ends)]

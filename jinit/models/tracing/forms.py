@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jinit import checks
+
 _CALLS = {
     "equinox": "{tool}({before}model, {batch}, in_axes=0{after})",
     "flax.nnx": "{tool}({before}model, {batch}{after})",
@@ -49,7 +51,9 @@ def taken_apart(apply: Any, variables: Any, inputs: tuple[Any, ...], in_axes: An
     elif hasattr(apply, "apply") and hasattr(apply, "init"):
         apply = apply.apply
     if not callable(apply):
-        raise TypeError(f"apply must be a function (variables, *inputs), got {apply!r}.")
+        raise TypeError(
+            f"apply must be a function (variables, *inputs), got {checks.shown(apply)}."
+        )
     if not inputs:
         raise TypeError(
             f"jinit needs the parameters and a batch of inputs, apart from each other, so that it "

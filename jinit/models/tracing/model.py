@@ -57,6 +57,11 @@ class TracedModel:
                 its weights inside, a model of one sample that is given a batch. What `apply` raises
                 has a note.
         """
+        if rules is not None and not isinstance(rules, Mapping):
+            raise TypeError(
+                f"rules must map paths of parameters to roles, as in {{\"['w']\": 'weight'}}, got "
+                f"{checks.shown(rules)}."
+            )
         form = taken_apart(apply, variables, inputs, in_axes)
         vars(self).update(form._asdict(), loss=loss)
         apply, variables, inputs = form
@@ -137,16 +142,42 @@ class TracedModel:
         """
         loss = self.loss
         if not callable(loss):
-            raise TypeError(f"loss must be a function of the model's output, got {loss!r}.")
-        return loss if targets is None else lambda output: loss(output, targets)
+            raise TypeError(
+                f"loss must be a function of the model's output, got {checks.shown(loss)}."
+            )
+        given = () if targets is None else (targets,)
 
-    def check_numbers(self, what: str) -> None:
+        def called(output: Any) -> Any:
+            try:
+                return loss(output, *given)
+            except Exception as error:
+                error.add_note(
+                    f"jinit calls loss({'output, targets' if given else 'output'}) with what the "
+                    f"model returns; does it take that{', and these targets' if given else ''}?"
+                )
+                raise
+
+        return called
+
+    def check_finite(self, what: str) -> None:
+        """Raise ValueError for inputs with numbers that are not finite."""
+        for leaf in jax.tree.leaves(self.inputs):
+            if is_floating(leaf) and not isinstance(leaf, jax.ShapeDtypeStruct):
+                checks.finite(f"inputs of {what}", leaf)
+
+    def check_numbers(self, what: str, *, finite: bool = True) -> None:
         """Raise TypeError where variables or inputs are shapes without numbers, which do for roles.
 
+        Args:
+            what: needs them.
+            finite: whether inputs must be so.
+
         Raises:
-            ValueError: an empty batch.
+            ValueError: an empty batch; inputs that are not finite.
         """
         checks.batch(self.inputs)
+        if finite:
+            self.check_finite(what)
         for path, leaf in jax.tree_util.tree_flatten_with_path(self.variables)[0]:
             if isinstance(leaf, jax.ShapeDtypeStruct):
                 raise TypeError(

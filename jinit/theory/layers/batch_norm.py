@@ -52,7 +52,7 @@ def batch_norm_growth(
     phi = curve(activation)
     if batch is not None:
         batch = _batch_of_four(batch, _NO_GROWTH)
-    if not allow_unstable:
+    if not checks.flag("allow_unstable", allow_unstable):
         _check_stable(phi, batch)
     if batch is None:
         return phi.gradient_second(1.0) / _varying(phi, None, phi.variance(1.0))

@@ -7,12 +7,13 @@ ReLU) the law is exact, a product over layers; for others it is the leading orde
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jinit import checks
 from jinit.theory.maps.orbit import plain_orbit
 from jinit.theory.maps.wide import WideLayer
 from jinit.theory.moments.arguments import variance, whole
@@ -97,9 +98,7 @@ def finite_width(wide: WideLayer, widths: Sequence[int], *, q: float | None = No
 def hidden_widths(value: Any) -> tuple[int, ...]:
     """Widths of hidden layers, at least one, as positive ints."""
     fix = "widths must list the widths of the hidden layers, as in [100, 100, 100]"
-    if isinstance(value, str | set | frozenset | dict) or not isinstance(value, Iterable):
-        raise TypeError(f"{fix}, got {value!r}.")
-    widths = tuple(value)
+    widths = checks.listed(fix, value)
     if not widths:
         raise ValueError(f"{fix}, got none.")
     if set(map(type, widths)) == {int} and min(widths) >= 1 and max(widths) < 10**15:

@@ -53,16 +53,20 @@ def gradient_log_slope(
     0.38318
     """
     checks.choice("norm", norm, NORMS)
+    checks.flag("residual", residual)
+    checks.flag("allow_unstable", allow_unstable)
     row = NORMS[norm]
     if batch is not None and not row.batches:
-        raise ValueError(f"batch={batch!r} belongs to {OVER_BATCHES}, got norm={norm!r}.")
+        raise ValueError(
+            f"batch={checks.shown(batch)} belongs to {OVER_BATCHES}, got norm={norm!r}."
+        )
     if residual:
         at = 1.0 if q is None else variance("q", q, positive=True)
         scale = real("branch_scale", branch_scale)
         if batch is not None:
             raise ValueError(
-                f"a residual network is predicted for large batches only, got batch={batch!r}; "
-                f"leave batch out."
+                f"a residual network is predicted for large batches only, got batch="
+                f"{checks.shown(batch)}; leave batch out."
             )
         return row.log_branch(layer, scale, at, at)
     at_q = None if q is None else variance("q", q)

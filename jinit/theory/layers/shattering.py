@@ -69,6 +69,8 @@ def shattering(
     """
     depth, c = deep(depth, _DEEPEST), correlation("c", c)
     checks.choice("norm", norm, NORMS)
+    checks.flag("fixed", fixed)
+    checks.flag("residual", residual)
     row, scale = NORMS[norm], real("branch_scale", branch_scale)
     second = variance("input_second_moment", input_second_moment, positive=True)
     over_batch = row.batches is not None

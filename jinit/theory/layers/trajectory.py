@@ -80,16 +80,18 @@ def trajectory(
     second = variance("input_second_moment", input_second_moment)
     scale = real("branch_scale", branch_scale)
     checks.choice("norm", norm, NORMS)
+    checks.flag("residual", residual)
+    checks.flag("allow_unstable", allow_unstable)
     row = NORMS[norm]
     if width is not None and (norm or residual):
         raise ValueError(
-            f"the scatter over draws is predicted for plain networks only, got width={width!r} "
-            f"with norm={norm!r} and residual={residual!r}; leave width out."
+            f"the scatter over draws is predicted for plain networks only, got width="
+            f"{checks.shown(width)} with norm={norm!r} and residual={residual!r}; leave width out."
         )
     if batch is not None and (residual or not row.batches):
         raise ValueError(
-            f"batch={batch!r} belongs to {OVER_BATCHES} without residual, got norm={norm!r} and "
-            f"residual={residual!r}; leave batch out."
+            f"batch={checks.shown(batch)} belongs to {OVER_BATCHES} without residual, got "
+            f"norm={norm!r} and residual={residual!r}; leave batch out."
         )
     if residual:
         return _collect(row.blocks(layer, second, depth, scale))

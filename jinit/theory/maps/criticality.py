@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jinit import checks
 from jinit.theory.maps.lengths import limit_length
 from jinit.theory.maps.wide import WideLayer
 from jinit.theory.moments.arguments import variance, variances
@@ -157,6 +158,7 @@ def critical(
     (1.42420529, 0.27330091)
     """
     phi = curve(activation)
+    checks.flag("all_points", all_points)
     if is_list(bias_var) or is_list(q):
         given = {"bias_var": bias_var, "q": q}
         return answers("critical", partial(critical, phi, all_points=all_points), given, given)

@@ -234,7 +234,6 @@ def fan_in(kernel: Iterable[int], channels_in: int) -> int:
     >>> fan_in((3, 3), 16)
     144
     """
-    if not isinstance(kernel, Iterable):
-        raise TypeError(f"kernel must list the sizes of the kernel, as in (3, 3), got {kernel!r}.")
-    sizes = [checks.count("kernel", size) for size in kernel]
+    fix = "kernel must list the sizes of the kernel, as in (3, 3)"
+    sizes = [checks.count("kernel", size) for size in checks.listed(fix, kernel)]
     return math.prod(sizes) * checks.count("channels_in", channels_in)

@@ -297,6 +297,10 @@ def _not_negative(name: str, value: Numbers) -> np.ndarray:
             f"{name} must be an array of real numbers, got lists of unequal length; make them "
             f"equally long."
         ) from None
+    except TypeError:  # a key
+        raise TypeError(
+            f"{name} must be an array of real numbers, got {checks.shown(value)}."
+        ) from None
     checks.numeric(name, value)
     array = array.astype(np.float64)
     if not np.isfinite(array).all():
