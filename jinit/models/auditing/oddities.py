@@ -15,6 +15,8 @@ from jinit.schemes import TRUNCATED_STD
 STANDARD_ERRORS = 4
 FAR = 5.0
 SURE = 0.125  # a wrong fan is offered only where 4 standard errors of the std are below this
+_SIGNED = 32  # entries, which by chance do not share a sign
+_ADDS_UP = 2.0  # times a signal's mean, by the mean of weights alone
 _CHANCE = 3.2e-5  # of a normal variable beyond STANDARD_ERRORS, on one side
 _DRAWN = 2**16  # entries that the empirical distribution is taken from
 _SHOWN = 32  # rows whose products say whether a matrix is orthogonal
@@ -138,6 +140,7 @@ def odd(
         return
     if matrix is not None:
         yield from _repeated(role, matrix)
+        yield from _one_sided(role, matrix)
     if not table or found.std == 0 or role.kind == "embedding":
         return
     sentence = (
@@ -174,6 +177,20 @@ def _constant(role: Role, value: float) -> str:
         f"all entries are {value:g}: every unit of the layer computes the same, and stays the same "
         f"as long as what follows treats them alike."
     )
+
+
+def _one_sided(role: Role, matrix: np.ndarray) -> Iterator[str]:
+    """Weights of one sign, whose mean adds up over the inputs of a unit."""
+    if matrix.size < _SIGNED or not ((matrix > 0).all() or (matrix < 0).all()):
+        return
+    mean = float(matrix.mean(dtype=np.float64))
+    grown = abs(mean) * matrix.shape[1]
+    if grown > _ADDS_UP:
+        yield (
+            f"all its entries as applied are {'positive' if mean > 0 else 'negative'}: their mean "
+            f"of {mean:.2g} alone makes the mean of a signal x{grown:.2g}, whatever their std; "
+            f"where they must be, make it 1 / fan_in."
+        )
 
 
 def _repeated(role: Role, matrix: np.ndarray) -> Iterator[str]:

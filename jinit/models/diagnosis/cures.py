@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jinit.activations import ACTIVATIONS
+from jinit.models.diagnosis.records import ParameterSignal
 from jinit.models.diagnosis.report import Diagnosis
 
 IN_TIME = {
@@ -38,8 +39,24 @@ def reason(d: Diagnosis, kind: str, *, steady: bool) -> str:
             f"The slope of {name} is 1/4 at most, and no weights make up for that over many "
             f"layers; use tanh or relu, a norm, or residual connections."
         )
+    if kind == "explode" and (biased := _adding_up(drawn)):
+        return biased
     what = f"{name} with" if name else "Weights of"
     return f"{what} std {std:.2g} (a gain of {gain:.2g}); use {scheme_for(d, name)}."
+
+
+def _adding_up(weights: Sequence[ParameterSignal]) -> str | None:
+    """What is to be said of weights whose mean is no smaller than their spread."""
+    means = np.array([p.mean for p in weights])
+    sums = np.abs(means) * [p.role.fan_in or 0 for p in weights]
+    if not weights or np.median(np.abs(means) / [p.std for p in weights]) < 0.5:
+        return None
+    return (
+        f"The weights have a mean (of {np.median(means):.2g}), which adds up over all inputs of a "
+        f"unit: it alone makes the mean of a signal x{np.median(sums):.2g} in every layer. Draw "
+        f"them with mean 0; where they must be positive, as behind a softplus or exp, make their "
+        f"mean 1 / fan_in."
+    )
 
 
 def scheme_for(d: Diagnosis, name: str | None = None) -> str:

@@ -8,6 +8,7 @@ scales beside it, or its own size, bring what comes out to the size that is aske
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import product
 from typing import Any, Literal, NamedTuple
 
@@ -86,9 +87,11 @@ def solved(
             plans.append((i, None if places is None else _Places.of(places, leaves[i].shape)))
         way = None
         if not isinstance(aim, jax.core.Tracer):
-            way = _first_way(image, aim, numbers, plans, scales, structured)
+            way, tried = _first_way(image, aim, numbers, plans, scales, structured)
     if way is None:
         raise RoleError(_sentence(image, paths, structured=structured))
+    if aim is target and all(n is leaf for n, leaf in zip(numbers, leaves, strict=True)):
+        return tried
     return _by(way, image, target, found, plans, scales)[0]
 
 
@@ -152,18 +155,18 @@ def image_of_one(trace: Trace, parameter: int) -> Image | None:
 def _first_way(
     image: Image, aim: jax.Array, numbers: list[Any], plans: list[Any], scales: Sequence[int],
     structured: bool,
-) -> Way | None:  # fmt: skip
-    """The first way that reaches its aim on these numbers."""
+) -> tuple[Way | None, list[Any]]:  # fmt: skip
+    """The first way that reaches its aim on these numbers, and what it makes of them."""
     if not plans or any(places is None for _, places in plans):
-        return None
+        return None, []
     ways: tuple[Way, ...] = ("line", "monotone", "mixed")
     for way in ways:
         found, last = _by(way, image, aim, numbers, plans, scales)
         made = image(found)
         reached = _folded(last, image, numbers, plans) if way == "monotone" else aim
         if _is_like(made, aim, reached, way, image.layers, structured=structured):
-            return way
-    return None
+            return way, found
+    return None, []
 
 
 def _is_like(
@@ -210,13 +213,14 @@ def _by(
     axes = tuple(range(image.layers, target.ndim))
     asked = jnp.std(target, axes, keepdims=True)
     next_ = aim = target
+    halved = {i: jax.jit(partial(_halved, image, i=i, places=places)) for i, places in plans}
     for _ in range(3 if way == "monotone" else _ROUNDS):
         aim = next_
         for i, places in plans:
             if way == "line":
                 found[i] = _on_line(image, aim, found, i, places)
             elif way == "monotone":
-                found[i] = _halved(image, aim, found, i, places)
+                found[i] = halved[i](aim, found)
             else:
                 found[i] = places.read(aim, found[i])
         if way == "mixed":

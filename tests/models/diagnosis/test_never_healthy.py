@@ -217,3 +217,36 @@ def test_a_loop_that_is_given_what_an_activation_made_is_measured():
     expected = float(jnp.log(jnp.sqrt(jnp.mean((X @ w) ** 2))))
     assert seen["w"].log_pre == pytest.approx(expected, abs=1e-4)
     assert seen["w"].activation == "tanh"
+
+
+@pytest.mark.parametrize(
+    "positive",
+    [jnp.exp, *(pytest.param(f, marks=pytest.mark.long) for f in (jax.nn.softplus, jnp.abs))],
+)
+def test_weights_of_one_sign_add_up_whatever_their_std(positive):
+    weights = [jax.random.normal(jax.random.key(i), (64, 64)) for i in range(4)]
+    x = jax.random.normal(jax.random.key(9), (16, 64))
+
+    def apply(weights, x):
+        for w in weights:
+            x = jax.nn.relu(x @ positive(w))
+        return x
+
+    drawn = jinit.reinit(jax.random.key(0), apply, weights, x, scheme="he")
+    mean = float(np.mean(positive(drawn[2])))
+    rows = jinit.audit(apply, drawn, x).rows
+    assert all(f"x{64 * mean:.2g}"[:3] in row.odd[0] for row in rows[2:3])
+    assert all("as applied are positive" in odd for row in rows for odd in row.odd)
+    (finding,) = (f for f in jinit.diagnose(apply, drawn, x).findings if f.kind == "explode")
+    assert "Draw them with mean 0; where they must be positive" in finding.sentence
+
+    # The cure works: a mean of 1 / fan_in.
+    cured = jinit.diagnose(lambda w, x: apply_scaled(w, x, positive), drawn, x)
+    assert not any(f.kind == "explode" for f in cured.findings)
+
+
+def apply_scaled(weights, x, positive):
+    for w in weights:
+        applied = positive(w)
+        x = jax.nn.relu(x @ (applied / jnp.mean(applied) / len(w)))
+    return x
