@@ -1,16 +1,18 @@
 """The machine: what it is called, how programs are compiled for it, trouble known in jax."""
 
 import ctypes
+import functools
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 
 from jinit import checks
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -27,7 +29,7 @@ _DEVICES = "--xla_force_host_platform_device_count"
 _THREADS = "--xla_cpu_multi_thread_eigen"
 
 
-def configure(*, cpu_devices: int | None = None) -> None:
+def configure(*, cpu_devices: int | None = None, matmul_precision: str | None = None) -> None:
     """Give jax one device per CPU core, each with single-threaded products.
 
     For many small networks this is faster than threads inside one product: `jinit.sweep` then runs
@@ -40,10 +42,16 @@ def configure(*, cpu_devices: int | None = None) -> None:
 
     Args:
         cpu_devices: how many; None is the number of cores this process may use.
+        matmul_precision: of products where a network is trained, as jax's setting
+            `jax_default_matmul_precision` has it ("highest" is float32 on every chip); None leaves
+            that as it is. What jinit measures is in full float32 whatever is set.
 
     Raises:
         RuntimeError: jax has started with other settings.
+        ValueError: a precision that jax does not know.
     """
+    if matmul_precision is not None:
+        _set_precision(matmul_precision)
     _keep_freed_memory()
     wanted = _cores() if cpu_devices is None else checks.count("cpu_devices", cpu_devices)
     flags = os.environ.get("XLA_FLAGS", "")
@@ -61,6 +69,22 @@ def configure(*, cpu_devices: int | None = None) -> None:
         return
     if _THREADS not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {_THREADS}=false".strip()
+
+
+_PRECISIONS = ("default", "high", "highest", "bfloat16", "tensorfloat32", "float32")
+"""those that jax knows on every platform"""
+
+
+def _set_precision(name: str) -> None:
+    config: Any = jax.config
+    try:
+        config.update("jax_default_matmul_precision", name)
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"matmul_precision must be one of {', '.join(map(repr, _PRECISIONS))}, or another that "
+            f"jax_default_matmul_precision takes, got {checks.shown(name)}"
+            f"{checks.suggestion(name, _PRECISIONS)} 'highest' is full float32."
+        ) from None
 
 
 def _keep_freed_memory() -> None:
@@ -92,6 +116,21 @@ def jit_once(function: Callable[..., T], *, level: int = 2) -> Callable[..., T]:
     """
     options = {"xla_backend_optimization_level": level}
     return cast("Callable[..., T]", jax.jit(function, compiler_options=options))
+
+
+def measured(function: Callable[P, T]) -> Callable[P, T]:
+    """The function with its products in full float32, whatever jax is set to.
+
+    On GPUs and TPUs jax multiplies float32 with 10-bit mantissas, or fewer, unless told otherwise,
+    which adds up over layers (docs/decisions/precision.md). Also within somebody's `jit` or `vmap`.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        with jax.default_matmul_precision("highest"):
+            return function(*args, **kwargs)
+
+    return call
 
 
 def keys_after(keys: jax.Array, draws: jax.Array) -> jax.Array:

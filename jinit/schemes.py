@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Num
 
 from jinit import checks
+from jinit.runtime import measured
 
 Place = Literal["first", "hidden", "last", "only"]
 Axes = int | tuple[int, ...]
@@ -532,6 +533,8 @@ def scheme(name: str, **options: Any) -> Initializer:
             options = options | {"value": np.asarray(options["value"])}
     axes = {option: _axes(option, options[option]) for option in _AXES if option in options}
     draw = entry.make(**options | axes)
+    if entry.decomposes:
+        draw = measured(draw)
 
     def initializer(
         key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None

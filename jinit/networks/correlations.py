@@ -19,6 +19,7 @@ from jinit.networks.mlp import MLP, as_input, as_measured
 from jinit.networks.params import NormState, Params
 from jinit.networks.scaled import Scaled, add, normalise, to_array
 from jinit.networks.signals import Slopes, scaled_steps
+from jinit.runtime import measured
 
 
 class Correlations(NamedTuple):
@@ -37,6 +38,7 @@ class Correlations(NamedTuple):
     """mean square of the difference of the two"""
 
 
+@measured
 def correlations(
     net: MLP,
     params: Any,

@@ -11,8 +11,10 @@ from jaxtyping import Array, ArrayLike, Float
 from jinit.networks.mlp import MLP, as_measured, forward
 from jinit.networks.norms import NORMS
 from jinit.networks.params import Layer, NormState, Params
+from jinit.runtime import measured
 
 
+@measured
 def measure_jacobian_spectrum(
     net: MLP,
     params: Any,

@@ -24,6 +24,7 @@ from jinit.networks.mlp import MLP, as_measured
 from jinit.networks.norms import check_batch
 from jinit.networks.params import Layer, NormState, Params
 from jinit.networks.scaled import Scaled, add, log_rms, normalise, pow2, to_array
+from jinit.runtime import measured
 
 
 class LayerSignals(NamedTuple):
@@ -60,6 +61,7 @@ class LayerSignals(NamedTuple):
     """counts of activations between the given bin edges, on request"""
 
 
+@measured
 def layer_signals(
     net: MLP,
     params: Any,

@@ -212,19 +212,17 @@ class _Curved:
             return loss(model.apply(model.rebuilt(own), *model.inputs))
 
         at = jnp.asarray(self.start, self.dtype)
-        # Traced once more than the model was: precision is written into a trace.
-        with jax.default_matmul_precision("highest"):
-            traced, out = jax.make_jaxpr(value, return_shape=True)(at)
-            checks.loss_value(out)
-            run = jaxpr_as_fun(traced)
-            gradient = jax.grad(lambda vector: run(vector)[0])
+        traced, out = jax.make_jaxpr(value, return_shape=True)(at)
+        checks.loss_value(out)
+        run = jaxpr_as_fun(traced)
+        gradient = jax.grad(lambda vector: run(vector)[0])
 
-            @jax.jit
-            def product(at: jax.Array, vector: jax.Array) -> tuple[jax.Array, jax.Array]:
-                # The Hessian is symmetric: pulling back is multiplying, and asks for no forward
-                # mode, which a function with a derivative of its own may not have.
-                slope, pull = jax.vjp(gradient, at)
-                return slope, pull(vector)[0]
+        @jax.jit
+        def product(at: jax.Array, vector: jax.Array) -> tuple[jax.Array, jax.Array]:
+            # The Hessian is symmetric: pulling back is multiplying, and asks for no forward
+            # mode, which a function with a derivative of its own may not have.
+            slope, pull = jax.vjp(gradient, at)
+            return slope, pull(vector)[0]
 
         self._product, self._at = product, at
         self.gradient: Any = None  # known after the first product
@@ -237,8 +235,7 @@ class _Curved:
                 f"max_products, or a larger tolerance."
             )
         self.products += 1
-        with jax.default_matmul_precision("highest"):
-            self.gradient, out = self._product(self._at, jnp.asarray(vector, self.dtype))
+        self.gradient, out = self._product(self._at, jnp.asarray(vector, self.dtype))
         found = np.asarray(out, np.float64)
         if not np.isfinite(found).all():
             raise ValueError(

@@ -199,8 +199,7 @@ def _are_alike(made: jax.Array, aim: jax.Array, layers: int) -> bool:
         turned = jnp.conj(jnp.swapaxes(x, -1, -2))
         return x @ turned if x.shape[-2] <= x.shape[-1] else turned @ x
 
-    with jax.default_matmul_precision("highest"):
-        ours, theirs = products(made), products(aim)
+    ours, theirs = products(made), products(aim)
     return bool(jnp.max(jnp.abs(ours - theirs)) <= 1e-2 * jnp.max(jnp.abs(theirs)))
 
 

@@ -256,9 +256,8 @@ def _part(key: jax.Array, law: Any, place: Place, dtype: Any, before: list[jax.A
             scale = law.std * math.sqrt(max(fan_in, fan_out))
             orthogonal = jax.nn.initializers.orthogonal(scale)
             draw = lambda key: orthogonal(key, (fan_in, fan_out))  # noqa: E731
-        with jax.default_matmul_precision("highest"):
-            # Eagerly, one after the other, jax's own programs are compiled once for all leaves.
-            each = jax.lax.map(draw, keys) if traced else jnp.stack([draw(k) for k in keys])
+        # Eagerly, one after the other, jax's own programs are compiled once for all leaves.
+        each = jax.lax.map(draw, keys) if traced else jnp.stack([draw(k) for k in keys])
         made = each.reshape(shape).astype(dtype)
         before[:] = [made]
         return made

@@ -23,6 +23,7 @@ from jinit.models.tracing.forms import (
 from jinit.models.tracing.roles import Role, judge
 from jinit.models.tracing.trace import Trace, trace_model
 from jinit.models.tracing.uses import Kind
+from jinit.runtime import measured
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -225,6 +226,7 @@ class Face(Protocol[P, T]):
 
 def face(tool: Callable[P, T]) -> Face[P, T]:
     """A tool on traced models as a function of a model's parts."""
+    tool = measured(tool)
     _, *own = inspect.signature(tool).parameters.values()
     of_model = inspect.signature(TracedModel).parameters
     about = ["apply", "variables", "inputs", "rules", "in_axes"]

@@ -21,6 +21,7 @@ from jinit.models.tracing.jaxprs import ClosedJaxpr, inner_jaxprs, opened, witho
 from jinit.models.tracing.made import Anatomy, Made, Part
 from jinit.models.tracing.uses import ActivationUse, Kind, ResidualSum, Softmax, Use
 from jinit.models.tracing.values import Path
+from jinit.runtime import measured
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ class Trace:
         return path
 
 
+@measured
 def trace_model(apply: Callable[..., Any], variables: Any, *inputs: Any) -> Trace:
     """Follow every floating-point leaf of `variables` through `apply(variables, *inputs)`.
 
