@@ -1,4 +1,4 @@
-"""What jinit measures is in full float32 on every chip: the programs that it compiles ask for it."""
+"""What jinit measures is in full float32 on every chip: its compiled programs ask for that."""
 
 import re
 
