@@ -86,6 +86,8 @@ def compiled_quickly():
     chosen = [("xla_cpu_parallel_codegen_split_count", 1)]
     if jaxlib.__version__.startswith("0.10."):
         chosen.append(("xla_cpu_use_fusion_emitters", False))
+    if jax.default_backend() != "cpu":  # which multiplies float32 with fewer bits by default
+        jax.config.update("jax_default_matmul_precision", "highest")
     options_of = compiler.get_compile_options
 
     def options(*args, **kwargs):
