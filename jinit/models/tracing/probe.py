@@ -159,8 +159,8 @@ class Moments(NamedTuple):
 def moments(value: jax.Array) -> Moments:
     """Scale, and mean and mean square over it, in float32."""
     wide, scale, over = _scaled(value)
-    # Row by row, so that what is near float32's end overflows no sum but that of a long row. Not of
-    # the mean square's terms: XLA's CPU would make one loop of both, which takes three times as long.
+    # Row by row, so that near float32's end only a long row overflows. Not of the terms of the mean
+    # square: XLA's CPU would make one loop of both, which takes three times as long.
     rows = jnp.sum(wide, -1) if wide.ndim else wide
     mean = jnp.sum(rows * over) / max(wide.size, 1)
     return Moments(scale, mean, jnp.mean(jnp.square(wide * over)))
