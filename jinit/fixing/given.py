@@ -92,7 +92,7 @@ def optimizer_of(optimizer: Any, learning_rate: Any) -> Callable[..., Any]:
         raise TypeError(
             f"optimizer must be an optax transformation, such as optax.adam(1e-3), or a function "
             f"of the learning rate with learning_rate= beside it, such as optax.adam; got "
-            f"{'a transformation' if given else checks.shown(optimizer)} and "
+            f"{checks.shown('a transformation' if given else optimizer)} and "
             f"learning_rate={checks.shown(learning_rate)}."
         )
     if learning_rate is not None:
