@@ -157,10 +157,15 @@ class Graph:
                 ))  # fmt: skip
 
     def meet(self, signals: Sequence[Signal]) -> None:
-        """Two signals are added or multiplied: each meets the other, unless it led to it."""
+        """Two signals are added or multiplied: each meets the other, unless that is made of it.
+
+        Its own mean and its own size, as a norm takes them, are made of it.
+        """
         if len(signals) == 2:
             for one, other in (signals, signals[::-1]):
-                if not self._leads(one.node, other.node):
+                within = self._seen[other.node]
+                made_of_it = any(within >> order & 1 for order in one.uses)
+                if not made_of_it and not self._leads(one.node, other.node):
                     self.meetings.add((one.uses, other.uses))
 
     def residual_sum(self, signals: Sequence[Signal], at: Path) -> Signal:

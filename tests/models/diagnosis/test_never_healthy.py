@@ -250,3 +250,31 @@ def apply_scaled(weights, x, positive):
         applied = positive(w)
         x = jax.nn.relu(x @ (applied / jnp.mean(applied) / len(w)))
     return x
+
+
+NORMS = {
+    "layer norm": lambda h: (h - h.mean(-1, keepdims=True)) / (h.std(-1, keepdims=True) + 1e-3),
+    "rms norm": lambda h: h * jax.lax.rsqrt(jnp.mean(h**2, -1, keepdims=True) + 1e-3),
+    "length": lambda h: h / (jnp.linalg.norm(h, axis=-1, keepdims=True) + 1e-3),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_a_first_layer_of_zeros_does_not_meet_another_signal_in_a_norm_of_itself(name):
+    def apply(w, x):
+        h = x @ w["lift"] + w["b"][None]
+        for branch in w["branches"]:
+            h = h + jax.nn.relu(NORMS[name](h)) @ branch
+        return h @ w["readout"]
+
+    keys = jax.random.split(jax.random.key(0), 6)
+    w = {"lift": jnp.zeros((8, 16)), "b": jax.random.normal(keys[0], (16,)),
+         "branches": [0.2 * jax.random.normal(k, (16, 16)) for k in keys[1:4]],
+         "readout": jax.random.normal(keys[4], (16, 4)) / 4}  # fmt: skip
+    x = jax.random.normal(keys[5], (32, 8))
+    found = jinit.diagnose(apply, w, x)
+    assert [(f.kind, f.layers) for f in found.findings] == [("zero", ("lift",))]
+    # The end of a branch may be 0 as ever.
+    w = {**w, "lift": jax.random.normal(keys[5], (8, 16)) / 3}
+    w["branches"][2] = jnp.zeros((16, 16))
+    assert not jinit.diagnose(apply, w, x).findings
