@@ -171,7 +171,7 @@ def test_shards_of_a_map_share_a_store_that_is_read_in_every_form(tmp_path, star
 def test_a_dry_run_makes_nothing(tmp_path, started):
     done = call_here("map", *SMALL, "--store", "map.zarr", "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "20 networks in 2 blocks, 4 programs to compile" in done.stdout
+    assert "10 points, 20 networks, 4 programs to compile" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -181,7 +181,7 @@ def test_a_dry_run_makes_nothing(tmp_path, started):
     (("map", "--gain", "2", "1", "5"), "--gain must be a lowest above 0"),
     (("map", "--activation", "tahn"), "did you mean 'tanh'"),
     (("status", "nothing.zarr"), "does not exist"),
-    (("plot", "nothing.zarr", "x.txt"), "--plot must end in .png, .svg or .pdf"),
+    (("plot", "nothing.zarr", "x.txt"), "the picture must end in .png, .svg or .pdf"),
     (("export", "nothing.zarr"), "export needs one of --csv FILE and --nc FILE"),
 ])  # fmt: skip
 def test_mistakes_are_one_sentence(tmp_path, started, arguments, words):
