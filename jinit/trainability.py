@@ -274,7 +274,7 @@ def table(dataset: xr.Dataset) -> Table:
     found = crossings(dataset)
     shown = Table(
         title="gain at which the gradient in the first layer is that in the last", box=SIMPLE_HEAD,
-        title_justify="left",
+        title_justify="left", collapse_padding=True, pad_edge=False,
     )  # fmt: skip
     shown.add_column("scheme", no_wrap=True)
     for depth in dataset.depth.values:
@@ -302,7 +302,7 @@ def training_table(dataset: xr.Dataset, least: float) -> Table:
     """
     shown = Table(
         title=f"what trained: test accuracy of {least:.2f} and more", box=SIMPLE_HEAD,
-        title_justify="left",
+        title_justify="left", collapse_padding=True, pad_edge=False,
     )  # fmt: skip
     shown.add_column("scheme", no_wrap=True)
     for column in ("layers", "rate", "trained", "best", "gains that\ntrain"):
