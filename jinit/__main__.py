@@ -1,5 +1,15 @@
-"""`python -m jinit`."""
+"""The `jinit` command, also as `python -m jinit`: guarded before anything else is imported."""
 
-from jinit.cli.main import main
+from jinit.cli import interrupts
 
-main()
+
+def main() -> None:
+    """Run the command."""
+    interrupts.guard()
+    from jinit.cli import main as command
+
+    command.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -9,6 +9,7 @@ import inspect
 import math
 from collections.abc import Iterable
 from importlib import import_module
+from importlib.util import find_spec
 from numbers import Integral, Real
 from typing import Any
 
@@ -86,18 +87,29 @@ def imported(what: str, name: str) -> Any:
     """What `module:attribute` names, of a module that Python finds.
 
     Raises:
-        ValueError: a name of another form, or of nothing that can be imported.
+        ValueError: a name of another form, or of nothing that can be imported. What the module
+            itself raises is raised as it is.
     """
     module, colon, attribute = name.partition(":")
     try:
         if not colon:
             raise ValueError("there is no colon")
-        return getattr(import_module(module), attribute)
+        if find_spec(module) is None:
+            raise ImportError(f"No module named {module!r}")
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{what} {name!r} cannot be imported ({error}); give module:function of a module that "
-            f"Python finds here."
-        ) from None
+        raise _not_imported(what, name, error) from None
+    found = import_module(module)  # whose own errors are its own
+    try:
+        return getattr(found, attribute)
+    except AttributeError as error:
+        raise _not_imported(what, name, error) from None
+
+
+def _not_imported(what: str, name: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"{what} {name!r} cannot be imported ({error}); give module:function of a module that "
+        f"Python finds here."
+    )
 
 
 def options(what: str, given: Iterable[str], allowed: Iterable[str]) -> None:

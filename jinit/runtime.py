@@ -4,8 +4,9 @@ import ctypes
 import functools
 import os
 import sys
+import time
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,21 @@ def device_name() -> str:
         cores = _cores()
         return f"cpu ({cores} core{'s' if cores != 1 else ''})"
     return f"{device.device_kind} ({device.platform})"
+
+
+def device_trouble() -> str:
+    """Why jax cannot start on any device, as a sentence; "" where it can."""
+    try:
+        device_name()
+    except (RuntimeError, AssertionError) as error:
+        asked = os.environ.get("JAX_PLATFORMS")
+        where = f"the device that JAX_PLATFORMS={asked} asks for" if asked else "any device"
+        said = str(error).splitlines()[0] if str(error) else "there is none"
+        return (
+            f"jax cannot start on {where} ({said}); use JAX_PLATFORMS=cpu, or install jinit[cuda] "
+            f"or jinit[tpu]."
+        )
+    return ""
 
 
 _DEVICES = "--xla_force_host_platform_device_count"
@@ -131,6 +147,37 @@ def measured(function: Callable[P, T]) -> Callable[P, T]:
             return function(*args, **kwargs)
 
     return call
+
+
+class Pace(NamedTuple):
+    """How fast this machine is, by one small network that is trained."""
+
+    compile_seconds: float
+    flops: float
+    """per second, of all devices together"""
+
+
+def pace() -> Pace:
+    """Compile and run fifty steps of a small network, within a second."""
+    devices = jax.local_device_count()
+    side, steps, networks = 64, 50, 8 if jax.default_backend() == "cpu" else 2048
+
+    def loss(w: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.tanh(x @ w @ w))
+
+    def train(w: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, steps, lambda _, w: w - 1e-4 * jax.grad(loss)(w), w)
+
+    x = jnp.ones((side, side), jnp.float32)
+    ws = jnp.zeros((networks, side, side), jnp.float32)
+    started = time.perf_counter()
+    program = jax.jit(jax.vmap(train)).lower(ws).compile()
+    compiled = time.perf_counter()
+    program(ws).block_until_ready()  # the first call also loads it
+    loaded = time.perf_counter()
+    program(ws).block_until_ready()
+    seconds = time.perf_counter() - loaded
+    return Pace(compiled - started, devices * networks * steps * 12 * side**3 / seconds)
 
 
 def keys_after(keys: jax.Array, draws: jax.Array) -> jax.Array:

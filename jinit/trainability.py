@@ -1,5 +1,6 @@
 """The built-in map: where gradients vanish, and what trains, over scheme x depth x scale x seed."""
 
+import itertools
 import math
 import os
 from collections.abc import Sequence
@@ -17,10 +18,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 import jinit
-from jinit import checks
+from jinit import checks, runtime
 from jinit.activations import Activation
+from jinit.files import whole
 
-DATA = ("digits", "circles", "moons")
+DATA = {"digits": (64, 10, 1437), "circles": (2, 2, 800), "moons": (2, 2, 800)}
+"""Inputs, classes and training samples of the sets of `jinit.data` that a map takes by name: known
+here, so that what a map would cost is said before any is loaded."""
 _GAINS = tuple(np.geomspace(0.1, 10, 33).tolist())
 UNITS = {"log_gradient_ratio": "natural logarithm of a ratio of root mean squares"}
 
@@ -116,10 +120,19 @@ def plan(
             )
     for depth in depths:
         checks.count("every depth (of hidden layers)", depth, least=2)
+    for name, values in (("gain", gains), ("learning_rate", learning_rates)):
+        for value in np.ravel(values).tolist():
+            positive = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+            if not positive or not np.isfinite(np.float32(value)) or not np.float32(value):
+                raise ValueError(
+                    f"every {name} must be a finite number above 0, got {checks.shown(value)}."
+                )
+    checks.count("width", setting.width)
+    checks.number("bias_var", setting.bias_var, least=0)
     if not isinstance(setting.data, jinit.Data):
         checks.choice("data", setting.data, DATA)
     checks.count("steps", setting.steps, least=0)
-    samples = len(_data(setting).x_train)
+    samples = _sizes(setting)[2]
     if not 2 <= setting.batch <= samples:
         raise ValueError(f"batch must lie between 2 and {samples}, got {setting.batch}.")
     _net(setting, 2)  # refuses what no network can have
@@ -135,6 +148,53 @@ def plan(
     )
 
 
+class Cost(NamedTuple):
+    """What a map would take."""
+
+    points: int
+    """of the grid, each with all seeds"""
+    networks: int
+    programs: int
+    """that are compiled: one per function and combination of the static axes that it names"""
+    bytes: int
+    """of the results, before compression"""
+    seconds: float
+    """about, compiling included"""
+
+
+def cost(sweep: jinit.Sweep, setting: Setting, *, shards: int = 1) -> Cost:
+    """What a map takes on this machine, within a second: nothing of it is compiled.
+
+    A program's compile time is a multiple of that of the network of `runtime.pace`, and its work is
+    counted: 6 operations for a weight and sample of a step (2 forward, 4 backward), at a share of
+    the pace. Both factors were measured on two cores (2 to 20 layers, widths 64 and 256); on other
+    machines the time is right within a factor of two or three.
+    """
+    for scheme in sweep.static["scheme"]:  # refuses what it cannot draw
+        draw = partial(_draw, scheme=scheme, depth=min(sweep.static["depth"]), setting=setting)
+        jax.eval_shape(draw, jax.random.key(0), gain=jnp.float32(1))
+    machine = runtime.pace()
+    seconds = 0.0
+    programs = 0
+    for what in sweep.functions:
+        own = {tuple(sweep.arguments_of(what, point).items()) for point in sweep.points}
+        programs += len(own)
+        seconds += len(own) * machine.compile_seconds * _COMPILES[what, setting.steps > 0]
+    for point in sweep.points:
+        dims = _net(setting, point["depth"]).dims
+        weights = sum(a * b for a, b in itertools.pairwise(dims))
+        work = 6 * weights * setting.batch * (setting.steps + _MEASURED)
+        seconds += sweep.rows / shards * work / (_SHARE * machine.flops)
+    outputs = 3 if setting.steps else 1
+    networks = math.ceil(sweep.runs / shards)
+    return Cost(sweep.runs // len(sweep.seeds), networks, programs, 4 * outputs * networks, seconds)  # type: ignore[arg-type]
+
+
+_COMPILES = {("prepare", False): 25, ("prepare", True): 25, ("fn", False): 8, ("fn", True): 20}
+_MEASURED = 3  # steps that the gradients before training cost
+_SHARE = 0.25  # of the pace that training reaches
+
+
 def log_gradient_ratio(signals: jinit.LayerSignals) -> jax.Array:
     """The natural logarithm of the gradient in the first layer over that in the last hidden one."""
     return signals.log_grad[..., 0] - signals.log_grad[..., -2]
@@ -145,12 +205,20 @@ def _data(setting: Setting) -> jinit.Data:
     return data if isinstance(data, jinit.Data) else getattr(jinit.data, data)()
 
 
-def _net(setting: Setting, depth: int) -> jinit.MLP:
-    x, y = _data(setting)[:2]
+def _sizes(setting: Setting) -> tuple[int, int, int]:
+    """Inputs and outputs of the networks, and how many training samples there are."""
+    if not isinstance(setting.data, jinit.Data):
+        return DATA[setting.data]
+    x, y = setting.data[:2]
     labels = np.asarray(y)
     outputs = int(labels.max()) + 1 if labels.dtype.kind in "iu" else labels[0].size
+    return x.shape[1], outputs, len(x)
+
+
+def _net(setting: Setting, depth: int) -> jinit.MLP:
+    inputs, outputs, _ = _sizes(setting)
     return jinit.MLP(
-        (x.shape[1], *(setting.width,) * depth, outputs),
+        (inputs, *(setting.width,) * depth, outputs),
         activation=setting.activation,
         norm=setting.norm,  # type: ignore[arg-type]
     )
@@ -206,15 +274,59 @@ def table(dataset: xr.Dataset) -> Table:
     found = crossings(dataset)
     shown = Table(
         title="gain at which the gradient in the first layer is that in the last", box=SIMPLE_HEAD,
-        title_justify="left",
+        title_justify="left", collapse_padding=True, pad_edge=False,
     )  # fmt: skip
-    shown.add_column("scheme")
+    shown.add_column("scheme", no_wrap=True)
     for depth in dataset.depth.values:
-        shown.add_column(f"{depth} layers", justify="right")
+        shown.add_column(f"{depth} layers", justify="right", no_wrap=True)
     for scheme in dataset.scheme.values:
         row = (float(found.sel(scheme=scheme, depth=d)) for d in dataset.depth.values)
         shown.add_row(str(scheme), *("none" if math.isnan(g) else f"{g:.3g}" for g in row))
     return shown
+
+
+def passing(setting: Setting) -> float:
+    """The accuracy from which a network counts as trained: half-way from chance to 1.
+
+    Chance is the share of the most frequent class in the test half.
+    """
+    frequencies = np.unique(np.asarray(_data(setting).y_test), return_counts=True)[1]
+    return float(1 + frequencies.max() / frequencies.sum()) / 2
+
+
+def training_table(dataset: xr.Dataset, least: float) -> Table:
+    """For each scheme, depth and learning rate: how many networks trained, and at which gains.
+
+    A network has trained if its test accuracy is at least `least`; a gain trains if half of the
+    seeds do. What diverged has not trained, and what a shard left out is not counted.
+    """
+    shown = Table(
+        title=f"what trained: test accuracy of {least:.2f} and more", box=SIMPLE_HEAD,
+        title_justify="left", collapse_padding=True, pad_edge=False,
+    )  # fmt: skip
+    shown.add_column("scheme", no_wrap=True)
+    for column in ("layers", "rate", "trained", "best", "gains that\ntrain"):
+        shown.add_column(column, justify="right", no_wrap=True)
+    every = dataset.stack(row=("scheme", "depth", "learning_rate"))
+    for scheme, depth, rate in every.row.values:
+        here = dataset.sel(scheme=scheme, depth=depth, learning_rate=rate)
+        measured = here.log_gradient_ratio.notnull()
+        accuracy = here.accuracy.where(measured)
+        ok = (accuracy >= least) & measured
+        train = here.gain.values[((ok.sum("seed") * 2 >= measured.sum("seed")) & ok.any("seed"))]
+        shown.add_row(
+            str(scheme), str(depth), f"{rate:.3g}", f"{int(ok.sum())} of {int(measured.sum())}",
+            f"{float(accuracy.max()):.2f}" if accuracy.notnull().any() else "—",
+            _range(train),
+        )  # fmt: skip
+    return shown
+
+
+def _range(gains: np.ndarray) -> str:
+    if not len(gains):
+        return "none"
+    low, high = f"{gains.min():.3g}", f"{gains.max():.3g}"
+    return low if low == high else f"{low} to {high}"
 
 
 def with_units(dataset: xr.Dataset) -> xr.Dataset:
@@ -225,14 +337,8 @@ def with_units(dataset: xr.Dataset) -> xr.Dataset:
 
 def export(dataset: xr.Dataset, file: Path, *, csv: bool) -> None:
     """As CSV, a row per network (and entry, for vectors), or as NetCDF; whole or not at all."""
-    staging = file.with_name(f".{file.name}.partial")
-    try:
+    with whole(file) as staging:
         if csv:
             dataset.to_dataframe().to_csv(staging)
         else:
             with_units(dataset).to_netcdf(staging, engine="scipy")
-        staging.replace(file)
-    except OSError as error:
-        raise ValueError(f"'{file}' cannot be written ({error.strerror or error}).") from None
-    finally:
-        staging.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ ROOT = Path(jinit.__file__).parent
 # A folder that is not listed has a single floor, in which only circles are refused.
 FLOORS: dict[str, list[set[str]]] = {
     "": [
-        {"checks", "templates"},
+        {"checks", "files", "templates", "terminal"},
         {"elementwise"},
         {"activations", "runtime"},
         {"schemes", "data"},
@@ -64,8 +64,8 @@ FLOORS: dict[str, list[set[str]]] = {
         {"gradients", "shattering", "trajectory"},
     ],
     "cli": [
-        {"options", "theory_report"},
-        {"tour", "theory", "schemes", "diagnose", "fix", "sweeps"},
+        {"interrupts", "options", "theory_report"},
+        {"errors", "tour", "theory", "schemes", "diagnose", "fix", "sweeps"},
         {"main"},
     ],
     "fixing": [{"candidates", "result"}, {"given", "judging", "trials"}, {"lines"}, {"mending"}],

@@ -88,6 +88,51 @@ def test_maps_that_cannot_be_made():
         jinit.sweep(jinit.Sweep(lambda key: {"ratio": 0.0}), traced={"gain": [1.0]})
 
 
+@pytest.mark.bad_input
+@pytest.mark.parametrize("wrong", [-0.1, 0.0, math.nan, math.inf, 1e-60, "0.1"])
+@pytest.mark.parametrize("name", ["learning_rate", "gain"])
+def test_rates_and_gains_are_positive_numbers(name, wrong):
+    with pytest.raises(ValueError, match=f"every {name} must be a finite number above 0, got "):
+        jinit.map_trainability(**{f"{name}s": [0.5, wrong]}, steps=2)
+
+
+def test_sizes_of_the_built_in_data_are_those_of_the_data():
+    for name, sizes in trainability.DATA.items():
+        data = getattr(jinit.data, name)()
+        assert sizes == (data.x_train.shape[1], int(data.y_train.max()) + 1, len(data.x_train))
+
+
+def test_what_trained_is_told_with_its_boundary():
+    """Of three seeds at four gains, 0, 2, 3 and (one diverged, one left out) 1 train."""
+    accuracy = [[0.1, 0.2, 0.5], [0.9, 0.2, 0.8], [0.9, 0.9, 0.97], [0.6, np.nan, np.nan]]
+    ratio = [[0.0] * 3] * 3 + [[0.0, 0.0, np.nan]]
+    dims = ("scheme", "depth", "learning_rate", "gain", "seed")
+    whole = {n: (dims, np.asarray(a)[None, None, None]) for n, a in (
+        ("accuracy", accuracy), ("log_gradient_ratio", ratio))}  # fmt: skip
+    axes = {"scheme": ["he"], "depth": [5], "learning_rate": [0.1], "gain": [0.1, 0.5, 1.0, 4.0]}
+    table = trainability.training_table(xr.Dataset(whole, axes), 0.55)
+    row = [next(iter(column.cells)) for column in table.columns]
+    assert row == ["he", "5", "0.1", "6 of 11", "0.97", "0.5 to 4"]
+    none = trainability.training_table(xr.Dataset(whole, axes), 0.99)
+    assert [next(iter(column.cells)) for column in none.columns][3:] == ["0 of 11", "0.97", "none"]
+
+
+def test_an_accuracy_half_way_from_chance_has_trained():
+    setting = trainability.Setting("tanh", 8, None, 0.0, "moons", 8, 1)
+    assert trainability.passing(setting) == pytest.approx(0.75, abs=0.01)  # two classes alike
+
+
+def test_what_a_map_costs_is_counted():
+    setting = trainability.Setting("tanh", 64, None, 0.0, "digits", 64, 10)
+    grid = (["xavier", "he"], [2, 5, 9], [0.5, 1.0], [0.1], 8)
+    cost = trainability.cost(trainability.plan(setting, *grid), setting)
+    assert cost[:4] == (12, 96, 9, 96 * 3 * 4)  # 6 drawn, 3 trained; three float32 each
+    more = setting._replace(steps=100_000)
+    longer = trainability.cost(trainability.plan(more, *grid), more, shards=2)
+    assert longer.networks == 48
+    assert longer.seconds > 20 * cost.seconds
+
+
 # --- from the shell -----------------------------------------------------------------------------
 
 SMALL = (
@@ -171,17 +216,18 @@ def test_shards_of_a_map_share_a_store_that_is_read_in_every_form(tmp_path, star
 def test_a_dry_run_makes_nothing(tmp_path, started):
     done = call_here("map", *SMALL, "--store", "map.zarr", "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "20 networks in 2 blocks, 4 programs to compile" in done.stdout
+    assert "10 points, 20 networks, 4 programs to compile" in done.stdout
+    assert re.search(r": about \d+ s on this machine\.", done.stdout)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.bad_input
 @pytest.mark.parametrize(("arguments", "words"), [
-    (("map", "--shard", "3"), "--shard must be i/n, such as 0/4, got '3'"),
+    (("map", "--shard", "3"), "--shard must be i/n, such as 0/4, the i-th of n parts"),
     (("map", "--gain", "2", "1", "5"), "--gain must be a lowest above 0"),
     (("map", "--activation", "tahn"), "did you mean 'tanh'"),
     (("status", "nothing.zarr"), "does not exist"),
-    (("plot", "nothing.zarr", "x.txt"), "--plot must end in .png, .svg or .pdf"),
+    (("plot", "nothing.zarr", "x.txt"), "the picture must end in .png, .svg or .pdf"),
     (("export", "nothing.zarr"), "export needs one of --csv FILE and --nc FILE"),
 ])  # fmt: skip
 def test_mistakes_are_one_sentence(tmp_path, started, arguments, words):

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 import jinit
-from jinit.cli.options import Overwrite, Picture, check_file, check_plot, fail, made_by
+from jinit.cli.options import Overwrite, Picture, check_file, check_plot, made_by
+from jinit.files import whole
 
 
 def diagnose(
@@ -37,15 +38,10 @@ def diagnose(
 
     wanted = [name for name in fail_on.split(",") if name]
     sys.path.insert(0, os.getcwd())  # where the module is looked for first
-    try:
-        for name in wanted:
-            checks.choice("--fail-on", name, [*FAULTS, "any"])
-        apply, variables, inputs, options = _model(factory)
-        found = jinit.diagnose(apply, variables, *inputs, **options)
-    except Exception as error:  # also whatever the model raises
-        notes = [n for n in getattr(error, "__notes__", ()) if n.startswith("jinit ")]
-        kind = "" if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: "
-        fail(" ".join([kind + (str(error).splitlines() or [""])[0], *notes]))
+    for name in wanted:
+        checks.choice("--fail-on", name, [*FAULTS, "any"])
+    apply, variables, inputs, options = _model(factory)
+    found = jinit.diagnose(apply, variables, *inputs, **options)
     if json:
         import json as format_
 
@@ -53,9 +49,11 @@ def diagnose(
     else:
         print(found)
     if plot is not None:
-        jinit.plots.diagnosis(found).savefig(plot)
+        with whole(plot) as file:
+            jinit.plots.diagnosis(found).savefig(file)
     if html is not None:
-        found.to_html(html)
+        with whole(html) as file:
+            found.to_html(file)
     kinds = {finding.kind for finding in found.findings}
     if kinds & set(wanted) or ("any" in wanted and (kinds or not found.layers)):
         raise typer.Exit(1)

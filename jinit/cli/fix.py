@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 import jinit
-from jinit.cli.options import Overwrite, Picture, check_plot, fail, made_by
+from jinit.cli.options import Overwrite, Picture, check_plot, made_by
+from jinit.files import whole
 
 
 def fix(
@@ -32,22 +33,17 @@ def fix(
     import jax
 
     sys.path.insert(0, os.getcwd())  # where the module is looked for first
-    try:
-        made = _model(factory)
-        parts = {name: made.pop(name) for name in _PARTS if name in made}
-        names = sorted({"optimizer", "learning_rate", "rules"} & made.keys())
-        if "optimizer" not in made:
-            import optax
+    made = _model(factory)
+    parts = {name: made.pop(name) for name in _PARTS if name in made}
+    names = sorted({"optimizer", "learning_rate", "rules"} & made.keys())
+    if "optimizer" not in made:
+        import optax
 
-            made["optimizer"] = optax.adam
-            made.setdefault("learning_rate", 1e-3)
-        found = jinit.fix(
-            jax.random.key(0), *parts.values(), steps=steps, seeds=seeds, minutes=minutes, **made
-        )
-    except Exception as error:  # also whatever the model raises
-        notes = [n for n in getattr(error, "__notes__", ()) if n.startswith("jinit ")]
-        kind = "" if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: "
-        fail(" ".join([kind + (str(error).splitlines() or [""])[0], *notes]))
+        made["optimizer"] = optax.adam
+        made.setdefault("learning_rate", 1e-3)
+    found = jinit.fix(
+        jax.random.key(0), *parts.values(), steps=steps, seeds=seeds, minutes=minutes, **made
+    )
     if found.code:
         found = found._replace(code=_opening(factory, parts, made, names) + found.code)
     if json:
@@ -57,7 +53,8 @@ def fix(
     else:
         print(found)
     if plot is not None:
-        jinit.plots.fixed(found)[0].get_figure().savefig(plot)
+        with whole(plot) as file:
+            jinit.plots.fixed(found)[0].get_figure().savefig(file)
 
 
 def _opening(factory: str, parts: dict[str, Any], made: dict[str, Any], names: list[str]) -> str:

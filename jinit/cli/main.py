@@ -1,11 +1,13 @@
 """The `jinit` command. Nothing heavy is imported before a command needs it."""
 
+import sys
 from typing import Annotated
 
 import typer
 
 import jinit
-from jinit.cli import diagnose, fix, schemes, sweeps, theory, tour
+from jinit.cli import diagnose, fix, interrupts, schemes, sweeps, theory, tour
+from jinit.cli.errors import DEBUG, answered
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -15,7 +17,7 @@ app = typer.Typer(
 )
 for command in (tour.tour, theory.theory, schemes.schemes, diagnose.diagnose,
                 fix.fix, sweeps.map_, sweeps.status, sweeps.plot, sweeps.export):  # fmt: skip
-    app.command(command.__name__.rstrip("_"))(command)
+    app.command(command.__name__.rstrip("_"))(answered(command))
 
 
 def _version(value: bool) -> None:
@@ -29,10 +31,16 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    debug: Annotated[bool, DEBUG] = False,
 ) -> None:
     pass
 
 
 def main() -> None:
-    """Entry point of the `jinit` command."""
-    app()
+    """The `jinit` command, from its arguments to the exit status."""
+    interrupts.guard()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # nothing is unsaid at an end
+    try:
+        app()
+    finally:
+        interrupts.release()

@@ -2,8 +2,6 @@
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -20,11 +18,11 @@ Picture = Annotated[
 Stored = Annotated[Path, typer.Argument(help="A sweep's folder.")]
 
 
-def check_plot(file: Path | None, overwrite: bool) -> None:
-    """`--plot`, if given, names a picture that may be written."""
+def check_plot(file: Path | None, overwrite: bool, option: str = "--plot") -> None:
+    """What an option names, if given, is a picture that may be written."""
     if file is not None and file.suffix not in _PLOTS:
-        fail(f"--plot must end in {', '.join(_PLOTS[:-1])} or {_PLOTS[-1]}, got '{file}'.")
-    check_file(file, overwrite, "--plot")
+        fail(f"{option} must end in {', '.join(_PLOTS[:-1])} or {_PLOTS[-1]}, got '{file}'.")
+    check_file(file, overwrite, option)
 
 
 def check_file(file: Path | None, overwrite: bool, option: str) -> None:
@@ -41,15 +39,6 @@ def fail(message: str) -> NoReturn:
     """End the command with that sentence and status 2."""
     print(f"jinit: {message}", file=sys.stderr)
     raise typer.Exit(2)
-
-
-@contextmanager
-def one_sentence(*errors: type[Exception]) -> Iterator[None]:
-    """Errors of these kinds end the command with their own sentence."""
-    try:
-        yield
-    except errors as error:
-        fail(str(error))
 
 
 def made_by(factory: str, form: str) -> Any:

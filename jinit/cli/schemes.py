@@ -8,8 +8,10 @@ def schemes() -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from jinit.terminal import Fitted
+
     table = Table("name", "weights", "options", "source")
     for name, entry in jinit.SCHEMES.items():
         own = [o for o in entry.options if o not in ("in_axis", "out_axis", "batch_axis")]
         table.add_row(name, entry.formula, ", ".join(own), entry.source)
-    Console().print(table)
+    Console().print(Fitted(table))

@@ -1,12 +1,15 @@
 """`jinit map`, and what is asked of any stored sweep: `status`, `plot`, `export`."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import jinit
-from jinit.cli.options import Overwrite, Picture, Stored, check_file, check_plot, fail, one_sentence
+from jinit.cli import interrupts
+from jinit.cli.options import Overwrite, Picture, Stored, check_file, check_plot, fail
+from jinit.files import whole
 
 
 def map_(
@@ -48,46 +51,92 @@ def map_(
 
     jinit.configure()
     from jinit import trainability
+    from jinit.sweeps.zarr_store import ZarrStore, check_place
+    from jinit.terminal import Fitted
 
     console = Console(highlight=False)
-    with one_sentence(ValueError, TypeError, RuntimeError):
-        low, high, count = gain
-        if not 0 < low < high or count < 2:
-            raise ValueError(
-                f"--gain must be a lowest above 0, a highest above that and at least 2 of them, "
-                f"got {low:g} {high:g} {count}."
-            )
-        sweep = trainability.plan(
-            trainability.Setting(activation, width, norm, bias_var, data, batch, steps),
-            schemes=scheme or ["xavier", "he"],
-            depths=depth or [2, 5, 10, 20, 50],
-            gains=[low * (high / low) ** (i / (count - 1)) for i in range(count)],
-            learning_rates=learning_rate or [0.1],
-            seeds=seeds,
+    low, high, count = gain
+    if not _SMALLEST <= low < high <= 1 / _SMALLEST or not 2 <= count <= _MOST:
+        fail(
+            f"--gain must be a lowest above 0, a highest above that (from {_SMALLEST:g} to "
+            f"{1 / _SMALLEST:g}) and 2 to {_MOST:,} of them, got {low:g} {high:g} {count}."
         )
-        if dry_run:
-            cost = jinit.dry_run(sweep)
-            console.print(
-                f"{cost.networks:,} networks in {cost.blocks:,} blocks, {cost.compiles} programs "
-                f"to compile, {cost.bytes / 1e6:.1f} MB, and at most about {cost.seconds:.2g} s on "
-                f"this machine, without compiling."
-            )
-            return
-        found = jinit.sweep(sweep, store=store, shard=_parts(shard))
-    console.print(trainability.table(found))
-    if plot is not None:
-        jinit.plots.grid(found, "accuracy" if steps else "log_gradient_ratio").savefig(plot)
-        console.print(f"The map is in {plot}.")
+    if seeds > _MOST:
+        fail(f"--seeds must be at most {_MOST:,}, got {seeds}.")
+    setting = trainability.Setting(activation, width, norm, bias_var, data, batch, steps)
+    sweep = trainability.plan(
+        setting,
+        schemes=scheme or ["xavier", "he"],
+        depths=depth or [2, 5, 10, 20, 50],
+        gains=geometric(low, high, count),
+        learning_rates=learning_rate or [0.1],
+        seeds=seeds,
+    )
+    part = _part(shard, store)
     if store is not None:
-        console.print(f"The results are in {store}; read them with jinit.load.")
+        check_place(store)
+        if store.exists():
+            ZarrStore(store, write=False)  # refuses what is no sweep
+    cost = trainability.cost(sweep, setting, shards=part[1] if part else 1)
+    console.print(
+        f"{cost.points:,} points, {cost.networks:,} networks, {cost.programs} programs to compile, "
+        f"{cost.bytes / 1e6:.2g} MB: about {_duration(cost.seconds)} on this machine"
+        + (f", less what {store} holds already." if store is not None and store.exists() else "."),
+        soft_wrap=True,
+    )
+    if dry_run:
+        return
+    with interrupts.keeping(lambda: _kept(store)):
+        found = jinit.sweep(sweep, store=store, shard=part)
+        console.print(Fitted(trainability.table(found)))
+        if steps:
+            least = trainability.passing(setting)
+            console.print(Fitted(trainability.training_table(found, least)))
+        if plot is not None:
+            with whole(plot) as file:
+                if steps:
+                    jinit.plots.grid(found, "accuracy", boundary=least).savefig(file)
+                else:
+                    jinit.plots.grid(found, "log_gradient_ratio").savefig(file)
+            console.print(f"The map is in {plot}.", soft_wrap=True)
+    if store is not None:
+        console.print(f"The results are in {store}; read them with jinit.load.", soft_wrap=True)
 
 
-def _parts(shard: str | None) -> tuple[int, int] | None:
+_SMALLEST = 1e-37  # a float32 that is no denormal
+_MOST = 1_000_000  # of an axis, which memory holds
+
+
+def geometric(low: float, high: float, count: int) -> list[float]:
+    """So many numbers from the lowest to the highest, each the same multiple of the one before."""
+    step = (math.log(high) - math.log(low)) / (count - 1)
+    return [low, *(low * math.exp(step * i) for i in range(1, count - 1)), high]
+
+
+def _kept(store: Path | None) -> interrupts.Kept:
+    if store is None:
+        return interrupts.Kept("nothing is kept without --store FOLDER")
+    if not store.exists():
+        return interrupts.Kept(f"nothing is in {store} yet")
+    return interrupts.Kept(f"the finished blocks are kept in {store}", "go on there")
+
+
+def _duration(seconds: float) -> str:
+    for unit, least in (("h", 2 * 3600), ("min", 120)):
+        if seconds >= least:
+            return f"{seconds / (least / 2):.2g} {unit}" if seconds < 50 * least else (
+                f"{seconds / (least / 2):.0f} {unit}")  # fmt: skip
+    return f"{max(seconds, 1):.0f} s"
+
+
+def _part(shard: str | None, store: Path | None) -> tuple[int, int] | None:
     if shard is None:
         return None
     index, slash, count = shard.partition("/")
-    if not (slash and index.isdigit() and count.isdigit()):
-        raise ValueError(f"--shard must be i/n, such as 0/4, got '{shard}'.")
+    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        fail(f"--shard must be i/n, such as 0/4, the i-th of n parts from 0, got '{shard}'.")
+    if store is None:
+        fail("--shard needs the store that all parts share; add --store FOLDER.")
     return int(index), int(count)
 
 
@@ -97,9 +146,8 @@ def status(store: Stored) -> None:
 
     from jinit.sweeps.zarr_store import ZarrStore
 
-    with one_sentence(ValueError):
-        kept = ZarrStore(store, write=False)
-        done = kept.done()
+    kept = ZarrStore(store, write=False)
+    done = kept.done()
     meta = kept.made_for
     console = Console(highlight=False)
     axes = {**meta["static"], **meta["traced"], "seed": meta["seeds"]}
@@ -121,10 +169,10 @@ def plot(
     overwrite: Overwrite = False,
 ) -> None:
     """Draw a stored sweep over its two longest numeric axes."""
-    check_plot(file, overwrite)
-    with one_sentence(ValueError):
-        found = jinit.load(store, partial=True)
-        jinit.plots.grid(found, variable).savefig(file)
+    check_plot(file, overwrite, "the picture")
+    found = jinit.load(store, partial=True)
+    with whole(file) as staging:
+        jinit.plots.grid(found, variable).savefig(staging)
     print(f"The picture is in {file}.")
 
 
@@ -142,6 +190,5 @@ def export(
     check_file(file, overwrite, "--csv" if csv is not None else "--nc")
     from jinit import trainability
 
-    with one_sentence(ValueError):
-        trainability.export(jinit.load(store), file, csv=csv is not None)
+    trainability.export(jinit.load(store), file, csv=csv is not None)
     print(f"The results are in {file}.")

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from jinit.cli.options import Overwrite, check_plot, one_sentence
+from jinit.cli.options import Overwrite, check_plot
+from jinit.files import whole
 
 
 def theory(
@@ -36,11 +37,11 @@ def theory(
     from jinit.cli.theory_report import draw, forecast, load, print_forecast
 
     sys.path.insert(0, os.getcwd())  # where module:function is looked for first
-    with one_sentence(ValueError, TypeError, OSError):
-        own = load(activation)
-        found = forecast(own, weight_var=weight_var, bias_var=bias_var, depth=depth, width=width)
-        if plot is not None:
-            draw(own, found, plot)
+    own = load(activation)
+    found = forecast(own, weight_var=weight_var, bias_var=bias_var, depth=depth, width=width)
+    if plot is not None:
+        with whole(plot) as file:
+            draw(own, found, file)
     console = Console(highlight=False)
     print_forecast(found, console)
     if plot is not None:

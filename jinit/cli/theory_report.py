@@ -9,11 +9,12 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
 from rich.padding import Padding
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from jinit import checks, plots, theory
 from jinit.activations import Activation
+from jinit.terminal import Fitted
 
 _GAINS: dict[Any, str] = {
     "second_moment": "keeps the signal's length, 1/√E φ²",
@@ -121,12 +122,13 @@ def forecast(
         wanted.append(("edge", point.weight_var, point.bias_var))
     if recommended is not None:
         wanted.append(("advised", recommended.weight_var, recommended.bias_var))
+    starts = tuple(start(*each) for each in wanted)
     return Forecast(
         name=str(getattr(activation, "__name__", activation)),
         gains=gains,
         poincare=(shaped.output_scale, shaped.output_scale * shaped.output_shift),
         dead=theory.dead_chance(activation, [width] * (depth or 1)),
-        starts=tuple(start(*each) for each in wanted),
+        starts=starts,
         layer_norm=theory.layer_norm_growth(activation),
         batch_norm=theory.batch_norm_growth(activation, allow_unstable=True),
         batch_norm_stability=theory.batch_norm_stability(activation),
@@ -183,10 +185,10 @@ def _parts(found: Forecast) -> Iterator[RenderableType]:
         yield _heading("With your biases: the edge of chaos")
         yield _paragraph(_edge(found))
     yield _heading("Deep plain networks")
-    yield Padding(_starts(found), (0, 0, 0, 1))
+    yield Padding(Fitted(_starts(found)), (0, 0, 0, 1))
     yield _paragraph(_legend(found))
     yield _heading("Gains for one layer, jinit.gain")
-    yield _gains(found)
+    yield Fitted(_gains(found))
     yield _paragraph(
         'They multiply "xavier" and keep one thing through one layer, where its pre-activations '
         "have variance 1. For a deep network take the start above, which holds for all layers."
@@ -321,7 +323,9 @@ def _edge(found: Forecast) -> str:
 
 
 def _gains(found: Forecast) -> Table:
-    table = Table(box=SIMPLE_HEAD, show_header=False)
+    table = Table(
+        *(Column("", no_wrap=n < 2) for n in range(3)), box=SIMPLE_HEAD, show_header=False
+    )
     for kind, value in found.gains.items():
         table.add_row(f"{value:.6f}", kind, _GAINS[kind])
     a, b = found.poincare

@@ -1,12 +1,12 @@
 """`jinit tour`."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from jinit.cli.options import Overwrite, fail, one_sentence
+from jinit.cli import interrupts
+from jinit.cli.options import Overwrite, fail
 
 
 def tour(
@@ -15,22 +15,43 @@ def tour(
     ),
     quick: Annotated[bool, typer.Option("--quick", help="A smaller tour.")] = False,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of every random draw.")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted tour in that folder.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Why initialisation matters: six chapters, measured on real digits while you wait.
 
+    Chapters are kept as they finish: after Ctrl-C, --resume goes on.
+
     JAX_PLATFORMS=cpu, cuda or tpu chooses the device.
     """
-    from jinit.runtime import device_name
-    from jinit.tour import FULL, QUICK, OutputError, take_tour
+    if overwrite and resume:
+        fail("--resume goes on with a tour and --overwrite begins anew; give one of them.")
+    from jinit.tour import FULL, QUICK, keeping, take_tour
+    from jinit.tour.run import names_of_chapters
 
-    try:
-        device_name()
-    except (RuntimeError, AssertionError) as error:
-        fail(
-            f"jax cannot start on the device that JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')} "
-            f"asks for ({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
-            f"use JAX_PLATFORMS=cpu, or install jinit[cuda] or jinit[tpu]."
-        )
-    with one_sentence(OutputError):
-        take_tour(out, QUICK if quick else FULL, seed=seed, overwrite=overwrite)
+    setting = QUICK if quick else FULL
+
+    def kept() -> interrupts.Kept:
+        index = keeping.index_of(out)
+        names = names_of_chapters()
+        platform = (index or {}).get("made", {}).get("platform")  # jax may be what is interrupted
+        now = keeping.made_with(setting, seed, platform)
+        if index is None or keeping.difference(index["made"], now):
+            return interrupts.Kept("no chapter is finished", dropped=("--resume",))
+        there = [i for i, name in enumerate(names, 1) if name in index["chapters"]]
+        word = "chapter" if len(there) == 1 else "chapters"
+        return interrupts.Kept(
+            f"{word} {_listed(there)} of {len(names)} {'is' if len(there) == 1 else 'are'} kept in "
+            f"{out}", "go on", added=("--resume",), dropped=("--overwrite",),
+        )  # fmt: skip
+
+    with interrupts.keeping(kept):
+        take_tour(out, setting, seed=seed, overwrite=overwrite, resume=resume)
+
+
+def _listed(numbers: list[int]) -> str:
+    if len(numbers) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1:
+        return f"{numbers[0]} to {numbers[-1]}"
+    return " and ".join(filter(None, [", ".join(map(str, numbers[:-1])), str(numbers[-1])]))

@@ -22,6 +22,17 @@ class Chapter(NamedTuple):
     numbers: Sequence[tuple[str, str]]
 
 
+class Section(NamedTuple):
+    """What a page shows of a chapter."""
+
+    slug: str
+    title: str
+    words: Sequence[str]
+    numbers: Sequence[tuple[str, str]]
+    picture: bytes
+    """a PNG file"""
+
+
 def png(figure: Figure) -> bytes:
     """The figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
@@ -29,7 +40,7 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def page(title: str, subtitle: str, chapters: Sequence[tuple[Chapter, bytes]]) -> str:
+def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     """The page: every picture is embedded, nothing is loaded from anywhere."""
-    pictures = [(chapter, base64.b64encode(picture).decode()) for chapter, picture in chapters]
+    pictures = [(each, base64.b64encode(each.picture).decode()) for each in sections]
     return render("report.html.j2", title=title, subtitle=subtitle, chapters=pictures)

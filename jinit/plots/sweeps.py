@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
@@ -12,7 +13,9 @@ from jinit.plots.figures import COLORS, figure, need, power_of_ten, style
 _MOST_PANELS = 12
 
 
-def grid(dataset: Any, variable: str | None = None, *, title: str = "") -> Figure:
+def grid(
+    dataset: Any, variable: str | None = None, *, title: str = "", boundary: float | None = None
+) -> Figure:
     """A variable of a sweep over its two longest numeric axes, the median over seeds.
 
     A map where there are two such axes, lines where there is one; a panel for each combination of
@@ -22,6 +25,7 @@ def grid(dataset: Any, variable: str | None = None, *, title: str = "") -> Figur
         dataset: what `jinit.sweep` or `jinit.load` returns.
         variable: which; None takes the first with one number per network.
         title: of the picture.
+        boundary: a value of the variable, where a white line divides a map, a black one lines.
 
     Raises:
         ValueError: a variable that is not there or has dimensions of its own, or too many panels.
@@ -76,6 +80,8 @@ def grid(dataset: Any, variable: str | None = None, *, title: str = "") -> Figur
         for i, ax in enumerate(axes.flat[:count]):
             panel = panels.isel(panel=i)
             mesh = _panel(ax, panel, across, upwards, low, high)
+            if boundary is not None:
+                _divide(ax, mesh, panel, across, upwards, boundary)
             if form and upwards is None:
                 ax.yaxis.set_major_formatter(form)
             here = [f"{d} = {panel.coords[d].item()}" for d in rest if values.sizes[d] > 1]
@@ -86,7 +92,8 @@ def grid(dataset: Any, variable: str | None = None, *, title: str = "") -> Figur
                 ax.set_ylabel(upwards or shown)
         if upwards is not None:
             bar = fig.colorbar(mesh, ax=list(axes.flat), pad=0.015, format=form)
-            bar.set_label(f"{shown} (median over {dataset.sizes['seed']} seeds)")
+            line = f"\nwhite line: {boundary:.2f}" if boundary is not None else ""
+            bar.set_label(f"{shown} (median over {dataset.sizes['seed']} seeds){line}")
         if title or not rest:
             fig.suptitle(title or shown, fontweight="bold")
     return fig
@@ -115,6 +122,21 @@ def _panel(ax: Axes, panel: Any, across: str, upwards: str | None, low: float, h
     ax.set_facecolor("0.8")  # what diverged
     ax.grid(visible=False)
     return mesh
+
+
+def _divide(
+    ax: Axes, mesh: Any, panel: Any, across: str, upwards: str | None, value: float
+) -> None:
+    """A line along the edges of the cells that reach the value."""
+    if upwards is None:
+        ax.axhline(value, color="black", linestyle=":")
+        return
+    cells = panel.transpose(upwards, across).values >= value
+    corners = mesh.get_coordinates()  # [y edges, x edges, 2]
+    beside, above = np.diff(cells, axis=1), np.diff(cells, axis=0)
+    sides = [corners[i : i + 2, j + 1] for i, j in np.argwhere(beside)]
+    tops = [corners[i + 1, j : j + 2] for i, j in np.argwhere(above)]
+    ax.add_collection(LineCollection([*sides, *tops], colors="white", linewidths=2.5))
 
 
 def _is_geometric(x: np.ndarray) -> bool:

@@ -126,8 +126,8 @@ def test_a_picture_that_cannot_be_written_is_one_sentence(tmp_path):
 
 REFUSED = [
     (["gellu"], "unknown activation 'gellu'; did you mean 'gelu'?"),
-    (["gelu", "--bias-var", "-1"], "bias_var is a variance and must not be negative, got -1.0"),
-    (["gelu", "--depth", "0"], "depth must be an integer of at least 1, got 0"),
+    (["gelu", "--bias-var", "-1"], "--bias-var is a variance and must not be negative, got -1.0"),
+    (["gelu", "--depth", "0"], "--depth must be an integer of at least 1, got 0"),
     (["gelu", "--plot", "a.txt"], "--plot must end in .png, .svg or .pdf, got 'a.txt'"),
     (["gelu", "--plot", "no/such/a.png"], "must lie in a folder that can be written"),
     (["jax.numpy:sign"], "must be continuous with a bounded derivative, got one that jumps at x ="),

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 
 import jax.numpy as jnp
 import pytest
@@ -11,16 +12,22 @@ from jinit import theory
 from jinit.activations import ACTIVATIONS
 from jinit.cli.theory_report import forecast, load, print_forecast
 
+_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e-?\d+)?")
+
 
 def own(x):
     """What no table knows."""
     return x * jnp.tanh(x)
 
 
-def report(activation, **options):
-    console = Console(file=io.StringIO(), width=80, force_terminal=False)
-    print_forecast(forecast(activation, **options), console)
+def printed(found, width=80):
+    console = Console(file=io.StringIO(), width=width, force_terminal=False)
+    print_forecast(found, console)
     return console.file.getvalue()
+
+
+def report(activation, **options):
+    return printed(forecast(activation, **options))
 
 
 def flat(text):
@@ -29,7 +36,12 @@ def flat(text):
 
 @pytest.mark.parametrize("activation", [*ACTIVATIONS, own])
 def test_every_activation_gets_a_report_that_fits_a_terminal(activation):
-    text = report(activation, depth=50, bias_var=0.05, weight_var=1.5)
+    found = forecast(activation, depth=50, bias_var=0.05, weight_var=1.5)
+    text = printed(found)
+    narrow = printed(found, 60)
+    assert "…" not in narrow
+    assert max(len(line) for line in narrow.splitlines()) <= 60
+    assert set(_NUMBER.findall(text)) == set(_NUMBER.findall(narrow))  # none is cut
     name = activation if isinstance(activation, str) else "own"
     assert text.startswith(f"{name}: does the signal survive the depth?")
     assert "…" not in text  # no column is cut off
