@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from jinit import checks
+from jinit.sweeps.extent import Grid
 
 _RESERVED = ("seed", "key", "run")
 _MOST_SEED = 2**32 - 1
@@ -92,34 +93,20 @@ class Sweep:
             dict(zip(self.static, values, strict=True)) for values in product(*self.static.values())
         )
 
-    @cached_property
-    def inner_shape(self) -> tuple[int, ...]:
-        """Sizes of the traced axes and of the seeds."""
-        assert not isinstance(self.seeds, int)
-        return (*(len(values) for values in self.traced.values()), len(self.seeds))
-
     @property
     def rows(self) -> int:
         """Configurations of one point."""
-        return math.prod(self.inner_shape)
+        return math.prod(self.grid.shape)
 
     @property
     def runs(self) -> int:
         """Configurations in all."""
         return self.rows * len(self.points)
 
-    def inputs(self, rows: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Seeds and traced values of those rows of a point, each of the shape of `rows`."""
-        at = np.unravel_index(rows, self.inner_shape)
-        traced = {
-            name: traced_array(values)[i]
-            for (name, values), i in zip(self.traced.items(), at[:-1], strict=True)
-        }
-        return self._seed_array[at[-1]], traced
-
-    @cached_property
-    def _seed_array(self) -> np.ndarray:
-        return np.asarray(self.seeds, np.uint32)
+    @property
+    def grid(self) -> Grid:
+        """The rows of a point, which are those of every point."""
+        return Grid(self.description["traced"], self.description["seeds"])
 
     # --- the functions ---
 
@@ -180,14 +167,22 @@ class Sweep:
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """Axes, seeds and dims as JSON can hold them."""
+        """Functions, axes, seeds and dims as JSON can hold them."""
         described = {
+            "function": _name(self.fn),
+            **({} if self.prepare is None else {"prepare": _name(self.prepare)}),
             "static": {name: _labels(values) for name, values in self.static.items()},
             "traced": {name: values.tolist() for name, values in self.traced.items()},
             "seeds": [int(seed) for seed in self.seeds],  # type: ignore[union-attr]
             "dims": {name: list(names) for name, names in self.dims.items()},
         }
         return dict(json.loads(json.dumps(described)))
+
+
+def _name(function: Any) -> str:
+    while hasattr(function, "func"):  # of functools.partial
+        function = function.func
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 _EXAMPLES = {

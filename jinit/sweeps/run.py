@@ -12,9 +12,10 @@ import numpy as np
 import xarray as xr
 
 from jinit import checks
-from jinit.sweeps.blocks import Block, Runner, Settings, blocks_of
-from jinit.sweeps.datasets import assemble
-from jinit.sweeps.fingerprint import differences, fingerprint
+from jinit.sweeps.blocks import Runner, Settings, blocks_of
+from jinit.sweeps.datasets import Damaged, assemble
+from jinit.sweeps.extent import Block
+from jinit.sweeps.fingerprint import differences, fingerprint, surroundings
 from jinit.sweeps.grid import Sweep
 from jinit.sweeps.progress import Reporter
 from jinit.sweeps.store import MemoryStore, Store, StoreError
@@ -57,8 +58,10 @@ def sweep(
             need not compile a training run five times.
         dims: names for dimensions of outputs, as in `{"log_grad": ("layer",)}`. A named one may
             vary over static axes; shorter ones are padded with NaN.
-        store: a folder for the results, made if it is not there. Two processes may write to one
-            store: both write the same.
+        store: a folder for the results, made if it is not there. It grows: with more seeds, or
+            other values of traced axes, in any order, what it holds is not computed again. With
+            fewer the answer is what it holds. Two processes may write to one store: both write the
+            same.
         block: networks that are stored at once; None measures what takes about three seconds.
         shard: (i, n): compute only every n-th block, from the i-th (from 0). All shards share one
             store, and the last to finish returns the whole dataset; the others' has NaN where
@@ -69,7 +72,7 @@ def sweep(
 
     Returns:
         The dataset: a variable per output, with the axes and "seed" as dimensions and coordinates,
-        then the output's own dimensions.
+        then the output's own dimensions; its attributes say what was swept.
 
     Raises:
         ValueError, TypeError: axes, outputs or a store that do not fit; see `Sweep`. An error of
@@ -88,7 +91,7 @@ def sweep(
         plan = fn
     if block is not None:
         block = checks.count("block", block)
-        if block > plan.rows:
+        if block > plan.rows and (store is None or not os.path.exists(store)):
             raise ValueError(
                 f"block must be at most the {plan.rows} networks of one static point, got {block}; "
                 f"give a smaller one, or None."
@@ -107,30 +110,55 @@ def sweep(
         )
     runner = Runner(plan)
     kept = _store(store, runner, block)
-    _fill(kept, runner, part, executor, progress)
-    return _dataset(kept, kept.done())
+    runs = kept.extent.runs_of(plan.grid)
+    needed = np.unique(runs // kept.extent.block)
+    mine = needed[part[0] :: part[1]]
+    done = kept.done()
+    _fill(kept, runner, mine, mine[~done[mine]], executor, progress)
+    while True:
+        done = kept.done()
+        try:
+            return assemble(kept, plan.grid, np.where(done[runs // kept.extent.block], runs, -1))
+        except Damaged as error:
+            again = np.intersect1d(error.blocks, mine)
+            if not len(again):
+                raise
+            _fill(kept, runner, mine, again, executor, progress, anew=True)
 
 
-def load(store: str | os.PathLike[str], *, partial: bool = False) -> xr.Dataset:
-    """The dataset of a stored sweep.
+def load(store: str | os.PathLike[str], *, partial: bool = False, lazy: bool = False) -> xr.Dataset:
+    """The dataset of a stored sweep, with all that it has grown to.
 
     Args:
         store: its folder.
-        partial: give NaN for blocks that are not finished (integers become floats).
+        partial: give NaN for what is not finished, and for what nobody has asked for in a store
+            that has grown along two axes in turn (integers become floats).
+        lazy: open as dask arrays, which read blocks when they are computed, so that the dataset
+            may be larger than memory. Damage is found then.
 
     Raises:
         ValueError: a folder that is no sweep; blocks that are damaged, or missing if not
-            `partial`.
+            `partial`; `lazy` without dask.
     """
     _check_place(store)
+    partial, lazy = checks.flag("partial", partial), checks.flag("lazy", lazy)
     kept = ZarrStore(Path(store), write=False)
-    done = kept.done()
+    done, grid = kept.done(), kept.extent.union()
     if not partial and not done.all():
         raise StoreError(
             f"{kept.name} holds {int(done.sum())} of {len(done)} blocks; run the same sweep again "
             f"to finish it, or load(..., partial=True) for what is there."
         )
-    return _dataset(kept, done)
+    runs = kept.extent.runs_of(grid)
+    held = int((runs >= 0).sum())
+    if not partial and held < runs.size:
+        axes = " x ".join(f"{name} ({len(values)})" for name, values in grid.axes.items())
+        raise StoreError(
+            f"{kept.name} has grown to {held} of the {runs.size} networks of {axes}; sweep over "
+            f"all of these to fill it, or load(..., partial=True), which has NaN for the others."
+        )
+    there = np.append(done, False)[runs // kept.extent.block]  # -1 // block is the last
+    return assemble(kept, grid, np.where(there, runs, -1), lazy=lazy)
 
 
 def _check_place(store: Any) -> None:
@@ -139,17 +167,6 @@ def _check_place(store: Any) -> None:
             f"store must be the path of a folder, as in 'runs/mine.zarr', got "
             f"{checks.shown(store)}."
         )
-
-
-def _dataset(kept: Store, done: np.ndarray) -> xr.Dataset:
-    blocks = [kept.read(i) if finished else None for i, finished in enumerate(done)]
-    damaged = [i for i, each in enumerate(blocks) if done[i] and each is None]
-    if damaged:
-        raise StoreError(
-            f"{kept.name} is damaged in {len(damaged)} of {len(done)} blocks (the first is "
-            f"{damaged[0]}); run the same sweep again, and they are computed anew."
-        )
-    return assemble(kept.made_for, kept.outputs, blocks, kept.made_for["block"])
 
 
 class DryRun(NamedTuple):
@@ -180,18 +197,17 @@ def dry_run(plan: Sweep, *, block: int | None = None) -> DryRun:
 
 
 def _store(place: str | os.PathLike[str] | None, runner: Runner, block: int | None) -> Store:
-    """Memory, or a store on disk: made if it is not there, and compared if it is."""
+    """Memory, or a store on disk: made if it is not there; compared, and grown, if it is."""
     if place is None:
         settings = runner.choose(block)
-        made_for = runner.sweep.description | settings._asdict()
-        return MemoryStore(made_for, runner.outputs, len(blocks_of(runner.sweep, settings.block)))
+        made_for = runner.sweep.description | surroundings(runner) | settings._asdict()
+        return MemoryStore(made_for, runner.outputs, blocks_of(runner.sweep, settings.block))
     path = Path(place)
     check_place(path)
     now = fingerprint(runner)
     if not path.exists():
         settings = runner.choose(block)
-        blocks = len(blocks_of(runner.sweep, settings.block))
-        ZarrStore.create(path, now | settings._asdict(), runner.outputs, blocks)
+        ZarrStore.create(path, now | settings._asdict(), runner.outputs, len(runner.sweep.points))
     kept = ZarrStore(path, write=True)
     now |= {"group": kept.made_for["group"], "block": block or kept.made_for["block"]}
     different = differences(kept.made_for, now)
@@ -200,26 +216,30 @@ def _store(place: str | os.PathLike[str] | None, runner: Runner, block: int | No
             f"{kept.name} was made by another sweep: {'; '.join(different)}. Give another store, "
             f"or go on with the sweep that it was made for."
         )
+    while (kept.extent.runs_of(runner.sweep.grid) < 0).any():
+        kept.grow(runner.sweep.grid)
     return kept
 
 
 def _fill(
-    kept: Store, runner: Runner, part: tuple[int, int], executor: Executor | None, progress: bool
+    kept: Store,
+    runner: Runner,
+    mine: np.ndarray,
+    missing: np.ndarray,
+    executor: Executor | None,
+    progress: bool,
+    *,
+    anew: bool = False,
 ) -> None:
-    """Compute what is missing of a shard and write it."""
-    settings = Settings(kept.made_for["group"], kept.made_for["block"])
-    blocks = blocks_of(runner.sweep, settings.block)
-    done = kept.done()
-    mine = range(part[0], len(blocks), part[1])
-    damaged = {i for i in mine if done[i] and kept.read(i) is None}
-    missing = [i for i in mine if not done[i] or i in damaged]
+    """Compute what is missing of a shard and write it, `anew` also what is done."""
+    settings, blocks = Settings(kept.made_for["group"], kept.made_for["block"]), kept.extent
     total = sum(blocks[i].rows for i in mine)
     resumed = total - sum(blocks[i].rows for i in missing)
     with Reporter(total, resumed, show=progress) as reporter:
 
         def waiting() -> Iterator[tuple[int, Block]]:
-            for i in missing:
-                if i not in damaged and kept.is_done(i):  # by another process, in the meantime
+            for i in map(int, missing):
+                if not anew and kept.is_done(i):  # by another process, in the meantime
                     reporter.advance(blocks[i].rows)
                 else:
                     yield i, blocks[i]
