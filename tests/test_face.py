@@ -1,4 +1,4 @@
-"""What a stranger gives: every argument of schemes, networks and training, but it cannot be.
+"""What a stranger gives: every argument of schemes, networks, sweeps, pictures, but it cannot be.
 
 Each is answered by one sentence of jinit's own, or by an answer without a NaN. `face` holds the
 calls and the values.
@@ -12,7 +12,8 @@ pytestmark = pytest.mark.bad_input
 
 # Calls that compile what they are given: of the values, one in so many is tried by default.
 SLOW = {"train": 7, "a step": 3, "layer_signals": 3, "correlations": 3,
-        "measure_jacobian_spectrum": 3, "evaluate": 2, "init": 2, "init_params": 2}  # fmt: skip
+        "measure_jacobian_spectrum": 3, "evaluate": 2, "init": 2, "init_params": 2,
+        "sweep": 4, "digits": 4, "gaussian": 3}  # fmt: skip
 
 # Who is given a NaN hands it on.
 HANDED_ON = {("forward", "x"), ("batch_norm", "x"), ("layer_norm", "x"),

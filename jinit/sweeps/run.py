@@ -81,7 +81,8 @@ def sweep(
     beside = {"static": static, "traced": traced, "prepare": prepare, "dims": dims}
     given = [name for name, value in beside.items() if value is not None]
     if not isinstance(fn, Sweep):
-        plan = Sweep(fn, static or {}, traced or {}, seeds, prepare, dims or {})
+        axes: Any = [{} if part is None else part for part in (static, traced, dims)]
+        plan = Sweep(fn, axes[0], axes[1], seeds, prepare, axes[2])
     elif given or not (isinstance(seeds, int) and seeds == 1):
         raise TypeError(
             f"a Sweep holds its axes and seeds already, got {(given or ['seeds'])[0]}= beside it; "
@@ -89,14 +90,7 @@ def sweep(
         )
     else:
         plan = fn
-    if block is not None:
-        block = checks.count("block", block)
-        if block > plan.rows and (store is None or not os.path.exists(store)):
-            raise ValueError(
-                f"block must be at most the {plan.rows} networks of one static point, got {block}; "
-                f"give a smaller one, or None."
-            )
-    part = _shard(shard)
+    progress, part = checks.flag("progress", progress), _shard(shard)
     if part != (0, 1) and store is None:
         raise ValueError(
             f"a shard writes to a store that all share, got shard={part} without one; give store=."
@@ -108,6 +102,8 @@ def sweep(
             f"executor must be a concurrent.futures.Executor, such as a ProcessPoolExecutor or "
             f"Dask's, got {checks.shown(executor)}."
         )
+    begun = store is not None and os.path.exists(store)
+    block = _checked_block(block, None if begun else plan.rows)
     runner = Runner(plan)
     kept = _store(store, runner, block)
     runs = kept.extent.runs_of(plan.grid)
@@ -184,6 +180,12 @@ class DryRun(NamedTuple):
 
 def dry_run(plan: Sweep, *, block: int | None = None) -> DryRun:
     """Count networks, blocks, compilations and bytes, and time one group of the costliest point."""
+    if not isinstance(plan, Sweep):
+        raise TypeError(
+            f"plan must be a Sweep, as in jinit.dry_run(jinit.Sweep(fn, ...)), got "
+            f"{checks.shown(plan)}."
+        )
+    block = _checked_block(block, plan.rows)
     runner = Runner(plan)
     settings = runner.choose(block)
     per_group = runner.seconds_per_group(settings.group)
@@ -289,15 +291,28 @@ def _in_worker(name: str, plan: Sweep, settings: Settings, block: Block) -> dict
     return runner.run(block, settings)
 
 
+def _checked_block(block: Any, rows: int | None) -> int | None:
+    """A block may be wider than a point's rows only in a store that is there."""
+    if block is None:
+        return None
+    block = checks.count("block", block)
+    if rows is not None and block > rows:
+        raise ValueError(
+            f"block must be at most the {rows} networks of one static point, got {block}; give a "
+            f"smaller one, or None."
+        )
+    return block
+
+
 def _shard(shard: Any) -> tuple[int, int]:
     if shard is None:
         count = jax.process_count()
         return (jax.process_index(), count) if count > 1 else (0, 1)
     fix = "shard must be (i, n), the i-th of n from 0"
     if not isinstance(shard, Sequence) or isinstance(shard, str) or len(shard) != 2:
-        raise TypeError(f"{fix}, got {shard!r}.")
+        raise TypeError(f"{fix}, got {checks.shown(shard)}.")
     count = checks.count("n of shard=(i, n)", shard[1])
     index = checks.count("i of shard=(i, n)", shard[0], least=0)
     if index >= count:
-        raise ValueError(f"{fix}, got {shard!r}; i goes from 0 to {count - 1}.")
+        raise ValueError(f"{fix}, got {checks.shown(shard)}; i goes from 0 to {count - 1}.")
     return index, count
