@@ -134,7 +134,7 @@ def load(store: str | os.PathLike[str], *, partial: bool = False, lazy: bool = F
 
     Raises:
         ValueError: a folder that is no sweep; blocks that are damaged, or missing if not
-            `partial`; `lazy` without dask.
+            `partial`; `lazy` without dask; what does not fit into memory without `lazy`.
     """
     _check_place(store)
     partial, lazy = checks.flag("partial", partial), checks.flag("lazy", lazy)
@@ -154,7 +154,13 @@ def load(store: str | os.PathLike[str], *, partial: bool = False, lazy: bool = F
             f"all of these to fill it, or load(..., partial=True), which has NaN for the others."
         )
     there = np.append(done, False)[runs // kept.extent.block]  # -1 // block is the last
-    return assemble(kept, grid, np.where(there, runs, -1), lazy=lazy)
+    try:
+        return assemble(kept, grid, np.where(there, runs, -1), lazy=lazy)
+    except MemoryError:
+        raise StoreError(
+            f"{kept.name} does not fit into memory; load(..., lazy=True) reads blocks when they are "
+            f"computed."
+        ) from None
 
 
 def _check_place(store: Any) -> None:

@@ -2,9 +2,11 @@
 
 import math
 import os
+import pickle
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from itertools import product
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from swept import NOISY, noisy
 import jinit
 from jinit.sweeps import StoreError
 from jinit.sweeps.blocks import Runner
+from jinit.sweeps.compile import Output
 from jinit.sweeps.extent import Extent, Grid
 from jinit.sweeps.zarr_store import ZarrStore
 
@@ -285,7 +288,7 @@ def test_lazily_opened_it_is_the_same(copy, whole, computed, monkeypatch):
     monkeypatch.setattr(
         ZarrStore, "read", lambda self, o, blocks: read.append(len(blocks)) or real(self, o, blocks)
     )
-    assert ds.compute(scheduler="synchronous").identical(whole)
+    assert pickle.loads(pickle.dumps(ds)).compute(scheduler="synchronous").identical(whole)
     del read[:]
     one = ds["values"].sel(size=3, gain=0.5, seed=5).compute(scheduler="synchronous")
     np.testing.assert_array_equal(one, whole["values"].sel(size=3, gain=0.5, seed=5))
@@ -308,6 +311,16 @@ def test_lazily_opened_damage_is_found_when_it_is_read(copy):
 
 
 @pytest.mark.bad_input
+def test_what_does_not_fit_into_memory_says_how_to_open_it(begun, monkeypatch):
+    def full(self, output, blocks):
+        raise MemoryError
+
+    monkeypatch.setattr(ZarrStore, "read", full)
+    with pytest.raises(StoreError, match=r"does not fit into memory; load\(..., lazy=True\)"):
+        jinit.load(begun[0])
+
+
+@pytest.mark.bad_input
 def test_without_dask_lazy_says_what_to_install(begun, monkeypatch):
     monkeypatch.setitem(sys.modules, "dask", None)
     monkeypatch.setitem(sys.modules, "dask.array", None)
@@ -316,3 +329,24 @@ def test_without_dask_lazy_says_what_to_install(begun, monkeypatch):
     for name in ("lazy", "partial"):
         with pytest.raises(TypeError, match=f"{name} must be True or False, got 'yes'"):
             jinit.load(begun[0], **{name: "yes"})
+
+
+def test_a_dataset_larger_than_memory_is_read_by_blocks(tmp_path):
+    """A mean over 48 MB holds a few blocks of 2 MB at a time."""
+    pytest.importorskip("dask")
+    grid = Grid({}, list(range(8 * 24)))
+    made_for = {"static": {}, **grid._asdict(), "group": 8, "block": 8, "numerics": {"x64": False}}
+    output = Output("x", np.dtype("f4"), (65_536,), ("entry",))
+    ZarrStore.create(tmp_path / "s.zarr", made_for, (output,), 1)
+    kept = ZarrStore(tmp_path / "s.zarr", write=True)
+    for i in range(24):
+        kept.write(i, {"x": np.full((8, 65_536), i, np.float32)})
+    ds = jinit.load(tmp_path / "s.zarr", lazy=True)
+    tracemalloc.start()
+    try:
+        mean = float(ds["x"].mean().compute(scheduler="synchronous"))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert mean == 11.5
+    assert peak < ds["x"].nbytes / 4
