@@ -158,8 +158,8 @@ def load(store: str | os.PathLike[str], *, partial: bool = False, lazy: bool = F
         return assemble(kept, grid, np.where(there, runs, -1), lazy=lazy)
     except MemoryError:
         raise StoreError(
-            f"{kept.name} does not fit into memory; load(..., lazy=True) reads blocks when they are "
-            f"computed."
+            f"{kept.name} does not fit into memory; load(..., lazy=True) reads blocks when they "
+            f"are computed."
         ) from None
 
 
