@@ -134,6 +134,18 @@ def test_float32_decides_what_is_the_same_value(copy, begun, computed):
     assert float(found["gain"][0]) == 1.0 + 1e-12
 
 
+def test_axes_in_another_order_resume_a_half_finished_store(tmp_path):
+    def fn(key, *, a, b):
+        return {"x": 10 * a + b}
+
+    store = {"store": tmp_path / "s", "block": 1, "progress": False}
+    axes = {"a": [1.0, 2.0], "b": [3.0, 4.0, 5.0]}
+    jinit.sweep(fn, traced=axes, shard=(0, 2), **store)
+    ds = jinit.sweep(fn, traced=dict(reversed(axes.items())), **store)
+    assert ds["x"].dims == ("b", "a", "seed")
+    assert ds["x"].values[..., 0].tolist() == [[13, 23], [14, 24], [15, 25]]
+
+
 values = st.lists(st.sampled_from([0.0, 0.1, 0.25, 1.0, 7.0]), min_size=1, unique=True)
 seeds = st.lists(st.integers(0, 6), min_size=1, max_size=5, unique=True)
 grids = st.lists(st.builds(lambda a, b, s, flip: Grid(
