@@ -1,4 +1,7 @@
-"""Calls of schemes, networks and training that work; `test_face` makes ones of them that do not."""
+"""Calls of the public face that work; `test_face` makes ones of them that do not.
+
+Of schemes, networks, training, sweeps, pictures and data.
+"""
 
 import signal
 import traceback
@@ -10,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import xarray as xr
 
 import jinit
-from jinit import networks
+from jinit import data, networks, plots, theory
 
 KEY = jax.random.key(0)
 X = jax.random.normal(KEY, (6, 4))
@@ -22,6 +26,18 @@ PARAMS, STATE = jinit.init(KEY, NET)
 STATS = networks.BatchStats(jnp.zeros(4), jnp.ones(4))
 ONES = jnp.ones(4)
 SGD = optax.sgd(0.1)
+
+AXES = plots.figure(5)[1][0]  # each its own: what draws on a log axis leaves it behind
+SWEPT = xr.Dataset(
+    {"x": (("gain", "seed"), np.ones((3, 2)))}, {"gain": [1.0, 2.0, 3.0], "seed": [0, 1]}
+)
+CHECKED = xr.Dataset(
+    {"size": (("step", "layer", "width", "seed"), np.ones((1, 2, 2, 1)))},
+    {"step": [0], "layer": ["a", "b"], "width": [8, 16], "seed": [0]},
+)
+DIAGRAM = theory.phase_diagram("relu", weight_var=[1.0, 3.0], bias_var=[0.0, 0.1])
+PREDICTED = theory.trajectory("relu", depth=2, weight_var=2.0)
+SIGNALS = jinit.layer_signals(NET, PARAMS, STATE, X, Y)
 
 NETWORK = {"net": NET, "params": PARAMS, "state": STATE}
 
@@ -63,6 +79,44 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
                                          "batch_axis": 0}),
     "layer_norm": (networks.layer_norm, {"x": X, "gamma": ONES, "beta": ONES, "eps": 1e-5,
                                          "batch_axis": 0}),
+    "sweep": (jinit.sweep, {
+        "fn": lambda key, *, n, a: {"x": n * a}, "static": {"n": [1.0]}, "traced": {"a": [2.0]},
+        "seeds": 2, "prepare": None, "dims": {"x": ()}, "block": 1, "shard": (0, 1),
+        "executor": None, "progress": False}),
+    "Sweep": (jinit.Sweep, {
+        "fn": lambda key, start, *, a: {"x": start * a}, "static": {}, "traced": {"a": [2.0]},
+        "seeds": [3, 1], "prepare": lambda key: 1.0, "dims": {"x": ()}}),
+    "dry_run": (jinit.dry_run, {"plan": jinit.Sweep(lambda key: {"x": 1.0}), "block": 1}),
+    "figure": (plots.figure, {"columns": 2, "rows": 1, "width": 4.0, "height": 3.0,
+                              "sharex": True}),
+    "power_of_ten": (plots.power_of_ten, {"exponent": 2.0}),
+    "band": (plots.band, {"ax": AXES[0], "x": [0, 1, 2], "runs": np.ones((2, 3)), "label": "a",
+                          "color": "black", "quantiles": (0.1, 0.9), "linewidth": 1.0}),
+    "histograms": (plots.histograms, {
+        "ax": AXES[1], "counts": np.ones((2, 3)), "edges": [0.0, 1.0, 2.0, 3.0], "color": "black",
+        "notes": ["a", "b"], "overlap": 1.5}),
+    "weights": (plots.weights, {"ax": AXES[2], "w": np.ones((2, 3)), "limit": 1.0}),
+    "gradient_map": (plots.gradient_map, {
+        "ax": AXES[3], "scale": [0.5, 1.0, 2.0], "depth": [2, 10, 50], "limit": 10.0,
+        "log_ratio": np.outer([-1.0, 0.5, 1.0], [2.0, 9.0, 20.0]), "marks": {"he": 1.5},
+        "theory": [1.0, 1.0, 1.0]}),
+    "grid": (plots.grid, {"dataset": SWEPT, "variable": "x", "title": "a"}),
+    "coordinate_check": (plots.coordinate_check, {
+        "dataset": CHECKED, "axes": [AXES[4]], "variable": "size", "title": "a"}),
+    "phase_diagram": (plots.phase_diagram, {
+        "theory": DIAGRAM, "marks": {"He": (2.0, 0.0)}, "limit": 1.0, "title": "a",
+        "measured": {"weight_var": [2.0], "bias_var": [0.0], "log_slope": [0.0]}}),
+    "signals": (plots.signals, {"measured": SIGNALS, "theory": PREDICTED, "title": "a"}),
+    "digits": (data.digits, {"test_fraction": 0.5, "standardize": False, "seed": 1}),
+    "circles": (data.circles, {"samples": 20, "noise": 0.1, "factor": 0.5, "test_fraction": 0.2,
+                               "standardize": True, "seed": 0}),
+    "moons": (data.moons, {"samples": 20, "noise": 0.1, "test_fraction": 0.2, "standardize": True,
+                           "seed": 0}),
+    "gaussian": (data.gaussian, {"key": KEY, "samples": 20, "features": 3, "classes": 2,
+                                 "test_fraction": 0.2}),
+    "from_arrays": (data.from_arrays, {
+        "x": np.arange(12.0).reshape(6, 2), "y": [0, 1, 0, 1, 0, 1], "test_fraction": 0.5,
+        "standardize": True, "seed": 0}),
     "init_stats": (networks.init_stats, {"shape": (4,), "dtype": jnp.float32}),
 }  # fmt: skip
 

@@ -108,3 +108,36 @@ def test_plain_arrays_go_straight_into_a_network():
         lambda p, s: jinit.evaluate(net, p, s, data.x_test, data.y_test), params, state
     )
     assert out.loss.shape == ()
+
+
+X, LABELS = np.arange(24.0).reshape(12, 2), np.arange(12) % 3
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(("make", "given", "words"), [
+    (from_arrays, {"y": list("abcabcabcabc")}, "y must be an array of real numbers.*class names"),
+    (from_arrays, {"x": [["a", "b"]] * 12}, "x must be an array of real numbers"),
+    (from_arrays, {"x": X[:0], "y": LABELS[:0]}, r"x must have shape \[samples, features\], got"),
+    (from_arrays, {"y": LABELS[:11]}, r"one row per sample, got 12 rows of x .* \[11\]"),
+    (from_arrays, {"y": 3}, "one row per sample"),
+    (from_arrays, {"y": LABELS - 1}, "labels in y must count from 0, got -1"),
+    (from_arrays, {"y": LABELS + 2**40}, "labels in y must count from 0, got 1099511627778"),
+    (from_arrays, {"y": np.arange(12)}, "y must hold every label twice .* 12 labels"),
+    (from_arrays, {"test_fraction": 0.1}, "test_fraction must leave 3 samples .* into 10 and 2;"),
+    (from_arrays, {"test_fraction": 0.9}, "test_fraction must leave 3 samples .* into 1 and 11;"),
+    (from_arrays, {"x": X[:1], "y": [0.5]}, "test_fraction must leave 1 .* into 0 and 1;"),
+    (from_arrays, {"test_fraction": 1.0}, "test_fraction must lie between 0 and 1"),
+    (from_arrays, {"x": X * 1e300}, "x must fit into float32"),
+    (from_arrays, {"seed": -1}, "seed must be an integer of at least 0, got -1"),
+    (from_arrays, {"standardize": "no"}, "standardize must be True or False"),
+    (gaussian, {"test_fraction": 0.01}, "leave a sample for each half, got 0.01 of 20 samples"),
+    (gaussian, {"test_fraction": 0.99}, "leave a sample for each half"),
+    (circles, {"factor": 1.5}, "factor must be below 1"), (circles, {"noise": -1}, "noise must be"),
+    (moons, {"noise": "loud"}, "noise must be one finite real"), (moons, {"seed": 2**32}, "seed"),
+    (digits, {"test_fraction": 1e-4}, "test_fraction must leave 10 samples"),
+])  # fmt: skip
+def test_what_cannot_be_split_is_one_sentence(make, given, words):
+    first = {from_arrays: {"x": X, "y": LABELS},
+             gaussian: {"key": jax.random.key(0), "samples": 20, "features": 2}}  # fmt: skip
+    with pytest.raises((ValueError, TypeError), match=words):
+        make(**first.get(make, {}) | given)

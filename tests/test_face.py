@@ -2,7 +2,8 @@
 
 Each is answered by one sentence of jinit's own, or by an answer without a NaN; what a model or a
 loss of the stranger's own raises stays as it is, with a note. `face` holds calls of schemes,
-networks and training, and the values; `face_theory` and `face_models` the other calls.
+networks, training, sweeps, data and pictures, and the values; the others `face_theory` and
+`face_models`.
 """
 
 import pytest
@@ -22,7 +23,7 @@ SLOW = {"train": 7, "a step": 3, "layer_signals": 3, "correlations": 3,
         "theory.jacobian_spectrum": 3, "fix": 21, "diagnose": 7, "models.sharpness": 7,
         "models.gradinit": 7, "models.metainit": 7, "models.coordinate_check": 7,
         "models.gradient_quotient": 3, "models.lsuv": 7, "models.fixup": 3, "models.skipinit": 3,
-        "reinit": 3, "reinit a start": 3}  # fmt: skip
+        "reinit": 3, "reinit a start": 3, "sweep": 4, "digits": 4, "gaussian": 3}  # fmt: skip
 
 # Who is given a NaN hands it on.
 HANDED_ON = {("forward", "x"), ("batch_norm", "x"), ("layer_norm", "x"),

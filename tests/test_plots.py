@@ -163,7 +163,7 @@ def test_pictures_say_what_they_are_made_of():
     three = {"weight_var": [1.0, 2.0], "bias_var": [0.0], "log_slope": [0.0]}
     with pytest.raises(ValueError, match=r"each \[points\], got 2, 1, 1 of them"):
         plots.phase_diagram(diagram, three)
-    with pytest.raises(ValueError, match="limit must be a positive growth per layer, got 0"):
+    with pytest.raises(ValueError, match="limit must be above 0, got 0"):
         plots.phase_diagram(diagram, limit=0.0)
 
 
@@ -343,3 +343,42 @@ def test_a_grid_without_seeds_says_how_to_add_one():
     with pytest.raises(ValueError, match=r"dimension 'seed'.*expand_dims\('seed'\)"):
         plots.grid(dataset)
     assert plots.grid(dataset.expand_dims(seed=[0])).axes
+
+
+@pytest.mark.bad_input
+def test_panels_name_the_argument_that_does_not_fit(ax):
+    band = {"ax": ax, "x": [0, 1], "runs": np.ones((3, 2)), "label": "a", "color": "black"}
+    ridges = {"ax": ax, "counts": np.ones((2, 3)), "edges": [0, 1, 2, 3], "color": "black"}
+    values = np.outer([-1.0, 1.0], [1.0, 2.0, 3.0])
+    area = {"ax": ax, "scale": [1, 2, 4], "depth": [2, 10], "log_ratio": values, "limit": 1.0}
+    mistakes = [
+        (plots.band, band | {"runs": np.ones((3, 4))}, "runs .* a column for each of the 2 x, got"),
+        (plots.band, band | {"x": [0, np.nan]}, "x must be finite"),
+        (plots.band, band | {"quantiles": (0.9, 0.1)}, "quantiles must ascend from 0 to 1"),
+        (plots.band, band | {"colour": "red"}, "line cannot be drawn by matplotlib: .*'colour'"),
+        (plots.band, band | {"color": "blak"}, "color must be one that matplotlib knows, .*'blak'"),
+        (plots.histograms, ridges | {"edges": [0, 1, 2]}, r"edges must have shape .* \[4\], got"),
+        (plots.histograms, ridges | {"edges": [0, 2, 1, 3]}, "edges must ascend"),
+        (plots.histograms, ridges | {"counts": -np.ones((2, 3))}, "counts must be 0 or more"),
+        (plots.histograms, ridges | {"notes": ["a"]}, "notes must be a text for each of the 2"),
+        (plots.weights, {"ax": ax, "w": np.ones(3), "limit": 1.0}, "w must have shape"),
+        (plots.weights, {"ax": ax, "w": values, "limit": 0}, "limit must be above 0"),
+        (plots.gradient_map, area | {"scale": [1, 2]}, r"log_ratio must .* \[2, 2\], got \[2, 3\]"),
+        (plots.gradient_map, area | {"depth": [10, 2]}, "depth must hold two .* ascending"),
+        (plots.gradient_map, area | {"theory": [1, 2, 3]}, "theory must have shape"),
+        (plots.gradient_map, area | {"marks": {"he": -1}}, "the mark 'he' must be above 0"),
+        (plots.gradient_map, area | {"marks": [1.0]}, "marks must map labels to scales"),
+        (plots.gradient_map, area | {"ax": None}, "ax must be an Axes of matplotlib"),
+        (plots.figure, {"columns": 2, "width": 0}, "width must lie between 0 and 200 inches"),
+        (plots.figure, {"columns": 2, "width_ratios": [1]}, "width_ratios cannot be drawn"),
+        (plots.figure, {"columns": 2, "share_x": True}, "did you mean 'sharex'"),
+        (plots.grid, {"dataset": sweep_like(lr=[1, 2], seed=[0]), "title": 3}, "title must be a"),
+    ]  # fmt: skip
+    for function, given, words in mistakes:
+        with pytest.raises((ValueError, TypeError), match=words):
+            function(**given)
+
+
+def test_a_map_without_a_line_of_zeros_has_none(ax):
+    plots.gradient_map(ax, [1.0, 2.0], [2, 10], np.full((2, 2), 0.3), limit=0.5, marks={"he": 1.5})
+    assert not [line for line in ax.lines if line.get_linestyle() == "-"]

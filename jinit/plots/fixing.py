@@ -7,7 +7,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
-from jinit.plots.figures import COLORS, figure, need, style
+from jinit.plots.figures import COLORS, figure, need, panel, style, text
 from jinit.plots.panels import band
 
 
@@ -25,6 +25,9 @@ def fixed(found: Any, ax: Axes | None = None, *, title: str = "") -> list[Any]:
         as it is and the winner are from the lowest to the highest seed.
     """
     need("found", found, ("curves", "table"), "jinit.fix")
+    text("title", title)
+    if ax is not None:
+        panel(ax)
     with style():
         if ax is None:
             ax = figure(1, width=8.0, height=4.6)[1][0][0]

@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from jinit import checks
 from jinit.models.diagnosis.records import decades
-from jinit.plots.figures import COLORS, figure, need, style
+from jinit.plots.figures import COLORS, figure, need, panel, style, text
 
 
 def diagnosis(found: Any, *, title: str = "") -> Figure:
@@ -29,6 +30,7 @@ def diagnosis(found: Any, *, title: str = "") -> Figure:
         ValueError: a diagnosis without layers.
     """
     need("found", found, ("layers", "activations", "verdict"), "jinit.diagnose")
+    text("title", title)
     rows = found.layers
     if not rows:
         raise ValueError("a picture needs a layer, got a diagnosis in which no weight is applied.")
@@ -103,8 +105,17 @@ def coordinate_check(
         ValueError: a variable that is not there, or another number of axes than of steps.
     """
     need("dataset", dataset, ("data_vars", "dims"), "jinit.models.coordinate_check")
-    if variable not in ("size", "change") or variable not in dataset:
-        raise ValueError(f"variable must be 'size' or 'change' of the Dataset, got {variable!r}.")
+    text("title", title)
+    known = isinstance(variable, str) and variable in ("size", "change")
+    if not known or variable not in dataset:
+        raise ValueError(
+            f"variable must be 'size' or 'change' of the Dataset, got {checks.shown(variable)}."
+        )
+    if axes is not None and not isinstance(axes, list | tuple | np.ndarray):
+        raise TypeError(
+            f"axes must be a list of Axes, one for each step, got {checks.shown(axes)}."
+        )
+    axes = axes if axes is None else list(axes)
     steps = [int(s) for s in dataset["step"].values if variable == "size" or s > 0]
     if not steps or (axes is not None and len(axes) != len(steps)):
         given = "none" if axes is None else len(axes)
@@ -123,7 +134,9 @@ def coordinate_check(
             )
             panels = list(made[0])
         else:
-            panels = list(axes)
+            panels = axes
+            for each in panels:
+                panel(each)
             fig = panels[0].get_figure()  # type: ignore[assignment]
         for ax, step in zip(panels, steps, strict=True):
             for i, layer in enumerate(layers):

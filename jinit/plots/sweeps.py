@@ -8,7 +8,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from jinit.plots.figures import COLORS, figure, need, power_of_ten, style
+from jinit import checks
+from jinit.plots.figures import COLORS, figure, need, power_of_ten, style, text
 
 _MOST_PANELS = 12
 
@@ -31,6 +32,7 @@ def grid(
         ValueError: a variable that is not there or has dimensions of its own, or too many panels.
     """
     need("dataset", dataset, ("data_vars", "dims"), "jinit.sweep")
+    text("title", title)
     if "seed" not in dataset.dims:
         raise ValueError(
             f"dataset must have the dimension 'seed', over which the median is taken, got "
@@ -40,9 +42,9 @@ def grid(
         name for name, each in dataset.data_vars.items() if set(each.dims) <= set(dataset.coords)
     ]
     name = variable if variable is not None else (plain or [None])[0]
-    if name not in plain:
+    if not isinstance(name, str) or name not in plain:
         raise ValueError(
-            f"variable must have one number per network, got {name!r}; choose among "
+            f"variable must have one number per network, got {checks.shown(name)}; choose among "
             f"{', '.join(map(repr, plain)) or 'none'}."
         )
     values = dataset[name].astype(float).median("seed")

@@ -8,6 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from jinit import checks
+from jinit.plots import figures
 from jinit.plots.figures import COLORS, figure, need, power_of_ten, style
 
 
@@ -29,6 +31,7 @@ def signals(measured: Any, theory: Any, *, title: str = "") -> Figure:
     """
     need("measured", measured, ("log_act", "log_grad"), "jinit.layer_signals")
     need("theory", theory, ("q", "log_act", "log_grad_band"), "jinit.theory.trajectory")
+    figures.text("title", title)
     log_act, log_grad = _runs(measured.log_act), _runs(measured.log_grad)
     depth = len(theory.q)
     if log_act.shape[1] != depth + 1:
@@ -125,8 +128,11 @@ def phase_diagram(
         title: of the picture.
     """
     need("theory", theory, ("log_chi", "line"), "jinit.theory.phase_diagram")
-    if limit is not None and not limit > 0:
-        raise ValueError(f"limit must be a positive growth per layer, got {limit!r}.")
+    figures.text("title", title)
+    limit = limit if limit is None else figures.positive("limit", limit)
+    marks = figures.mapping("marks", marks, "(weight_var, bias_var), as in {'He': (2.0, 0.0)}")
+    for label, at in marks.items():
+        figures.array(f"the mark {label!r}", at, "(weight_var, bias_var)", 2)
     points = None if measured is None else _points(measured)
     values = np.asarray(theory.log_chi)
     limit = float(np.clip(np.quantile(np.abs(values), 0.8), 0.1, 2.0)) if limit is None else limit
@@ -147,7 +153,7 @@ def phase_diagram(
             ax.scatter([], [], s=90, c="white", edgecolors="black", label="measured networks")
         ax.set_xlim(theory.weight_var[0], theory.weight_var[-1])
         ax.set_ylim(theory.bias_var[0], theory.bias_var[-1])
-        _stars(ax, marks or {})
+        _stars(ax, marks)
         ax.tick_params(pad=10)  # marks and circles may lie on the axes
         ax.set(xlabel="variance of the weights × fan_in", ylabel="variance of the biases")
         ax.set_title(title or f"{theory.activation}: where gradients vanish and explode", pad=12)
@@ -165,9 +171,13 @@ def phase_diagram(
 def _points(measured: Mapping[str, Any]) -> dict[str, np.ndarray]:
     fields = ("weight_var", "bias_var", "log_slope")
     fix = f"measured must hold {', '.join(map(repr, fields))}, each [points]"
+    if not isinstance(measured, Mapping):
+        raise TypeError(f"{fix}, got {checks.shown(measured)}.")
     missing = [name for name in fields if name not in measured]
     if missing:
         raise ValueError(f"{fix}, got none for {missing[0]!r}.")
+    for name in fields:
+        checks.numeric(f"measured[{name!r}]", measured[name])
     points = {name: np.asarray(measured[name], float).ravel() for name in fields}
     if len({len(values) for values in points.values()}) > 1:
         raise ValueError(f"{fix}, got {', '.join(str(len(v)) for v in points.values())} of them.")

@@ -20,7 +20,8 @@ from jinit.sweeps.compile import (
     trace_point,
     usual_group,
 )
-from jinit.sweeps.grid import Sweep
+from jinit.sweeps.extent import Block, Extent
+from jinit.sweeps.grid import Sweep, traced_array
 
 _SECONDS = 3.0  # a block of the default size takes about so long
 _MOST_ROWS = 65_536  # per device call
@@ -36,21 +37,10 @@ class Settings(NamedTuple):
     block: int
 
 
-class Block(NamedTuple):
-    """Rows `[first, first + rows)` of a point."""
-
-    point: int
-    first: int
-    rows: int
-
-
-def blocks_of(sweep: Sweep, block: int) -> list[Block]:
-    """Every block, in the order of the rows."""
-    return [
-        Block(point, first, min(block, sweep.rows - first))
-        for point in range(len(sweep.points))
-        for first in range(0, sweep.rows, block)
-    ]
+def blocks_of(sweep: Sweep, block: int) -> Extent:
+    """Every block of a sweep that is begun, in the order of the rows."""
+    wide = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
+    return Extent([sweep.grid], points=len(sweep.points), block=block, wide=wide)
 
 
 class Runner:
@@ -91,10 +81,10 @@ class Runner:
         """Measured on the costliest point, with its programs compiled."""
         self.settings = Settings(group, group * len(self.devices))
         point = self.costliest
-        rows = np.arange(min(self.sweep.rows, group * len(self.devices)))
-        self._rows(point, rows)
+        first = blocks_of(self.sweep, min(self.sweep.rows, group * len(self.devices)))[0]
+        self._rows(first._replace(point=point))
         start = time.perf_counter()
-        self._rows(point, rows)
+        self._rows(first._replace(point=point))
         return time.perf_counter() - start
 
     def _fitting(self, group: int) -> int:
@@ -122,7 +112,7 @@ class Runner:
     def run(self, block: Block, settings: Settings) -> dict[str, np.ndarray]:
         """Outputs of a block, `[settings.block, ...]`, padded as the dataset is."""
         self.settings = settings
-        found = self._rows(block.point, block.first + np.arange(block.rows))
+        found = self._rows(block)
         result = {}
         for output in self.outputs:
             fill = np.nan if output.dtype.kind == "f" else 0
@@ -132,14 +122,14 @@ class Runner:
             result[output.name] = whole
         return result
 
-    def _rows(self, point: int, rows: np.ndarray) -> dict[str, np.ndarray]:
+    def _rows(self, block: Block) -> dict[str, np.ndarray]:
         while True:
             try:
-                return self._in_calls(point, rows)
+                return self._in_calls(block)
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error):
                     raise
-                self._fewer_groups(point, error)
+                self._fewer_groups(block.point, error)
 
     def _fewer_groups(self, point: int, error: Exception) -> None:
         """The same groups in more calls, so that the bits stay."""
@@ -153,28 +143,30 @@ class Runner:
         self._groups_at_once = now // 2
         self._programs.clear()
 
-    def _in_calls(self, point: int, rows: np.ndarray) -> dict[str, np.ndarray]:
+    def _in_calls(self, block: Block) -> dict[str, np.ndarray]:
         group, devices = self.settings.group, len(self.devices)
         capacity = self._capacity()
         per_call = capacity * devices * group
         parts: dict[str, list[np.ndarray]] = {output.name: [] for output in self.outputs}
-        for first in range(0, len(rows), per_call):
-            part = rows[first : first + per_call]
-            counts, slots = places(len(part), group, capacity, devices)
-            padded = part[np.minimum(slots, len(part) - 1)]
-            found = self._call(point, counts, padded)
-            held = np.flatnonzero(slots < len(part))
+        for first in range(0, block.rows, per_call):
+            count = min(per_call, block.rows - first)
+            counts, slots = places(count, group, capacity, devices)
+            found = self._call(block, counts, first + np.minimum(slots, count - 1))
+            held = np.flatnonzero(slots < count)
             kept = held[np.argsort(slots[held])]
             for name, values in found.items():
                 parts[name].append(np.asarray(values)[kept])
         return {name: np.concatenate(values) for name, values in parts.items()}
 
-    def _call(self, point: int, counts: np.ndarray, rows: np.ndarray) -> Mapping[str, Any]:
-        seeds, traced = self.sweep.inputs(rows)
+    def _call(self, block: Block, counts: np.ndarray, rows: np.ndarray) -> Mapping[str, Any]:
+        seeds = block.seeds[rows].astype(np.uint32)
         out: Any = ()
         for what in self.sweep.functions:
-            own = {name: traced[name] for name in self.sweep.traced_of(what)}
-            out = self.program(what, point)(counts, (seeds, out, own))
+            own = {
+                name: block.traced[name][rows].astype(traced_array(self.sweep.traced[name]).dtype)
+                for name in self.sweep.traced_of(what)
+            }
+            out = self.program(what, block.point)(counts, (seeds, out, own))
         return dict(out)
 
     @property

@@ -14,20 +14,18 @@ from jinit.sweeps.compile import abstract_row
 # How many devices and threads there are changes no bit.
 _HARMLESS = ("--xla_force_host_platform_device_count", "--xla_cpu_multi_thread_eigen")
 _WORDS = {
-    "static": "static axes", "traced": "traced axes", "seeds": "seeds", "dims": "dims",
-    "block": "block", "group": "group", "platform": "platform", "jax": "jax version",
-    "numerics": "numerics settings",
+    "static": "static axes", "traced": "traced axes", "dims": "dims", "block": "block",
+    "group": "group", "platform": "platform", "jax": "jax version", "numerics": "numerics settings",
 }  # fmt: skip
 
 
 def fingerprint(runner: Runner) -> dict[str, Any]:
-    """Axes, seeds, programs, platform, jax version, numerics flags.
+    """`Sweep.description`, programs, and what `surroundings` says.
 
     A program stands for itself as the hash of its StableHLO for one row and of the constants that
     it closes over, data among them.
     """
     sweep = runner.sweep
-    config: Any = jax.config  # whose settings the type checker does not know
     programs: dict[str, str] = {}
     for point, traced in zip(sweep.points, runner.traced, strict=True):
         for what in sweep.functions:
@@ -35,9 +33,13 @@ def fingerprint(runner: Runner) -> dict[str, Any]:
             name = f"{what}({', '.join(f'{k}={sweep.label(k, v)}' for k, v in own.items())})"
             if name not in programs:
                 programs[name] = _hash(*abstract_row(sweep, what, point, traced.start))
+    return {**sweep.description, "programs": programs, **surroundings(runner)}
+
+
+def surroundings(runner: Runner) -> dict[str, Any]:
+    """Platform, jax version and numerics flags."""
+    config: Any = jax.config  # whose settings the type checker does not know
     return {
-        **sweep.description,
-        "programs": programs,
         "platform": runner.devices[0].platform,
         "jax": jax.__version__,
         "numerics": {
@@ -65,11 +67,14 @@ def _hash(function: Any, example: Any) -> str:
 
 
 def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """One phrase for each part that differs."""
+    """One phrase for each part that differs; traced values and seeds may."""
     found = []
     for part, word in _WORDS.items():
-        if stored.get(part) != now.get(part):
-            found.append(f"{word} {_short(stored.get(part))}, now {_short(now.get(part))}")
+        before, after = _identity(part, stored.get(part)), _identity(part, now.get(part))
+        if before != after:
+            found.append(f"{word} {_short(before)}, now {_short(after)}")
+    if any(phrase.startswith(_WORDS["static"]) for phrase in found):
+        found.append("a store grows along traced axes and seeds only")
     before, after = stored.get("programs", {}), now.get("programs", {})
     if set(before) == set(after):
         changed = [name for name in after if before[name] != after[name]]
@@ -83,6 +88,13 @@ def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def _identity(part: str, value: Any) -> Any:
+    """Static axes with their order, and of traced axes what kind of number each holds."""
+    if part == "traced":
+        return {name: type(value[name][0]).__name__ for name in sorted(value)}
+    return str(value) if part == "static" else value
+
+
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= 60 else f"{text[:45]} ... ({len(text)} characters)"

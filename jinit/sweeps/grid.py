@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from jinit import checks
+from jinit.sweeps.extent import Grid
 
 _RESERVED = ("seed", "key", "run")
 _MOST_SEED = 2**32 - 1
@@ -57,7 +58,8 @@ class Sweep:
                 object.__setattr__(self, name, {})
             elif not isinstance(value, Mapping):
                 raise TypeError(
-                    f"{name} must map names to values, as in {_EXAMPLES[name]}, got {value!r}."
+                    f"{name} must map names to values, as in {_EXAMPLES[name]}, got "
+                    f"{checks.shown(value)}."
                 )
         object.__setattr__(self, "static", _static(self.static))
         object.__setattr__(self, "traced", _traced(self.traced, self.static))
@@ -92,34 +94,20 @@ class Sweep:
             dict(zip(self.static, values, strict=True)) for values in product(*self.static.values())
         )
 
-    @cached_property
-    def inner_shape(self) -> tuple[int, ...]:
-        """Sizes of the traced axes and of the seeds."""
-        assert not isinstance(self.seeds, int)
-        return (*(len(values) for values in self.traced.values()), len(self.seeds))
-
     @property
     def rows(self) -> int:
         """Configurations of one point."""
-        return math.prod(self.inner_shape)
+        return math.prod(self.grid.shape)
 
     @property
     def runs(self) -> int:
         """Configurations in all."""
         return self.rows * len(self.points)
 
-    def inputs(self, rows: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Seeds and traced values of those rows of a point, each of the shape of `rows`."""
-        at = np.unravel_index(rows, self.inner_shape)
-        traced = {
-            name: traced_array(values)[i]
-            for (name, values), i in zip(self.traced.items(), at[:-1], strict=True)
-        }
-        return self._seed_array[at[-1]], traced
-
-    @cached_property
-    def _seed_array(self) -> np.ndarray:
-        return np.asarray(self.seeds, np.uint32)
+    @property
+    def grid(self) -> Grid:
+        """The rows of a point, which are those of every point."""
+        return Grid(self.description["traced"], self.description["seeds"])
 
     # --- the functions ---
 
@@ -180,14 +168,22 @@ class Sweep:
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """Axes, seeds and dims as JSON can hold them."""
+        """Functions, axes, seeds and dims as JSON can hold them."""
         described = {
+            "function": _name(self.fn),
+            **({} if self.prepare is None else {"prepare": _name(self.prepare)}),
             "static": {name: _labels(values) for name, values in self.static.items()},
             "traced": {name: values.tolist() for name, values in self.traced.items()},
             "seeds": [int(seed) for seed in self.seeds],  # type: ignore[union-attr]
             "dims": {name: list(names) for name, names in self.dims.items()},
         }
         return dict(json.loads(json.dumps(described)))
+
+
+def _name(function: Any) -> str:
+    while hasattr(function, "func"):  # of functools.partial
+        function = function.func
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 _EXAMPLES = {
@@ -260,13 +256,13 @@ class _Names(NamedTuple):
 def _takes(what: str, function: Any, leading: int) -> _Names:
     form = "(key, start, *, ...)" if leading == 2 else "(key, *, ...)"
     if not callable(function):
-        raise TypeError(f"{what} must be a function {form}, got {function!r}.")
+        raise TypeError(f"{what} must be a function {form}, got {checks.shown(function)}.")
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
         raise TypeError(
-            f"{what} must be a function {form} whose arguments can be read, got {function!r}; wrap "
-            f"it in a def."
+            f"{what} must be a function {form} whose arguments can be read, got "
+            f"{checks.shown(function)}; wrap it in a def."
         ) from None
     kinds = inspect.Parameter
     first = parameters[:leading]
@@ -288,7 +284,7 @@ def _takes(what: str, function: Any, leading: int) -> _Names:
 
 def _axis_name(name: Any) -> None:
     if not isinstance(name, str) or not name.isidentifier():
-        raise TypeError(f"an axis needs a name that can be an argument, got {name!r}.")
+        raise TypeError(f"an axis needs a name that can be an argument, got {checks.shown(name)}.")
     if name in _RESERVED:
         raise ValueError(
             f"an axis cannot be called {name!r}, which the sweep uses itself; choose another name."
@@ -301,7 +297,8 @@ def _static(axes: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
         _axis_name(name)
         if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray | range):
             raise TypeError(
-                f"the static axis {name!r} must list its values, as in [2, 10], got {values!r}."
+                f"the static axis {name!r} must list its values, as in [2, 10], got "
+                f"{checks.shown(values)}."
             )
         found = tuple(v.item() if isinstance(v, np.generic) else v for v in values)
         for value in found:
@@ -309,8 +306,8 @@ def _static(axes: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
                 hash(value)
             except TypeError:
                 raise TypeError(
-                    f"values of the static axis {name!r} must be hashable, got {value!r}; use a "
-                    f"tuple, or move numbers to traced=."
+                    f"values of the static axis {name!r} must be hashable, got "
+                    f"{checks.shown(value)}; use a tuple, or move numbers to traced=."
                 ) from None
         if not found:
             raise ValueError(f"the static axis {name!r} is empty; list at least one value.")
@@ -333,10 +330,12 @@ def _traced(axes: Mapping[str, Any], static: Mapping[str, Any]) -> dict[str, np.
             raise ValueError(f"the axis {name!r} is both static and traced; choose one.")
         fix = f"the traced axis {name!r} must be a list of real numbers"
         if isinstance(values, str) or not hasattr(values, "__len__"):
-            raise TypeError(f"{fix}, got {values!r}.")
+            raise TypeError(f"{fix}, got {checks.shown(values)}.")
         array = np.asarray(values)
         if array.dtype.kind not in "fiub":
-            raise TypeError(f"{fix}, got {values!r}; values that are no numbers are static axes.")
+            raise TypeError(
+                f"{fix}, got {checks.shown(values)}; values that are no numbers are static axes."
+            )
         if array.ndim != 1:
             raise ValueError(f"{fix}, got an array of shape {array.shape}; give one dimension.")
         if not len(array):
@@ -357,7 +356,7 @@ def _seeds(seeds: Any) -> tuple[int, ...]:
     if isinstance(seeds, int | np.integer) and not isinstance(seeds, bool):
         return tuple(range(checks.count("seeds", seeds)))
     if isinstance(seeds, str | bool) or not isinstance(seeds, Sequence | np.ndarray | range):
-        raise TypeError(f"seeds must be a count or a list of integers, got {seeds!r}.")
+        raise TypeError(f"seeds must be a count or a list of integers, got {checks.shown(seeds)}.")
     found = tuple(checks.count("every seed", s, least=0, most=_MOST_SEED) for s in seeds)
     if not found:
         raise ValueError("seeds must list at least one seed, got none.")
@@ -370,9 +369,11 @@ def _seeds(seeds: Any) -> tuple[int, ...]:
 def _dims(dims: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     checked = {}
     for output, names in dims.items():
-        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        listed = isinstance(names, Sequence) and not isinstance(names, str)
+        if not listed or not all(isinstance(name, str) for name in names):
             raise TypeError(
-                f"dims[{output!r}] must be a tuple of names, as in ('layer',), got {names!r}."
+                f"dims[{output!r}] must be a tuple of names, as in ('layer',), got "
+                f"{checks.shown(names)}."
             )
         checked[output] = tuple(names)
     return checked

@@ -12,9 +12,10 @@ import numpy as np
 import xarray as xr
 
 from jinit import checks
-from jinit.sweeps.blocks import Block, Runner, Settings, blocks_of
-from jinit.sweeps.datasets import assemble
-from jinit.sweeps.fingerprint import differences, fingerprint
+from jinit.sweeps.blocks import Runner, Settings, blocks_of
+from jinit.sweeps.datasets import Damaged, assemble
+from jinit.sweeps.extent import Block
+from jinit.sweeps.fingerprint import differences, fingerprint, surroundings
 from jinit.sweeps.grid import Sweep
 from jinit.sweeps.progress import Reporter
 from jinit.sweeps.store import MemoryStore, Store, StoreError
@@ -57,8 +58,10 @@ def sweep(
             need not compile a training run five times.
         dims: names for dimensions of outputs, as in `{"log_grad": ("layer",)}`. A named one may
             vary over static axes; shorter ones are padded with NaN.
-        store: a folder for the results, made if it is not there. Two processes may write to one
-            store: both write the same.
+        store: a folder for the results, made if it is not there. It grows: with more seeds, or
+            other values of traced axes, in any order, what it holds is not computed again. With
+            fewer the answer is what it holds. Two processes may write to one store: both write the
+            same.
         block: networks that are stored at once; None measures what takes about three seconds.
         shard: (i, n): compute only every n-th block, from the i-th (from 0). All shards share one
             store, and the last to finish returns the whole dataset; the others' has NaN where
@@ -69,7 +72,7 @@ def sweep(
 
     Returns:
         The dataset: a variable per output, with the axes and "seed" as dimensions and coordinates,
-        then the output's own dimensions.
+        then the output's own dimensions; its attributes say what was swept.
 
     Raises:
         ValueError, TypeError: axes, outputs or a store that do not fit; see `Sweep`. An error of
@@ -78,7 +81,8 @@ def sweep(
     beside = {"static": static, "traced": traced, "prepare": prepare, "dims": dims}
     given = [name for name, value in beside.items() if value is not None]
     if not isinstance(fn, Sweep):
-        plan = Sweep(fn, static or {}, traced or {}, seeds, prepare, dims or {})
+        axes: Any = [{} if part is None else part for part in (static, traced, dims)]
+        plan = Sweep(fn, axes[0], axes[1], seeds, prepare, axes[2])
     elif given or not (isinstance(seeds, int) and seeds == 1):
         raise TypeError(
             f"a Sweep holds its axes and seeds already, got {(given or ['seeds'])[0]}= beside it; "
@@ -86,14 +90,7 @@ def sweep(
         )
     else:
         plan = fn
-    if block is not None:
-        block = checks.count("block", block)
-        if block > plan.rows:
-            raise ValueError(
-                f"block must be at most the {plan.rows} networks of one static point, got {block}; "
-                f"give a smaller one, or None."
-            )
-    part = _shard(shard)
+    progress, part = checks.flag("progress", progress), _shard(shard)
     if part != (0, 1) and store is None:
         raise ValueError(
             f"a shard writes to a store that all share, got shard={part} without one; give store=."
@@ -105,32 +102,65 @@ def sweep(
             f"executor must be a concurrent.futures.Executor, such as a ProcessPoolExecutor or "
             f"Dask's, got {checks.shown(executor)}."
         )
+    begun = store is not None and os.path.exists(store)
+    block = _checked_block(block, None if begun else plan.rows)
     runner = Runner(plan)
     kept = _store(store, runner, block)
-    _fill(kept, runner, part, executor, progress)
-    return _dataset(kept, kept.done())
+    runs = kept.extent.runs_of(plan.grid)
+    needed = np.unique(runs // kept.extent.block)
+    mine = needed[part[0] :: part[1]]
+    done = kept.done()
+    _fill(kept, runner, mine, mine[~done[mine]], executor, progress)
+    while True:
+        done = kept.done()
+        try:
+            return assemble(kept, plan.grid, np.where(done[runs // kept.extent.block], runs, -1))
+        except Damaged as error:
+            again = np.intersect1d(error.blocks, mine)
+            if not len(again):
+                raise
+            _fill(kept, runner, mine, again, executor, progress, anew=True)
 
 
-def load(store: str | os.PathLike[str], *, partial: bool = False) -> xr.Dataset:
-    """The dataset of a stored sweep.
+def load(store: str | os.PathLike[str], *, partial: bool = False, lazy: bool = False) -> xr.Dataset:
+    """The dataset of a stored sweep, with all that it has grown to.
 
     Args:
         store: its folder.
-        partial: give NaN for blocks that are not finished (integers become floats).
+        partial: give NaN for what is not finished, and for what nobody has asked for in a store
+            that has grown along two axes in turn (integers become floats).
+        lazy: open as dask arrays, which read blocks when they are computed, so that the dataset
+            may be larger than memory. Damage is found then.
 
     Raises:
         ValueError: a folder that is no sweep; blocks that are damaged, or missing if not
-            `partial`.
+            `partial`; `lazy` without dask; what does not fit into memory without `lazy`.
     """
     _check_place(store)
+    partial, lazy = checks.flag("partial", partial), checks.flag("lazy", lazy)
     kept = ZarrStore(Path(store), write=False)
-    done = kept.done()
+    done, grid = kept.done(), kept.extent.union()
     if not partial and not done.all():
         raise StoreError(
             f"{kept.name} holds {int(done.sum())} of {len(done)} blocks; run the same sweep again "
             f"to finish it, or load(..., partial=True) for what is there."
         )
-    return _dataset(kept, done)
+    runs = kept.extent.runs_of(grid)
+    held = int((runs >= 0).sum())
+    if not partial and held < runs.size:
+        axes = " x ".join(f"{name} ({len(values)})" for name, values in grid.axes.items())
+        raise StoreError(
+            f"{kept.name} has grown to {held} of the {runs.size} networks of {axes}; sweep over "
+            f"all of these to fill it, or load(..., partial=True), which has NaN for the others."
+        )
+    there = np.append(done, False)[runs // kept.extent.block]  # -1 // block is the last
+    try:
+        return assemble(kept, grid, np.where(there, runs, -1), lazy=lazy)
+    except MemoryError:
+        raise StoreError(
+            f"{kept.name} does not fit into memory; load(..., lazy=True) reads blocks when they "
+            f"are computed."
+        ) from None
 
 
 def _check_place(store: Any) -> None:
@@ -139,17 +169,6 @@ def _check_place(store: Any) -> None:
             f"store must be the path of a folder, as in 'runs/mine.zarr', got "
             f"{checks.shown(store)}."
         )
-
-
-def _dataset(kept: Store, done: np.ndarray) -> xr.Dataset:
-    blocks = [kept.read(i) if finished else None for i, finished in enumerate(done)]
-    damaged = [i for i, each in enumerate(blocks) if done[i] and each is None]
-    if damaged:
-        raise StoreError(
-            f"{kept.name} is damaged in {len(damaged)} of {len(done)} blocks (the first is "
-            f"{damaged[0]}); run the same sweep again, and they are computed anew."
-        )
-    return assemble(kept.made_for, kept.outputs, blocks, kept.made_for["block"])
 
 
 class DryRun(NamedTuple):
@@ -167,6 +186,12 @@ class DryRun(NamedTuple):
 
 def dry_run(plan: Sweep, *, block: int | None = None) -> DryRun:
     """Count networks, blocks, compilations and bytes, and time one group of the costliest point."""
+    if not isinstance(plan, Sweep):
+        raise TypeError(
+            f"plan must be a Sweep, as in jinit.dry_run(jinit.Sweep(fn, ...)), got "
+            f"{checks.shown(plan)}."
+        )
+    block = _checked_block(block, plan.rows)
     runner = Runner(plan)
     settings = runner.choose(block)
     per_group = runner.seconds_per_group(settings.group)
@@ -180,18 +205,17 @@ def dry_run(plan: Sweep, *, block: int | None = None) -> DryRun:
 
 
 def _store(place: str | os.PathLike[str] | None, runner: Runner, block: int | None) -> Store:
-    """Memory, or a store on disk: made if it is not there, and compared if it is."""
+    """Memory, or a store on disk: made if it is not there; compared, and grown, if it is."""
     if place is None:
         settings = runner.choose(block)
-        made_for = runner.sweep.description | settings._asdict()
-        return MemoryStore(made_for, runner.outputs, len(blocks_of(runner.sweep, settings.block)))
+        made_for = runner.sweep.description | surroundings(runner) | settings._asdict()
+        return MemoryStore(made_for, runner.outputs, blocks_of(runner.sweep, settings.block))
     path = Path(place)
     check_place(path)
     now = fingerprint(runner)
     if not path.exists():
         settings = runner.choose(block)
-        blocks = len(blocks_of(runner.sweep, settings.block))
-        ZarrStore.create(path, now | settings._asdict(), runner.outputs, blocks)
+        ZarrStore.create(path, now | settings._asdict(), runner.outputs, len(runner.sweep.points))
     kept = ZarrStore(path, write=True)
     now |= {"group": kept.made_for["group"], "block": block or kept.made_for["block"]}
     different = differences(kept.made_for, now)
@@ -200,26 +224,30 @@ def _store(place: str | os.PathLike[str] | None, runner: Runner, block: int | No
             f"{kept.name} was made by another sweep: {'; '.join(different)}. Give another store, "
             f"or go on with the sweep that it was made for."
         )
+    while (kept.extent.runs_of(runner.sweep.grid) < 0).any():
+        kept.grow(runner.sweep.grid)
     return kept
 
 
 def _fill(
-    kept: Store, runner: Runner, part: tuple[int, int], executor: Executor | None, progress: bool
+    kept: Store,
+    runner: Runner,
+    mine: np.ndarray,
+    missing: np.ndarray,
+    executor: Executor | None,
+    progress: bool,
+    *,
+    anew: bool = False,
 ) -> None:
-    """Compute what is missing of a shard and write it."""
-    settings = Settings(kept.made_for["group"], kept.made_for["block"])
-    blocks = blocks_of(runner.sweep, settings.block)
-    done = kept.done()
-    mine = range(part[0], len(blocks), part[1])
-    damaged = {i for i in mine if done[i] and kept.read(i) is None}
-    missing = [i for i in mine if not done[i] or i in damaged]
+    """Compute what is missing of a shard and write it, `anew` also what is done."""
+    settings, blocks = Settings(kept.made_for["group"], kept.made_for["block"]), kept.extent
     total = sum(blocks[i].rows for i in mine)
     resumed = total - sum(blocks[i].rows for i in missing)
     with Reporter(total, resumed, show=progress) as reporter:
 
         def waiting() -> Iterator[tuple[int, Block]]:
-            for i in missing:
-                if i not in damaged and kept.is_done(i):  # by another process, in the meantime
+            for i in map(int, missing):
+                if not anew and kept.is_done(i):  # by another process, in the meantime
                     reporter.advance(blocks[i].rows)
                 else:
                     yield i, blocks[i]
@@ -269,15 +297,28 @@ def _in_worker(name: str, plan: Sweep, settings: Settings, block: Block) -> dict
     return runner.run(block, settings)
 
 
+def _checked_block(block: Any, rows: int | None) -> int | None:
+    """A block may be wider than a point's rows only in a store that is there."""
+    if block is None:
+        return None
+    block = checks.count("block", block)
+    if rows is not None and block > rows:
+        raise ValueError(
+            f"block must be at most the {rows} networks of one static point, got {block}; give a "
+            f"smaller one, or None."
+        )
+    return block
+
+
 def _shard(shard: Any) -> tuple[int, int]:
     if shard is None:
         count = jax.process_count()
         return (jax.process_index(), count) if count > 1 else (0, 1)
     fix = "shard must be (i, n), the i-th of n from 0"
     if not isinstance(shard, Sequence) or isinstance(shard, str) or len(shard) != 2:
-        raise TypeError(f"{fix}, got {shard!r}.")
+        raise TypeError(f"{fix}, got {checks.shown(shard)}.")
     count = checks.count("n of shard=(i, n)", shard[1])
     index = checks.count("i of shard=(i, n)", shard[0], least=0)
     if index >= count:
-        raise ValueError(f"{fix}, got {shard!r}; i goes from 0 to {count - 1}.")
+        raise ValueError(f"{fix}, got {checks.shown(shard)}; i goes from 0 to {count - 1}.")
     return index, count

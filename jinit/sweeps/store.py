@@ -1,11 +1,12 @@
 """Where the blocks of a sweep are kept. One class makes a store; memory is the simplest."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from jinit.sweeps.compile import Output
+from jinit.sweeps.extent import Extent, Grid
 
 
 class StoreError(ValueError):
@@ -21,6 +22,11 @@ class Store(Protocol):
     made_for: Mapping[str, Any]
     """`Sweep.description` with "group" and "block", and what else tells its results apart"""
     outputs: tuple[Output, ...]
+    extent: Extent
+    """the blocks that there are or will be"""
+
+    def grow(self, grid: Grid) -> None:
+        """Append a grid, or whatever another process appends at this moment, as a whole."""
 
     def done(self) -> np.ndarray:
         """Finished blocks, `[blocks]` bool."""
@@ -28,8 +34,8 @@ class Store(Protocol):
     def is_done(self, block: int) -> bool:
         """Whether a block is finished by now: other processes may write to the same store."""
 
-    def read(self, block: int) -> Mapping[str, np.ndarray] | None:
-        """All arrays of a finished block `[block, ...]`; None where they are damaged or missing."""
+    def read(self, output: Output, blocks: Sequence[int]) -> tuple[np.ndarray, list[int]]:
+        """Rows of finished blocks `[blocks * block, ...]`, and which blocks are damaged."""
 
     def write(self, block: int, values: Mapping[str, np.ndarray]) -> None:
         """All arrays of a block, which is finished then."""
@@ -41,23 +47,29 @@ class MemoryStore:
     name = "memory"
 
     def __init__(
-        self, made_for: Mapping[str, Any], outputs: tuple[Output, ...], blocks: int
+        self, made_for: Mapping[str, Any], outputs: tuple[Output, ...], extent: Extent
     ) -> None:
         """Begin with no block."""
-        self.made_for, self.outputs = made_for, outputs
-        self._blocks: list[Mapping[str, np.ndarray] | None] = [None] * blocks
+        self.made_for, self.outputs, self.extent = made_for, outputs, extent
+        self._blocks: dict[int, Mapping[str, np.ndarray]] = {}
+
+    def grow(self, grid: Grid) -> None:
+        """See `Store`."""
+        old = self.extent
+        self.extent = Extent((*old.grids, grid), points=old.points, block=old.block, wide=old.wide)
 
     def done(self) -> np.ndarray:
         """See `Store`."""
-        return np.array([each is not None for each in self._blocks])
+        return np.array([self.is_done(i) for i in range(len(self.extent))])
 
     def is_done(self, block: int) -> bool:
         """See `Store`."""
-        return self._blocks[block] is not None
+        return block in self._blocks
 
-    def read(self, block: int) -> Mapping[str, np.ndarray] | None:
+    def read(self, output: Output, blocks: Sequence[int]) -> tuple[np.ndarray, list[int]]:
         """See `Store`."""
-        return self._blocks[block]
+        none = np.zeros((0, *output.shape), output.dtype)
+        return np.concatenate([none, *(self._blocks[i][output.name] for i in blocks)]), []
 
     def write(self, block: int, values: Mapping[str, np.ndarray]) -> None:
         """See `Store`."""

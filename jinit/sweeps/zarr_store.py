@@ -4,26 +4,34 @@ A chunk that exists is not yet a block that is finished: only `done` says so. Ch
 beside their place and renamed, and carry a CRC-32C, so that whatever a killed process, a full disk
 or a bad sector leaves behind is told from a result. Two writers on one store are safe: a block's
 bytes depend on its configurations alone, so that both write the same.
+
+A store grows by a group `grown-1`, `grown-2`, ... that describes the grid which is appended. It is
+made under another name and renamed, as the store itself is, which succeeds for one process only: a
+kill leaves the old extent or the new one, and of two that grow at once the second goes on from the
+first.
 """
 
 import glob
 import json
+import math
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
+from jinit.sweeps.chunks import LEVEL, Chunks
 from jinit.sweeps.compile import Output
+from jinit.sweeps.extent import Extent, Grid
 from jinit.sweeps.store import StoreError
 
 # 1: jinit 0.1, whose programs computed other numbers under the same names.
 _FORMAT = 2
-_DONE = "done"
+_DONE, _GROWN = "done", "grown-"
 _ABANDONED = 3600  # seconds
 
 
@@ -50,17 +58,19 @@ class ZarrStore:
                     f"(1 is jinit 0.1's, {_FORMAT} this one's); run the sweep again into a new "
                     f"path, or use that version."
                 )
-            self.made_for: Mapping[str, Any] = meta["made_for"]
+            self._begun: Mapping[str, Any] = meta["made_for"]
             self.outputs = tuple(
                 Output(o["name"], np.dtype(o["dtype"]), tuple(o["shape"]), tuple(o["dims"]))
                 for o in meta["outputs"]
             )
-            # A block of NaN equals the fill value, and would else not be written; zarr does not
-            # keep this with the array.
-            self._arrays = {
-                name: group[name].with_config({"write_empty_chunks": True})
-                for name in (_DONE, *(o.name for o in self.outputs))
-            }
+            block = self._begun["block"]
+            chunks = {o.name: ((block, *o.shape), o.dtype) for o in self.outputs}
+            chunks[_DONE] = ((1,), np.dtype(np.uint8))
+            self._chunks = {name: Chunks(path / name, *of) for name, of in chunks.items()}
+            self._finished = self._chunks[_DONE].encoded(np.ones(1))
+            self._look(group)
+            if write:
+                self._fit(group)
         except StoreError:
             raise
         except PermissionError as error:
@@ -73,24 +83,21 @@ class ZarrStore:
 
     @staticmethod
     def create(
-        path: Path, made_for: Mapping[str, Any], outputs: tuple[Output, ...], blocks: int
+        path: Path, made_for: Mapping[str, Any], outputs: tuple[Output, ...], points: int
     ) -> None:
         """Make an empty store under a temporary name and rename it; one that is there stays.
 
         Shards may do so at the same moment: the first to rename wins, and all open what it made.
         """
-        zarr = _zarr()
         described = {
             "format": _FORMAT,
             "made_for": made_for,
             "outputs": [o._asdict() | {"dtype": o.dtype.str} for o in outputs],
         }
-        staging = ""
-        try:
-            _remove_leftovers(path)
-            staging = tempfile.mkdtemp(prefix=_staging(path), dir=path.parent)
-            group = zarr.create_group(staging, zarr_format=3, overwrite=True)
-            block = made_for["block"]
+        block = made_for["block"]
+        blocks = len(Extent([_first_grid(made_for)], points=points, block=block))
+
+        def fill(group: Any) -> None:
             for output in outputs:
                 _create(
                     group, output.name, (blocks * block, *output.shape), (block, *output.shape),
@@ -98,31 +105,56 @@ class ZarrStore:
                 )  # fmt: skip
             _create(group, _DONE, (blocks,), (1,), np.dtype(np.uint8), ("block",))
             group.attrs["jinit_sweep"] = json.dumps(described)
-            os.chmod(staging, 0o755)
-            os.rename(staging, path)
-        except OSError as error:
-            if not path.exists():
-                _cannot_write(path, error)
-        finally:
-            if staging:
-                shutil.rmtree(staging, ignore_errors=True)
+
+        _renamed(path, path, fill)
+
+    # --- growth ---
+
+    def grow(self, grid: Grid) -> None:
+        """See `Store`."""
+        number = len(self.extent.grids)
+
+        def fill(group: Any) -> None:
+            group.attrs["jinit_grid"] = json.dumps(grid._asdict())
+
+        _renamed(self.path, self.path / f"{_GROWN}{number}", fill)
+        group = _zarr().open_group(self.path, mode="r+", zarr_format=3)
+        self._look(group)
+        self._fit(group)
+
+    def _look(self, group: Any) -> None:
+        """Read the extent."""
+        grids = [_first_grid(self._begun)]
+        while (self.path / f"{_GROWN}{len(grids)}").is_dir():
+            described = json.loads(group[f"{_GROWN}{len(grids)}"].attrs["jinit_grid"])
+            grids.append(Grid(described["traced"], described["seeds"]))
+        points = math.prod(map(len, self._begun["static"].values()))
+        wide = bool(self._begun["numerics"]["x64"])
+        self.extent = Extent(grids, points=points, block=self._begun["block"], wide=wide)
+        union = self.extent.union()
+        self.made_for: Mapping[str, Any] = {**self._begun, **union._asdict()}
+
+    def _fit(self, group: Any) -> None:
+        """Let the arrays be as long as the extent, for those who read them with zarr."""
+        for name in self._chunks:
+            array, needed = group[name], len(self.extent) * self._chunks[name].shape[0]
+            if array.shape[0] < needed:
+                array.resize((needed, *array.shape[1:]))
 
     # --- blocks ---
 
     def is_done(self, block: int) -> bool:
         """Whether a block is finished, as far as `done` says."""
-        try:
-            return bool(self._arrays[_DONE][block])
-        except Exception:  # a torn or damaged entry: compute the block again
-            return False
+        chunks = self._chunks[_DONE]
+        data = chunks.bytes_of(block)
+        if data is None or data == self._finished:
+            return data is not None
+        entry = chunks.decoded(data)  # None where it is damaged: compute the block again
+        return entry is not None and bool(entry[0])
 
     def done(self) -> np.ndarray:
         """Finished blocks, `[blocks]` bool."""
-        return np.array([self.is_done(block) for block in range(self._arrays[_DONE].shape[0])])
-
-    def _rows(self, block: int) -> slice:
-        size = self.made_for["block"]
-        return slice(block * size, (block + 1) * size)
+        return np.array([self.is_done(block) for block in range(len(self.extent))])
 
     def write(self, block: int, values: Mapping[str, np.ndarray]) -> None:
         """All arrays of a block, then its `done`.
@@ -130,30 +162,27 @@ class ZarrStore:
         Raises:
             StoreError: a disk that is full or read-only; blocks written before stay.
         """
-        rows = self._rows(block)
         try:
             for name, array in values.items():
-                self._arrays[name][rows] = array
-            self._arrays[_DONE][block] = 1
+                self._chunks[name].write(block, array)
+            self._chunks[_DONE].write(block, np.ones(1))
         except OSError as error:
             _cannot_write(self.path, error)
 
-    def read(self, block: int) -> dict[str, np.ndarray] | None:
-        """All arrays of a finished block `[block, ...]`; None where they are damaged or missing."""
-        rows = self._rows(block)
+    def read(self, output: Output, blocks: Sequence[int]) -> tuple[np.ndarray, list[int]]:
+        """See `Store`."""
+        size, chunks, damaged = self.extent.block, self._chunks[output.name], []
+        rows = np.empty((len(blocks) * size, *output.shape), output.dtype)
         try:
-            found = {}
-            for output in self.outputs:
-                array = self._arrays[output.name]
-                chunk = array.metadata.encode_chunk_key((block, *(0,) * len(output.shape)))
-                if not (self.path / output.name / chunk).is_file():
-                    return None  # zarr would answer with its fill value
-                found[output.name] = np.asarray(array[rows])
-            return found
+            for i, block in enumerate(blocks):
+                found = chunks.read(block)
+                if found is None:
+                    damaged.append(block)
+                else:
+                    rows[i * size : (i + 1) * size] = found
         except OSError as error:
             raise StoreError(f"{self.name} cannot be read ({error.strerror}).") from None
-        except Exception:  # a checksum or a codec's complaint
-            return None
+        return rows, damaged
 
 
 def check_place(path: Path) -> None:
@@ -174,6 +203,27 @@ def check_place(path: Path) -> None:
         )
     if not os.access(path.parent, os.W_OK):
         raise StoreError(f"{_named(path)} lies in a folder that cannot be written; give another.")
+
+
+def _first_grid(made_for: Mapping[str, Any]) -> Grid:
+    return Grid(made_for["traced"], made_for["seeds"])
+
+
+def _renamed(path: Path, place: Path, fill: Callable[[Any], None]) -> None:
+    """A group that lies as a whole at its place in a store's path, or not; who is first wins."""
+    staging = ""
+    try:
+        _remove_leftovers(path)
+        staging = tempfile.mkdtemp(prefix=_staging(path), dir=path.parent)
+        fill(_zarr().create_group(staging, zarr_format=3, overwrite=True))
+        os.chmod(staging, 0o755)
+        os.rename(staging, place)
+    except OSError as error:
+        if not place.exists():
+            _cannot_write(path, error)
+    finally:
+        if staging:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def _staging(path: Path) -> str:
@@ -198,7 +248,7 @@ def _create(
 
     group.create_array(
         name, shape=shape, chunks=tuple(max(1, size) for size in chunks), dtype=dtype,
-        compressors=[ZstdCodec(level=1), Crc32cCodec()], dimension_names=dims,
+        compressors=[ZstdCodec(level=LEVEL), Crc32cCodec()], dimension_names=dims,
         fill_value=np.nan if dtype.kind == "f" else 0,
     )  # fmt: skip
 

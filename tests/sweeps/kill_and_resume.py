@@ -1,9 +1,10 @@
 """Kill a sweep again and again, at random instants, and compare what is left in the end.
 
-Each round is a store of its own: one of several block sizes, whole or one shard of two. A process
-that sweeps into it is started, killed with SIGKILL after a random part of the time that it needs,
-and started again until it has finished. The dataset must then be identical, bit for bit, to that of
-a process nobody killed. Prints the count, and how many blocks the kills found done.
+Each round is a store of its own: one of several block sizes, begun with a part of the grid and
+grown to all of it, whole or one shard of two. A process that sweeps into it is started, killed with
+SIGKILL after a random part of the time that it needs, and started again until it has finished. The
+dataset must then be identical, bit for bit, to that of a process nobody killed and that has grown
+nothing. Prints the count, and how many blocks the kills found done.
 
     python tests/sweeps/kill_and_resume.py --kills 50
 """
@@ -28,16 +29,19 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 import jinit
 from swept import BUSY, busy
-store, block, shard = sys.argv[1], int(sys.argv[2]), eval(sys.argv[3])
+store, block, shard, part = sys.argv[1], int(sys.argv[2]), eval(sys.argv[3]), sys.argv[5] == "part"
+axes = BUSY | ({"traced": {"gain": [1.3, 0.5]}, "seeds": [7, 0, 3, 4, 8]} if part else {})
 print("begun", flush=True)
-jinit.sweep(busy, **BUSY, store=store, block=block, shard=shard, progress=False)
+jinit.sweep(busy, **axes, store=store, block=block, shard=shard, progress=False)
 """
 
 
-def start(store: Path, block: int, shard: tuple[int, int], cache: Path) -> subprocess.Popen:
+def start(
+    store: Path, block: int, shard: tuple[int, int], cache: Path, stage: str = "whole"
+) -> subprocess.Popen:
     path = os.pathsep.join([str(HERE.parents[1]), str(HERE)])
     return subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(store), str(block), str(shard), str(cache)],
+        [sys.executable, "-c", CHILD, str(store), str(block), str(shard), str(cache), stage],
         env=os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}, stdout=subprocess.PIPE,
     )  # fmt: skip
 
@@ -72,10 +76,11 @@ def main() -> int:
                 whole[block] = jinit.load(store)
                 seconds[block] = timed(Path(folder) / f"timed-{block}.zarr", block, (0, 1), cache)
             shards = [(0, 1)] if rounds % 2 else [(0, 2), (1, 2)]
+            stages = [("part", (0, 1)), *(("whole", shard) for shard in shards)]
             store = Path(folder) / f"killed-{rounds}.zarr"
-            for shard in shards:
+            for stage, shard in stages:
                 while True:
-                    child = start(store, block, shard, cache)
+                    child = start(store, block, shard, cache, stage)
                     child.stdout.readline()
                     if kills < options.kills or not midway:
                         time.sleep(rng.uniform(0.0, 0.9 * seconds[block]))
@@ -89,7 +94,7 @@ def main() -> int:
                     done = len(list(store.glob("done/c/*")))
                     whole_store = Path(folder) / f"whole-{block}.zarr"
                     midway += 0 < done < len(list(whole_store.glob("done/c/*")))
-                    print(f"kill {kills}: {done} blocks of {block} were done", flush=True)
+                    print(f"kill {kills} ({stage}): {done} blocks of {block} were done", flush=True)
             rounds += 1
             if not jinit.load(store).identical(whole[block]):
                 print(f"round {rounds}: the dataset differs from the uninterrupted one")

@@ -47,6 +47,9 @@ DESCEND = {
 }
 
 
+ONE_POINT = DESCEND | {"static": {"kind": ["normal"], "steps": [4]}}  # two programs instead of four
+
+
 def busy(key, *, rounds, gain):
     """Takes about a tenth of a second, so that a kill finds it at work."""
 

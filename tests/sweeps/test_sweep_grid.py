@@ -8,17 +8,19 @@ from swept import DESCEND, NOISY, descend, noisy
 
 import jinit
 from jinit import Sweep
+from jinit.sweeps.blocks import blocks_of
 
 
 def test_rows_are_in_one_order():
     plan = Sweep(noisy, **NOISY)
     assert plan.points == ({"size": 3}, {"size": 5})
     assert (plan.rows, plan.runs) == (24, 48)
-    seeds, traced = plan.inputs(np.array([0, 1, 4, 8, 23]))
-    assert seeds.tolist() == [0, 1, 0, 0, 3]
-    assert traced["shift"].tolist() == [0, 0, 1, 0, 1]
-    assert traced["gain"].tolist() == [0.5, 0.5, 0.5, 1.0, 2.0]
-    assert traced["gain"].dtype == np.float32
+    first, second = blocks_of(plan, 24)
+    assert (first.point, second.point, first.rows, second.first) == (0, 1, 24, 0)
+    at = [0, 1, 4, 8, 23]
+    assert first.seeds[at].tolist() == [0, 1, 0, 0, 3]
+    assert first.traced["shift"][at].tolist() == [0, 0, 1, 0, 1]
+    assert first.traced["gain"][at].tolist() == [0.5, 0.5, 0.5, 1.0, 2.0]
 
 
 def test_each_function_gets_what_its_signature_names():
