@@ -192,9 +192,9 @@ def _check_halves(samples: int, fraction: float, classes: Any) -> None:
     counts = np.unique(classes, return_counts=True)[1] if classes is not None else np.array([2])
     if counts.min() < 2:
         raise ValueError(
-            f"y must hold every label twice at least, once for each half, got labels that occur once "
-            f"({int((counts < 2).sum())} of {len(counts)}); leave these samples out, or give float "
-            f"targets."
+            f"y must hold every label twice at least, once for each half, got labels that occur "
+            f"once ({int((counts < 2).sum())} of {len(counts)}); leave these samples out, or give "
+            f"float targets."
         )
     needed = len(counts) if classes is not None else 1
     if min(test, samples - test) < needed:
