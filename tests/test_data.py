@@ -122,7 +122,7 @@ X, LABELS = np.arange(24.0).reshape(12, 2), np.arange(12) % 3
     (from_arrays, {"y": 3}, "one row per sample"),
     (from_arrays, {"y": LABELS - 1}, "labels in y must count from 0, got -1"),
     (from_arrays, {"y": LABELS + 2**40}, "labels in y must count from 0, got 1099511627778"),
-    (from_arrays, {"y": np.arange(12)}, "y must hold every label twice .* \(12 of 12\)"),
+    (from_arrays, {"y": np.arange(12)}, r"y must hold every label twice .* \(12 of 12\)"),
     (from_arrays, {"test_fraction": 0.1}, "test_fraction must leave 3 samples .* into 10 and 2;"),
     (from_arrays, {"test_fraction": 0.9}, "test_fraction must leave 3 samples .* into 1 and 11;"),
     (from_arrays, {"x": X[:1], "y": [0.5]}, "test_fraction must leave 1 .* into 0 and 1;"),
