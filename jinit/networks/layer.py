@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 
 from jinit.activations import Activation
 from jinit.networks.linear import linear
@@ -129,19 +130,22 @@ def over_layers(
 
 
 def plain_steps(
-    parts: Parts, train: bool, layer: Layer, stats: BatchStats | None
+    parts: Parts, train: bool, layer: Layer, stats: BatchStats | None, *, batch_axis: int = 1
 ) -> Steps[jax.Array]:
-    """The steps on arrays [features, batch]; beside the norm stand the statistics after it."""
+    """The steps on arrays [features, batch], or [batch, features] where `batch_axis` is 0.
+
+    Beside the norm stand the statistics after it.
+    """
 
     def affine(h: jax.Array) -> tuple[jax.Array, None]:
-        z = linear(layer.w, h)
-        return z if layer.b is None else z + layer.b[:, None], None
+        z = linear(layer.w, h) if batch_axis else h @ layer.w
+        return z if layer.b is None else z + jnp.expand_dims(layer.b, batch_axis), None
 
     def branch(z: jax.Array) -> tuple[jax.Array, None]:
         z = parts.branch * z
         return z if layer.alpha is None else layer.alpha * z, None
 
-    how = {"train": train, "momentum": parts.momentum, "eps": parts.eps, "batch_axis": 1}
+    how = {"train": train, "momentum": parts.momentum, "eps": parts.eps, "batch_axis": batch_axis}
     return {
         "linear": affine,
         "norm": lambda z: parts.norm.apply(z, stats, layer.gamma, layer.beta, **how),

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from jinit import checks
 from jinit.data import Data
+from jinit.networks import apart
 from jinit.networks.base import Bound, Loss, Network, Record, bind_network
 from jinit.networks.losses import accuracy, as_targets, loss_function
 from jinit.networks.mlp import MLP, as_input, as_stacked, forward
@@ -94,32 +95,57 @@ def train_step(
         The step. Its metrics are of the batch before the update, in training mode; its key is for
         a `Network` that draws noise.
     """
-    metrics_of = _measure(_bind(net), loss)
     _check_optimizer(optimizer)
-    # Line searches and learning rates that follow the loss ask for its value.
-    extended = optax.with_extra_args_support(optimizer)
+    unchecked = _step(_measure(_bind(net), loss), optimizer)
 
     def step(
         carry: TrainState, batch: tuple[Any, Any], key: jax.Array | None = None
     ) -> tuple[TrainState, Metrics]:
         _check_step(carry, batch, optimizer)
+        return unchecked(carry, batch, key)
 
+    return step
+
+
+def _step(
+    metrics_of: Callable[..., tuple[Metrics, Any]], optimizer: optax.GradientTransformation
+) -> Step:
+    """The step itself, of parameters in whatever form `metrics_of` takes."""
+    update = _update(optimizer)
+
+    def step(
+        carry: TrainState, batch: tuple[Any, Any], key: jax.Array | None = None
+    ) -> tuple[TrainState, Metrics]:
         def objective(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
             metrics, state = metrics_of(params, carry.state, batch, True, key)
             return metrics.loss, (metrics, state)
 
         gradient_of = jax.value_and_grad(objective, has_aux=True)
         (value, (metrics, state)), gradient = gradient_of(carry.params)
-        # Most optax transformations mix dtypes, which strict promotion would refuse.
-        with jax.numpy_dtype_promotion("standard"):
-            updates, opt_state = extended.update(
-                gradient, carry.opt_state, carry.params,
-                value=value, grad=gradient, value_fn=lambda params: objective(params)[0],
-            )  # fmt: skip
-            params = optax.apply_updates(carry.params, updates)
+        params, opt_state = update(
+            gradient, carry.opt_state, carry.params, value, lambda params: objective(params)[0]
+        )
         return TrainState(params, state, opt_state), metrics
 
     return step
+
+
+def _update(optimizer: optax.GradientTransformation) -> Callable[..., tuple[Any, Any]]:
+    """`(gradient, opt_state, params, value, value_fn) -> (params, opt_state)`."""
+    # Line searches and learning rates that follow the loss ask for its value.
+    extended = optax.with_extra_args_support(optimizer)
+
+    def update(
+        gradient: Any, opt_state: Any, params: Any, value: jax.Array, value_fn: Any
+    ) -> tuple[Any, Any]:
+        # Most optax transformations mix dtypes, which strict promotion would refuse.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = extended.update(
+                gradient, opt_state, params, value=value, grad=gradient, value_fn=value_fn
+            )
+            return optax.apply_updates(params, updates), opt_state
+
+    return update
 
 
 def train(
@@ -182,7 +208,7 @@ def train(
     steps = checks.count("steps", steps, least=0)
     first_step = checks.count("first_step", first_step, least=0)
     span = range(first_step, first_step + steps)
-    step, metrics_of = train_step(net, optimizer, loss=loss), _measure(bound, loss)
+    metrics_of = _measure(bound, loss)
     start = train_state(params, state, optimizer)
     if opt_state is not None:
         start = start._replace(opt_state=_continued(opt_state, start.opt_state))
@@ -222,30 +248,62 @@ def train(
         one = jax.eval_shape(fn, params, state, first)
         kept[name] = jax.tree.map(lambda a, n=len(chosen): jnp.zeros((n, *a.shape), a.dtype), one)
 
-    def body(carry: Any, xs: Any) -> Any:
-        now, order, kept = carry
-        index, slots = xs
-        order, rows = next_batch(order, index)
-        batch = (x, y) if rows is None else jax.tree.map(lambda a: a[rows], (x, y))
-
-        def write(name: str, kept: Any) -> Any:
-            seen = recorders[name][0](now.params, now.state, batch)
-            return jax.tree.map(lambda all_, one: all_.at[slots[name]].set(one), kept, seen)
-
-        # The predicates are the same for every mapped run, so that only chosen steps cost.
-        kept = {
-            name: jax.lax.cond(slots[name] >= 0, partial(write, name), lambda same: same, old)
-            for name, old in kept.items()
-        }
-        own = None if noise is None else jax.random.fold_in(noise, index)
-        now, metrics = step(now, batch, own)
-        return (now, order, kept), metrics
-
     xs = (jnp.arange(first_step, first_step + steps), jax.tree.map(jnp.asarray, slots))
-    (end, _, kept), metrics = jax.lax.scan(body, (start, order, kept), xs)
+
+    def run(form: apart.Form, start: TrainState, order: Any, kept: Any) -> Any:
+        step = _step(_measure(form.bound, loss), optimizer)
+
+        def body(carry: Any, xs: Any) -> Any:
+            now, order, kept = carry
+            index, slots = xs
+            order, rows = next_batch(order, index)
+            batch = (x, y) if rows is None else jax.tree.map(lambda a: a[rows], (x, y))
+
+            def write(name: str, kept: Any) -> Any:
+                of = form.joined((now.params, now.state), (start.params, start.state))
+                seen = recorders[name][0](*of, batch)
+                return jax.tree.map(lambda all_, one: all_.at[slots[name]].set(one), kept, seen)
+
+            # The predicates are the same for every mapped run, so that only chosen steps cost.
+            kept = {
+                name: jax.lax.cond(slots[name] >= 0, partial(write, name), lambda same: same, old)
+                for name, old in kept.items()
+            }
+            own = None if noise is None else jax.random.fold_in(noise, index)
+            now, metrics = step(now, batch, own)
+            return (now, order, kept), metrics
+
+        (end, _, kept), metrics = jax.lax.scan(body, (form.split(start), order, kept), xs)
+        return form.joined(end, start), kept, metrics
+
+    forms = _forms(net, bound, optimizer, start, steps)
+    by_platform = {name: partial(run, form) for name, form in forms.items()}
+    end, kept, metrics = (
+        jax.lax.platform_dependent(start, order, kept, **by_platform)
+        if len(forms) > 1 else by_platform["default"](start, order, kept)
+    )  # fmt: skip
     final = test(end.params, end.state)
     history = History(metrics.loss, metrics.accuracy, *map(kept.get, History._fields[2:]))
     return TrainResult(end.params, end.state, *final, history, end.opt_state)
+
+
+def _forms(
+    net: Any, bound: Bound, optimizer: optax.GradientTransformation, start: TrainState, steps: int
+) -> dict[str, apart.Form]:
+    """In which form a run is computed, by platform; "default" are those that have no other."""
+    stacked, platforms = apart.Form(bound), apart.platforms()
+    if platforms <= {"cpu"} or not isinstance(net, MLP) or not apart.pays(net, steps):
+        return {"default": stacked}
+
+    def update(gradient: Any, opt_state: Any, params: Any, value: jax.Array) -> Any:
+        return _update(optimizer)(gradient, opt_state, params, value, lambda params: value)
+
+    value = jax.ShapeDtypeStruct((), jax.tree.leaves(start.params)[0].dtype)
+    given = (start.params, start.opt_state, start.params, value)
+    if not apart.takes_entries(net, update, *given):
+        return {"default": stacked}
+    rows = apart.Form(apart.bound(net, bound), apart.split, apart.joined)
+    return {"cpu": stacked, "default": rows} if "cpu" in platforms else {"default": rows}
 
 
 def evaluate(

@@ -1,0 +1,179 @@
+"""Training with layers taken apart: numbers as of stacked ones, and what accelerators would run."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jinit
+from jinit.networks import apart, training
+
+KEY = jax.random.key(0)
+X = jax.random.normal(KEY, (24, 6))
+Y = jnp.arange(24) % 3
+WIDTHS = (6, *[8] * 4, 3)
+
+
+@pytest.fixture
+def for_accelerators(monkeypatch):
+    monkeypatch.setattr(apart, "PLATFORMS", frozenset({"cuda"}))
+    monkeypatch.setattr(apart, "_STEPS", 1)
+
+
+def trained(net, optimizer, steps=3, **options):
+    params, state = jinit.init(KEY, net, "he")
+    return jinit.train(KEY, net, params, state, (X, Y), optimizer=optimizer, steps=steps,
+                       batch_size=8, **options)  # fmt: skip
+
+
+def is_apart(net, optimizer, steps=1000):
+    params, state = jinit.init(KEY, net, "he")
+    start = jinit.train_state(params, state, optimizer)
+    form = training._forms(net, training._bind(net), optimizer, start, steps)["default"]
+    return form.split is apart.split
+
+
+@pytest.mark.parametrize("kind", [
+    {"norm": "batch", "activation": "tanh"},
+    pytest.param({}, marks=pytest.mark.long),
+    pytest.param({"norm": "layer", "residual": "skipinit"}, marks=pytest.mark.long),
+    pytest.param({"norm": "batch", "residual": "scaled", "bias": False}, marks=pytest.mark.long),
+])  # fmt: skip
+def test_both_forms_train_alike(kind, monkeypatch):
+    net = jinit.MLP(WIDTHS, **kind)
+    how = {"signals_at": [0, 2], "eval_every": 2, "record_at": 2,
+           "record": lambda params, state, batch: params[1].w.sum()}  # fmt: skip
+    stacked = trained(net, optax.sgd(0.1, momentum=0.9), **how)
+    monkeypatch.setattr(apart, "PLATFORMS", frozenset({"cuda"}))
+    monkeypatch.setattr(apart, "_STEPS", 1)
+    assert is_apart(net, optax.sgd(0.1, momentum=0.9))
+    rows = trained(net, optax.sgd(0.1, momentum=0.9), **how)
+    assert jax.tree.structure(rows) == jax.tree.structure(stacked)
+    for one, other in zip(jax.tree.leaves(rows), jax.tree.leaves(stacked), strict=True):
+        # Sums over eight samples and eight units in another order, three steps long.
+        np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-5)
+
+
+def test_mapped_equals_one_by_one_and_a_run_is_continued(for_accelerators):
+    net = jinit.MLP(WIDTHS, norm="batch")
+    params, state = jinit.init(KEY, net, "he")
+
+    def run(rate, params, state, **more):
+        return jinit.train(KEY, net, params, state, (X, Y), optimizer=optax.sgd(rate),
+                           batch_size=8, **more)  # fmt: skip
+
+    rates = jnp.asarray([0.05, 0.2])
+    whole = jax.jit(jax.vmap(lambda rate: run(rate, params, state, steps=4)))(rates)
+    first = run(rates[1], params, state, steps=2)
+    second = run(rates[1], first.params, first.state, steps=2, first_step=2,
+                 opt_state=first.opt_state)  # fmt: skip
+    for one, other in zip(jax.tree.leaves(second.params), jax.tree.leaves(whole.params),
+                          strict=True):  # fmt: skip
+        np.testing.assert_allclose(one, other[1], rtol=2e-4, atol=2e-5)
+
+
+def masked(params):
+    return jax.tree.map(lambda leaf: leaf.ndim > 2, params)
+
+
+ENTRYWISE = {
+    "sgd": optax.sgd(0.1),
+    "momentum": optax.sgd(0.1, momentum=0.9, nesterov=True),
+    "adamw": optax.adamw(1e-3),
+    "rmsprop": optax.rmsprop(1e-3),
+    "lion": optax.lion(1e-3),
+    "clipped, on a schedule": optax.chain(
+        optax.clip(1.0), optax.sgd(optax.warmup_cosine_decay_schedule(0.0, 0.1, 5, 50))
+    ),
+}
+MIXING = {
+    "a global norm": optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1)),
+    "lars": optax.lars(0.1),
+    "lamb": optax.lamb(1e-3),
+    "adafactor": optax.adafactor(1e-3),
+    "noise": optax.chain(optax.add_noise(0.1, 0.5, 0), optax.sgd(0.1)),
+    "a mask that counts axes": optax.chain(
+        optax.add_decayed_weights(0.1, mask=masked), optax.sgd(0.1)
+    ),
+    "over layers": optax.stateless(
+        lambda updates, params: jax.tree.map(lambda u: u - u.mean(0, keepdims=True), updates)
+    ),
+    "by place": optax.stateless(
+        lambda updates, params: jax.tree.map(lambda u: u * u.shape[0], updates)
+    ),
+    "lbfgs": optax.lbfgs(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ENTRYWISE)
+def test_what_looks_at_entries_is_taken_apart(name, for_accelerators):
+    assert is_apart(jinit.MLP(WIDTHS, norm="batch"), ENTRYWISE[name])
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_what_looks_at_whole_arrays_sees_them(name, for_accelerators):
+    assert not is_apart(jinit.MLP(WIDTHS, norm="batch"), MIXING[name])
+
+
+def test_few_steps_deep_networks_and_cpus_stay_stacked(monkeypatch):
+    net, sgd = jinit.MLP(WIDTHS), optax.sgd(0.1)
+    assert apart.platforms() >= {"cpu"}
+    monkeypatch.setattr(apart, "PLATFORMS", frozenset({"cpu"}))
+    assert not is_apart(net, sgd)
+    monkeypatch.setattr(apart, "PLATFORMS", frozenset({"cpu", "cuda"}))
+    assert is_apart(net, sgd)
+    assert not is_apart(net, sgd, steps=10)
+    assert not is_apart(jinit.MLP((6, *[8] * 200, 3)), sgd)
+
+
+# --- what would run ------------------------------------------------------------------------------
+
+
+DEEP = (6, *[8] * 24, 3)  # a run that a CPU scans
+
+
+def lowered(net, optimizer, platform):
+    """The program of five mapped runs with batches of 12, as text; nothing is compiled."""
+    params, state = jinit.init(KEY, net, "he")
+
+    def run(rate):
+        return jinit.train(KEY, net, params, state, (X, Y), optimizer=optimizer(rate), steps=200,
+                           batch_size=12).history.loss  # fmt: skip
+
+    traced = jax.jit(jax.vmap(run)).trace(jnp.ones(5))
+    return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+def found(text, operation, shapes):
+    lines = [line for line in text.splitlines() if f"stablehlo.{operation} " in line]
+    return [line for line in lines if re.search(shapes, line)]
+
+
+def test_accelerators_slice_no_weights_turn_no_batch_and_sort_once_an_epoch(monkeypatch):
+    monkeypatch.setattr(apart, "PLATFORMS", frozenset({"cpu", "cuda"}))
+    net = jinit.MLP(DEEP, norm="batch")
+    cuda, cpu = (lowered(net, optax.adam, platform) for platform in ("cuda", "cpu"))
+    stacked = r"tensor<(5x)?23x(5x)?8(x8)?xf32>"
+    turned_batch = r"tensor<5x12x8xf32>\) -> tensor<5x8x12xf32>"
+    for operation in ("dynamic_slice", "dynamic_update_slice"):
+        assert found(cpu, operation, stacked)  # so that the pattern finds something
+        assert not found(cuda, operation, stacked)
+    assert not found(cuda, "transpose", turned_batch)
+    # Every product takes batches as they are: forward and twice back, but for the inputs' gradient.
+    assert len(found(cuda, "dot_general", "5x12x")) == 3 * 25 - 1
+    assert cuda.count('"stablehlo.sort"') == 1
+    assert cuda.index('"stablehlo.case"') < cuda.index("call @_shuffle")
+
+
+def test_the_cpus_program_is_what_it_was(monkeypatch):
+    net = jinit.MLP(DEEP)
+    texts = []
+    for platforms in ({"cpu"}, {"cpu", "cuda"}):
+        monkeypatch.setattr(apart, "PLATFORMS", frozenset(platforms))
+        texts.append(lowered(net, optax.sgd, "cpu"))
+    for operation in ("dot_general", "dynamic_slice", "dynamic_update_slice", "transpose"):
+        one, other = (text.count(f"stablehlo.{operation}") for text in texts)
+        assert one == other > 0
