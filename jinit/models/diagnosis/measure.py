@@ -406,7 +406,7 @@ def _parameter(role: Role, numbers: Numbers, log_grad: float) -> ParameterSignal
             values = role.applied(numbers)
     if leaf.dtype.itemsize < 8:
         values = values.astype(np.complex128 if np.iscomplexobj(values) else np.float64)
-    finite = np.isfinite(values).all()
+    finite = bool(np.isfinite(values).all())
     if finite and role.kind in ("weight", "tied") and role.fan_out and role.fan_out > 1:
         try:
             matrices = role.applied(numbers)

@@ -334,8 +334,7 @@ class _Places(NamedTuple):
         order = order[flat[order] >= 0]
         first = np.searchsorted(flat[order], np.arange(size))
         last = np.searchsorted(flat[order], np.arange(size), side="right")
-        readers = int(max((last - first).max(initial=1), 1))
-        readers = min(readers, 8)
+        readers = min(int((last - first).max(initial=1)), 8)
         own = np.full((size, readers), -1, np.int32)
         for k in range(readers):
             there = first + k < last

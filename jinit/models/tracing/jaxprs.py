@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jax.extend.core import ClosedJaxpr as Closed
+from jax.extend.core import ClosedJaxpr as Closed  # type: ignore[attr-defined, unused-ignore]
 from jax.extend.core import Jaxpr
 from jax.interpreters import partial_eval
 

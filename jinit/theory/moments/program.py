@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr as Closed  # type: ignore[attr-defined, unused-ignore]
+from jax.extend.core import Jaxpr, jaxpr_as_fun
 from jax.extend.core import Literal as JaxprLiteral
 
 Function = Callable[[jax.Array], jax.Array]
@@ -121,7 +122,7 @@ def _without_rules(param: Any) -> Any:
     """The body of a loop or a branch without its rules; any other parameter as it is."""
     if isinstance(param, tuple):
         return tuple(_without_rules(each) for each in param)
-    if isinstance(param, Jaxpr | ClosedJaxpr) and _has_rules(param):
+    if isinstance(param, Jaxpr | Closed) and _has_rules(param):
         avals = [v.aval for v in _opened(param).invars]
         return jax.make_jaxpr(lambda *inputs: _run(param, *inputs))(*avals)
     return param
@@ -137,7 +138,7 @@ def _has_rules(program: Any) -> bool:
 def _programs(params: dict[str, Any]) -> Iterator[Any]:
     for param in params.values():
         for each in param if isinstance(param, tuple) else (param,):
-            if isinstance(each, Jaxpr | ClosedJaxpr):
+            if isinstance(each, Jaxpr | Closed):
                 yield each
 
 
@@ -167,7 +168,7 @@ def _fingerprint(program: Any) -> str:
 
 def _value(x: Any) -> Iterator[bytes]:
     """Of a program or a parameter of one."""
-    if isinstance(x, Jaxpr | ClosedJaxpr):
+    if isinstance(x, Jaxpr | Closed):
         yield from _parts(_opened(x), getattr(x, "consts", ()))
     elif isinstance(x, tuple | list):
         for each in x:
