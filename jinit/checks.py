@@ -7,6 +7,7 @@ module once, at their edge; what lies below them trusts its arguments.
 import difflib
 import inspect
 import math
+import sys
 from collections.abc import Iterable
 from importlib import import_module
 from importlib.util import find_spec
@@ -94,9 +95,12 @@ def imported(what: str, name: str) -> Any:
     try:
         if not colon:
             raise ValueError("there is no colon")
-        if find_spec(module) is None:
+        if module not in sys.modules and find_spec(module) is None:
             raise ImportError(f"No module named {module!r}")
     except (ImportError, AttributeError, ValueError) as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and not f"{module}.".startswith(f"{missing}."):
+            raise  # a package of it imports what is not there
         raise _not_imported(what, name, error) from None
     found = import_module(module)  # whose own errors are its own
     try:

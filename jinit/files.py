@@ -22,7 +22,7 @@ def whole(file: Path) -> Iterator[Path]:
         yield staging
         staging.replace(file)
     except OSError as error:
-        raise ValueError(f"'{file}' cannot be written ({error.strerror or error}).") from None
+        raise ValueError(f"'{file}' cannot be written ({error.strerror or error}).") from error
     finally:
         with suppress(OSError):  # of a name that is impossible
             staging.unlink(missing_ok=True)

@@ -149,6 +149,22 @@ def measured(function: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
+_HARMLESS = (_DEVICES, _THREADS)
+"""how many devices and threads there are changes no bit"""
+
+
+def numerics() -> dict[str, Any]:
+    """The settings that the numbers of a program depend on, beside the device and jax itself."""
+    config: Any = jax.config  # whose settings the type checker does not know
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    return {
+        "x64": bool(config.jax_enable_x64),
+        "matmul_precision": str(config.jax_default_matmul_precision),
+        "threefry_partitionable": bool(config.jax_threefry_partitionable),
+        "xla_flags": sorted(flag for flag in flags if not flag.startswith(_HARMLESS)),
+    }
+
+
 class Pace(NamedTuple):
     """How fast this machine is, by one small network that is trained."""
 

@@ -32,6 +32,8 @@ def answered(command: Callable[..., None]) -> Callable[..., None]:
         except (Exception, SystemExit) as error:
             if isinstance(error, typer.Exit) or type(error).__module__.startswith(_OF_TYPER):
                 raise
+            if any(isinstance(each, BrokenPipeError) for each in _chain(error)):
+                os._exit(1)  # nobody reads on, as under `jinit schemes | head`
             if debug or ctx.find_root().params.get("debug"):
                 traceback.print_exception(error)
             long = {p.name: [o for o in p.opts if o.startswith("--")] for p in ctx.command.params}
@@ -57,7 +59,8 @@ def sentence(error: BaseException, options: Mapping[str, str]) -> str:
     """One line on what went wrong: the device, jinit's own sentence, or an error with its place."""
     from jinit import runtime
 
-    if trouble := runtime.device_trouble():
+    of_jax = not is_own(error) and not place(error)
+    if of_jax and (trouble := runtime.device_trouble()):
         return trouble
     text = str(error).strip().splitlines() or [""]
     notes = [note for note in getattr(error, "__notes__", ()) if note.startswith("jinit ")]
@@ -78,9 +81,9 @@ def sentence(error: BaseException, options: Mapping[str, str]) -> str:
 
 # --- whose error it is ---------------------------------------------------------------------------
 
-_JINIT = str(Path(__file__).parents[1])
+_JINIT = f"{Path(__file__).parents[1]}{os.sep}"
 _PATHS = ("stdlib", "platstdlib", "purelib", "platlib")
-_INSTALLED = tuple(os.path.realpath(sysconfig.get_path(name)) for name in _PATHS)
+_INSTALLED = tuple(f"{os.path.realpath(sysconfig.get_path(name))}{os.sep}" for name in _PATHS)
 
 
 def is_own(error: BaseException) -> bool:

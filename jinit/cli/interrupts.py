@@ -61,12 +61,13 @@ def line() -> str:
 
 def guard() -> None:
     """From now on Ctrl-C ends this process with `line` and status 130, SIGTERM with 143."""
-    if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, _end):  # in the background; set already
+    if signal.getsignal(signal.SIGTERM) is _end:
         return
     read, write = os.pipe()
     os.set_blocking(write, False)
     for number in _ENDING:
-        signal.signal(number, _end)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as in the background
+            signal.signal(number, _end)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(read,), daemon=True).start()
     if hasattr(os, "register_at_fork"):  # workers of a model's own end as ever
@@ -75,7 +76,7 @@ def guard() -> None:
 
 def release() -> None:
     """The command has said its last word: an interrupt can take nothing back."""
-    if signal.getsignal(signal.SIGINT) is _end:
+    if signal.getsignal(signal.SIGTERM) is _end:
         _let_go()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -83,7 +84,8 @@ def release() -> None:
 def _let_go() -> None:
     if threading.current_thread() is threading.main_thread():
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if signal.getsignal(signal.SIGINT) is _end:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 

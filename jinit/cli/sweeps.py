@@ -157,7 +157,9 @@ def status(store: Stored) -> None:
     console.print(f"Outputs: {', '.join(output.name for output in kept.outputs)}")
     console.print(f"Made on {meta['platform']} with jax {meta['jax']}.")
     if not done.all():
-        console.print("Run the same sweep again to go on.")
+        grown = len(kept.extent.grids) > 1
+        again = "a sweep over all of this grid" if grown else "the same sweep again"
+        console.print(f"Run {again} to go on.")
 
 
 def plot(

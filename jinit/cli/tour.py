@@ -31,13 +31,16 @@ def tour(
     from jinit.tour import FULL, QUICK, keeping, take_tour
     from jinit.tour.run import names_of_chapters
 
-    setting = QUICK if quick else FULL
+    setting, out = QUICK if quick else FULL, out.expanduser()
+    earlier = keeping.index_of(out) if overwrite else None
 
     def kept() -> interrupts.Kept:
         index = keeping.index_of(out)
         names = names_of_chapters()
         platform = (index or {}).get("made", {}).get("platform")  # jax may be what is interrupted
         now = keeping.made_with(setting, seed, platform)
+        if overwrite and index == earlier:
+            return interrupts.Kept("no chapter is finished, and nothing was replaced")
         if index is None or keeping.difference(index["made"], now):
             return interrupts.Kept("no chapter is finished", dropped=("--resume",))
         there = [i for i, name in enumerate(names, 1) if name in index["chapters"]]

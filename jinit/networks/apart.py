@@ -28,7 +28,7 @@ _STEPS = 100  # fewer do not repay compiling every layer
 
 
 def pays(net: MLP, steps: int) -> bool:
-    """Whether a run of so many steps is worth compiling every layer by itself."""
+    """Whether a run of so many steps, earlier parts included, repays compiling every layer."""
     return net.depth <= _LAYERS and steps >= _STEPS
 
 
@@ -158,7 +158,9 @@ def _is_layers(node: Any) -> bool:
 def _constant(value: Any) -> Any:
     if np.ndim(value):
         raise _Mixes
-    return ("constant", id(value))
+    if isinstance(value, jax.core.Tracer):  # of somebody's own trace, in which it lives on
+        return ("traced", id(value))
+    return ("number", repr(np.asarray(value)))
 
 
 class _Program:

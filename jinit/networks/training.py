@@ -276,7 +276,7 @@ def train(
         (end, _, kept), metrics = jax.lax.scan(body, (form.split(start), order, kept), xs)
         return form.joined(end, start), kept, metrics
 
-    forms = _forms(net, bound, optimizer, start, steps)
+    forms = _forms(net, bound, optimizer, start, span.stop)
     by_platform = {name: partial(run, form) for name, form in forms.items()}
     end, kept, metrics = (
         jax.lax.platform_dependent(start, order, kept, **by_platform)

@@ -47,6 +47,8 @@ def grid(
             f"variable must have one number per network, got {checks.shown(name)}; choose among "
             f"{', '.join(map(repr, plain)) or 'none'}."
         )
+    if boundary is not None:
+        checks.number("boundary", boundary)
     values = dataset[name].astype(float).median("seed")
     form, shown = None, name
     if name.startswith("log_"):

@@ -68,6 +68,9 @@ class Extent(Sequence[Block]):
             self._added.append(np.flatnonzero(~held))
         self._per_point = [-(-len(added) // block) for added in self._added]
         self._firsts = np.concatenate([[0], np.cumsum(self._per_point, dtype=int) * points])
+        self._values = [
+            {name: np.asarray(values) for name, values in grid.axes.items()} for grid in self.grids
+        ]
 
     def __len__(self) -> int:
         """Blocks in all."""
@@ -81,11 +84,11 @@ class Extent(Sequence[Block]):
         point, within = divmod(int(number - self._firsts[i]), self._per_point[i])
         first, grid = within * self.block, self.grids[i]
         at = np.unravel_index(self._added[i][first : first + self.block], grid.shape)
-        traced = {
-            name: np.asarray(values)[place]
-            for (name, values), place in zip(grid.traced.items(), at[:-1], strict=True)
+        rows = {
+            name: values[place]
+            for (name, values), place in zip(self._values[i].items(), at, strict=True)
         }
-        return Block(point, first, np.asarray(grid.seeds)[at[-1]], traced)
+        return Block(point, first, rows.pop("seed"), rows)
 
     def runs_of(self, grid: Grid) -> np.ndarray:
         """Where the rows of a grid lie along `run`, `[points, rows]`; -1 for those nobody added."""
@@ -108,7 +111,7 @@ class Extent(Sequence[Block]):
         axes = {}
         for name in self.grids[-1].axes:
             lists = [grid.axes[name] for grid in reversed(self.grids)]
-            known: dict[float, Any] = {}
+            known: dict[Any, Any] = {}
             for each in lists:
                 known |= zip(self._keys(each).tolist(), each, strict=True)
             whole = (each for each in lists if len(set(self._keys(each))) == len(known))
@@ -130,6 +133,6 @@ class Extent(Sequence[Block]):
 
     def _keys(self, values: Sequence[Any]) -> np.ndarray:
         array = np.asarray(values)
-        if array.dtype.kind == "f" and not self.wide:
-            array = array.astype(np.float32)
-        return array.astype(np.float64)
+        if array.dtype.kind != "f":
+            return array.astype(np.int64)
+        return array.astype(np.float64 if self.wide else np.float32)

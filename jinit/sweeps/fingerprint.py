@@ -1,18 +1,16 @@
 """What a result depends on, as text that is the same in every process."""
 
 import hashlib
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from jinit.runtime import numerics
 from jinit.sweeps.blocks import Runner
 from jinit.sweeps.compile import abstract_row
 
-# How many devices and threads there are changes no bit.
-_HARMLESS = ("--xla_force_host_platform_device_count", "--xla_cpu_multi_thread_eigen")
 _WORDS = {
     "static": "static axes", "traced": "traced axes", "dims": "dims", "block": "block",
     "group": "group", "platform": "platform", "jax": "jax version", "numerics": "numerics settings",
@@ -38,21 +36,9 @@ def fingerprint(runner: Runner) -> dict[str, Any]:
 
 def surroundings(runner: Runner) -> dict[str, Any]:
     """Platform, jax version and numerics flags."""
-    config: Any = jax.config  # whose settings the type checker does not know
     return {
-        "platform": runner.devices[0].platform,
-        "jax": jax.__version__,
-        "numerics": {
-            "x64": bool(config.jax_enable_x64),
-            "matmul_precision": str(config.jax_default_matmul_precision),
-            "threefry_partitionable": bool(config.jax_threefry_partitionable),
-            "xla_flags": sorted(
-                flag
-                for flag in os.environ.get("XLA_FLAGS", "").split()
-                if not flag.startswith(_HARMLESS)
-            ),
-        },
-    }
+        "platform": runner.devices[0].platform, "jax": jax.__version__, "numerics": numerics(),
+    }  # fmt: skip
 
 
 def _hash(function: Any, example: Any) -> str:

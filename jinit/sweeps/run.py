@@ -141,9 +141,11 @@ def load(store: str | os.PathLike[str], *, partial: bool = False, lazy: bool = F
     kept = ZarrStore(Path(store), write=False)
     done, grid = kept.done(), kept.extent.union()
     if not partial and not done.all():
+        grown = len(kept.extent.grids) > 1
+        again = "a sweep over all of its values and seeds" if grown else "the same sweep again"
         raise StoreError(
-            f"{kept.name} holds {int(done.sum())} of {len(done)} blocks; run the same sweep again "
-            f"to finish it, or load(..., partial=True) for what is there."
+            f"{kept.name} holds {int(done.sum())} of {len(done)} blocks; run {again} to finish it, "
+            f"or load(..., partial=True) for what is there."
         )
     runs = kept.extent.runs_of(grid)
     held = int((runs >= 0).sum())

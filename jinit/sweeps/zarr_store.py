@@ -69,17 +69,17 @@ class ZarrStore:
             self._chunks = {name: Chunks(path / name, *of) for name, of in chunks.items()}
             self._finished = self._chunks[_DONE].encoded(np.ones(1))
             self._look(group)
-            if write:
-                self._fit(group)
         except StoreError:
             raise
-        except PermissionError as error:
-            raise StoreError(f"{self.name} cannot be read ({error.strerror}).") from None
+        except OSError as error:
+            raise StoreError(f"{self.name} cannot be read ({error.strerror or error}).") from None
         except Exception as error:
             raise StoreError(
                 f"{self.name} is not a sweep that jinit has stored, or its description is "
                 f"damaged ({type(error).__name__}); give another path, or remove it and start anew."
             ) from None
+        if write:
+            self._fit(group)
 
     @staticmethod
     def create(
@@ -106,7 +106,7 @@ class ZarrStore:
             _create(group, _DONE, (blocks,), (1,), np.dtype(np.uint8), ("block",))
             group.attrs["jinit_sweep"] = json.dumps(described)
 
-        _renamed(path, path, fill)
+        _renamed(path, path, path.parent, fill)
 
     # --- growth ---
 
@@ -117,9 +117,14 @@ class ZarrStore:
         def fill(group: Any) -> None:
             group.attrs["jinit_grid"] = json.dumps(grid._asdict())
 
-        _renamed(self.path, self.path / f"{_GROWN}{number}", fill)
+        # Made inside the store, which may be a link to another file system.
+        _renamed(self.path, self.path / f"{_GROWN}{number}", self.path, fill)
         group = _zarr().open_group(self.path, mode="r+", zarr_format=3)
         self._look(group)
+        if len(self.extent.grids) == number:
+            raise StoreError(
+                f"{self.name} cannot grow: '{_GROWN}{number}' in it is no folder; remove that."
+            )
         self._fit(group)
 
     def _look(self, group: Any) -> None:
@@ -136,10 +141,13 @@ class ZarrStore:
 
     def _fit(self, group: Any) -> None:
         """Let the arrays be as long as the extent, for those who read them with zarr."""
-        for name in self._chunks:
-            array, needed = group[name], len(self.extent) * self._chunks[name].shape[0]
-            if array.shape[0] < needed:
-                array.resize((needed, *array.shape[1:]))
+        try:
+            for name in self._chunks:
+                array, needed = group[name], len(self.extent) * self._chunks[name].shape[0]
+                if array.shape[0] < needed:
+                    array.resize((needed, *array.shape[1:]))
+        except OSError as error:
+            _cannot_write(self.path, error)
 
     # --- blocks ---
 
@@ -209,12 +217,15 @@ def _first_grid(made_for: Mapping[str, Any]) -> Grid:
     return Grid(made_for["traced"], made_for["seeds"])
 
 
-def _renamed(path: Path, place: Path, fill: Callable[[Any], None]) -> None:
-    """A group that lies as a whole at its place in a store's path, or not; who is first wins."""
+def _renamed(path: Path, place: Path, folder: Path, fill: Callable[[Any], None]) -> None:
+    """A group that lies as a whole at its place in a store's path, or not; who is first wins.
+
+    It is made in `folder`, on the file system of its place.
+    """
     staging = ""
     try:
-        _remove_leftovers(path)
-        staging = tempfile.mkdtemp(prefix=_staging(path), dir=path.parent)
+        _remove_leftovers(path, folder)
+        staging = tempfile.mkdtemp(prefix=_staging(path), dir=folder)
         fill(_zarr().create_group(staging, zarr_format=3, overwrite=True))
         os.chmod(staging, 0o755)
         os.rename(staging, place)
@@ -231,12 +242,12 @@ def _staging(path: Path) -> str:
     return f".{path.name}.jinit-new-"
 
 
-def _remove_leftovers(path: Path) -> None:
+def _remove_leftovers(path: Path, within: Path) -> None:
     """What processes left that were killed while they made the store.
 
     Making one takes milliseconds; an hour is time enough for the slowest disk.
     """
-    for folder in path.parent.glob(f"{glob.escape(_staging(path))}*"):
+    for folder in within.glob(f"{glob.escape(_staging(path))}*"):
         if time.time() - folder.stat().st_mtime > _ABANDONED:
             shutil.rmtree(folder, ignore_errors=True)
 

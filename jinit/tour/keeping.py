@@ -16,7 +16,7 @@ import jax
 import jinit
 from jinit.files import whole
 from jinit.pages.report import Chapter, Section, page, png
-from jinit.runtime import device_name
+from jinit.runtime import device_name, numerics
 from jinit.tour.setting import Setting
 
 INDEX, PAGE = "tour.json", "report.html"
@@ -26,9 +26,15 @@ def made_with(setting: Setting, seed: int, platform: str) -> dict[str, Any]:
     """All that the numbers of a tour depend on, as JSON holds it."""
     chosen = {
         "seed": seed, "setting": asdict(setting), "jinit": jinit.__version__,
-        "jax": jax.__version__, "platform": platform,
+        "jax": jax.__version__, "platform": platform, "numerics": numerics(),
     }  # fmt: skip
     return dict(json.loads(json.dumps(chosen)))
+
+
+def others(out: Path, names: Sequence[str]) -> bool:
+    """Whether a folder holds anything that is not of a tour."""
+    own = {PAGE, INDEX, *(f"{name}.{kind}" for name in names for kind in ("png", "nc"))}
+    return any(file.name not in own and ".partial" not in file.name for file in out.iterdir())
 
 
 def index_of(out: Path) -> dict[str, Any] | None:

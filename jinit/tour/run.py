@@ -72,12 +72,14 @@ def take_tour(
     names = names_of_chapters()
     kept = _kept(out, made, names, console) if resume else {}
     started = time.monotonic()
+    ran = False
     for i, chapter, seconds in _run_chapters(setting, seed, console, set(kept)):
+        ran = True
         if not kept:
             keeping.clear(out, names)
         kept[names[i]] = keeping.keep(out, names[i], chapter, seconds)
         keeping.publish(out, made, kept, names)
-    if not (out / keeping.PAGE).exists():
+    if len(kept) == len(names) and not ran:  # the page may be older than the index
         keeping.publish(out, made, kept, names)
     console.print(Fitted(_table([kept[name] for name in names])))
     console.print(f"Finished in {time.monotonic() - started:.0f} s.", end=" ")
@@ -98,8 +100,10 @@ def _usable(out: Path, *, overwrite: bool, resume: bool) -> Path:
         out = out.expanduser().resolve()
         if out.exists() and not out.is_dir():
             raise OutputError(f"--out must be a folder, got the file {out}; choose another name.")
-        if out.is_dir() and any(out.iterdir()) and not (overwrite or resume):
-            held = keeping.index_of(out)
+        held = keeping.index_of(out)
+        begun = held is not None or (out / keeping.PAGE).exists()
+        taken = begun or (out.is_dir() and keeping.others(out, names_of_chapters()))
+        if taken and not (overwrite or resume):
             more = "" if held is None else "--resume to go on with the tour in it, or "
             raise OutputError(
                 f"--out must be a new or empty folder, got {out}, which already holds files; "
@@ -124,7 +128,7 @@ def _kept(
     """The chapters to go on after."""
     index = keeping.index_of(out)
     if index is None:
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and keeping.others(out, names):
             raise OutputError(
                 f"--resume goes on with a tour, got {out}, which holds files and no chapter of one "
                 f"({keeping.INDEX}); choose another folder, or leave --resume out."

@@ -92,7 +92,7 @@ def _where(condition: Inside, on_grid: Callable[[np.ndarray], np.ndarray]) -> In
         found = jnp.full(u.shape, first)
         for end in ends:
             found = found ^ (u >= end)
-        return found
+        return found & ~jnp.isnan(u)
 
     return inside
 

@@ -17,7 +17,8 @@ _OFTEN = 8  # lengths within one panel, after which it pays
 class Table:
     """A vector of moments as a function of q, kept panel by panel as they are met.
 
-    Gaussian moments are analytic in ln q, also where the activation has kinks.
+    Gaussian moments are analytic in ln q, also where the activation has kinks. The first few of a
+    panel are exact, and later ones within 1e-13 of that: one table belongs to one question.
     """
 
     def __init__(
