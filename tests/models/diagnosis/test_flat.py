@@ -20,12 +20,23 @@ def u() -> np.ndarray:
 @pytest.mark.parametrize("name", ["relu", "relu6", "tanh", "hard_sigmoid", "gelu_tanh", "sin"])
 def test_ranges_hold_where_the_slope_is_small(name: str, u: np.ndarray) -> None:
     row = ACTIVATIONS[name]
-    slope = row.slope or jax.vmap(jax.grad(row.function))
-    slopes = np.abs(np.asarray(slope(jnp.asarray(u))))
+    # Forward, as what is measured: backward some tails round to 0 that do not so forward.
+    slope = row.slope or (lambda x: jax.jvp(row.function, (x,), (jnp.ones_like(x),))[1])
+    slopes = np.abs(np.asarray(jax.jit(slope)(jnp.asarray(u))))
     bound = np.float32(SATURATION * np.max(curves.slopes(curves.known()[name])))
-    for inside, expected in zip(flat._of_name(name), (slopes == 0, slopes < bound), strict=True):
-        finite = np.isfinite(u)
-        np.testing.assert_array_equal(np.asarray(inside(jnp.asarray(u)))[finite], expected[finite])
+    dead, saturated = (np.asarray(inside(jnp.asarray(u))) for inside in flat._of_name(name))
+    finite = np.isfinite(u)
+    # Two ways to compute a slope round differently at the end of a range.
+    clear = finite & ((slopes == 0) | (slopes > 1e-6))
+    np.testing.assert_array_equal(dead[clear], slopes[clear] == 0)
+    clear = finite & (np.abs(slopes - bound) > 1e-6)
+    np.testing.assert_array_equal(saturated[clear], slopes[clear] < bound)
+
+
+def test_what_is_no_number_is_not_flat() -> None:
+    nothing = jnp.full((3, 4), jnp.nan)
+    for inside in (*flat._of_name("tanh"), *flat._of_name("gelu")):
+        assert not np.asarray(inside(nothing)).any()
 
 
 def test_ranges_of_a_curve_without_a_name(u: np.ndarray) -> None:
