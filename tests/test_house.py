@@ -34,7 +34,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"params", "losses"},
         {"layer"},
         {"mlp"},
-        {"signals"},
+        {"signals", "apart"},
         {"correlations", "jacobian", "training"},
     ],
     "sweeps": [

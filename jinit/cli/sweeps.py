@@ -157,8 +157,8 @@ def status(store: Stored) -> None:
     console.print(f"Outputs: {', '.join(output.name for output in kept.outputs)}")
     console.print(f"Made on {meta['platform']} with jax {meta['jax']}.")
     if not done.all():
-        grown = len(kept.extent.grids) > 1
-        again = "a sweep over all of this grid" if grown else "the same sweep again"
+        last = kept.extent.last_fills(done)
+        again = "the same sweep again" if last else "a sweep over all of this grid"
         console.print(f"Run {again} to go on.")
 
 

@@ -76,6 +76,10 @@ class Extent(Sequence[Block]):
         """Blocks in all."""
         return int(self._firsts[-1])
 
+    def last_fills(self, done: np.ndarray) -> bool:
+        """Whether the sweep of the last grid computes all blocks that are not done."""
+        return bool(done[: int(self._firsts[-2])].all())
+
     def __getitem__(self, number: Any) -> Any:
         """A block; it may hold rows that nobody asks for now."""
         if not 0 <= number < len(self):

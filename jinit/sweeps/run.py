@@ -141,8 +141,9 @@ def load(store: str | os.PathLike[str], *, partial: bool = False, lazy: bool = F
     kept = ZarrStore(Path(store), write=False)
     done, grid = kept.done(), kept.extent.union()
     if not partial and not done.all():
-        grown = len(kept.extent.grids) > 1
-        again = "a sweep over all of its values and seeds" if grown else "the same sweep again"
+        again = "the same sweep again"
+        if not kept.extent.last_fills(done):
+            again = "a sweep over all of its values and seeds"
         raise StoreError(
             f"{kept.name} holds {int(done.sum())} of {len(done)} blocks; run {again} to finish it, "
             f"or load(..., partial=True) for what is there."

@@ -71,8 +71,8 @@ class ZarrStore:
             self._look(group)
         except StoreError:
             raise
-        except OSError as error:
-            raise StoreError(f"{self.name} cannot be read ({error.strerror or error}).") from None
+        except PermissionError as error:
+            raise StoreError(f"{self.name} cannot be read ({error.strerror}).") from None
         except Exception as error:
             raise StoreError(
                 f"{self.name} is not a sweep that jinit has stored, or its description is "

@@ -16,6 +16,16 @@ from tests.shell import command
 pytestmark = pytest.mark.script
 
 
+@pytest.fixture(autouse=True)
+def as_in_the_foreground():
+    """A shell that runs a suite in the background lets it ignore Ctrl-C, and all that it starts."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupted(arguments, seconds, folder, number=signal.SIGINT):
     """A process that gets the signal after so long; its status and what it said of it."""
     begun = subprocess.Popen(
