@@ -362,3 +362,31 @@ def test_a_dataset_larger_than_memory_is_read_by_blocks(tmp_path):
         tracemalloc.stop()
     assert mean == 11.5
     assert peak < ds["x"].nbytes / 4
+
+
+def test_a_full_disk_while_growing_keeps_the_store_and_says_so(copy, whole, monkeypatch):
+    def full(self, shape):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zarr.Array, "resize", full)
+        for _ in range(2):  # while it grows, and when it is opened again
+            with pytest.raises(StoreError, match=r"cannot be written \(No space left.*is kept"):
+                run(copy, GROWN)
+    assert run(copy, GROWN).identical(whole)
+
+
+def test_a_store_behind_a_link_grows_where_it_lies(copy, whole, tmp_path):
+    link = tmp_path / "elsewhere" / "linked.zarr"
+    link.parent.mkdir()
+    link.symlink_to(copy)
+    before = set(tmp_path.iterdir())
+    assert run(link, GROWN).identical(whole)
+    assert set(tmp_path.iterdir()) == before
+    assert [p for p in copy.iterdir() if "jinit-new" in p.name] == []
+
+
+def test_large_integers_are_told_apart():
+    grid = Grid({"n": [2**53, 2**53 + 1]}, [0])
+    extent = Extent([grid], points=1, block=2)
+    assert extent.runs_of(grid).tolist() == [[0, 1]]
