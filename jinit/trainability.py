@@ -118,7 +118,7 @@ def plan(
                 f"a map stretches a scheme by gain, which {name!r} does not take; choose among "
                 f"{', '.join(able)}."
             )
-    for depth in depths:
+    for depth in checks.listed("depths must list numbers of hidden layers, as in [2, 10]", depths):
         checks.count("every depth (of hidden layers)", depth, least=2)
     for name, values in (("gain", gains), ("learning_rate", learning_rates)):
         for value in np.ravel(values).tolist():

@@ -65,6 +65,10 @@ def take_tour(
             there is no tour, or another one.
     """
     console = console or Console()
+    if not isinstance(setting, Setting):
+        raise TypeError(
+            f"setting must be jinit.tour.FULL, QUICK or a Setting, got {checks.shown(setting)}."
+        )
     seed = checks.count("seed", seed, least=0, most=2**32 - 1)
     out = _usable(Path(out), overwrite=overwrite, resume=resume)
     console.print(f"jinit tour ({setting.name}) on [bold]{device_name()}[/bold]")

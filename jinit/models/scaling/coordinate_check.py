@@ -115,6 +115,11 @@ def coordinate_verdict(found: "xr.Dataset") -> str:
     """
     import scipy.stats
 
+    if not hasattr(found, "data_vars"):
+        raise TypeError(
+            f"coordinate_verdict reads what coordinate_check gives, a Dataset, got "
+            f"{checks.shown(found)}."
+        )
     if "change_slope" not in found:
         raise ValueError(
             f"coordinate_verdict reads what coordinate_check gives, with change_slope; got "
