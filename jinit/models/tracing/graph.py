@@ -164,8 +164,7 @@ class Graph:
         if len(signals) == 2:
             for one, other in (signals, signals[::-1]):
                 within = self._seen[other.node]
-                made_of_it = any(within >> order & 1 for order in one.uses)
-                if not made_of_it and not self._leads(one.node, other.node):
+                if not any(within >> order & 1 for order in one.uses):
                     self.meetings.add((one.uses, other.uses))
 
     def residual_sum(self, signals: Sequence[Signal], at: Path) -> Signal:
