@@ -109,12 +109,19 @@ def descend(
 
 
 def over_layers(
-    step: Any, carry: X, runs: Sequence[Run], *xs: Any, unroll: int = 0, reverse: bool = False
+    step: Any,
+    carry: X,
+    runs: Sequence[Run],
+    *xs: Any,
+    unroll: int = 0,
+    chunk: int = 1,
+    reverse: bool = False,
 ) -> tuple[X, list[Any]]:
     """`lax.scan` of `step(run, carry, layer) -> (carry, seen)` over the layers of all runs.
 
     Of each of `xs`, which hold something stacked by run, a step gets what is its layer's. A run of
-    one layer is applied directly, one of up to `unroll` layers is unrolled.
+    one layer is applied directly, one of up to `unroll` layers is unrolled, a longer one goes by
+    `chunk` layers at a time.
     """
     found = []
     walk = list(zip(runs, *xs, strict=True))
@@ -123,8 +130,10 @@ def over_layers(
             carry, seen = step(run, carry, jax.tree.map(lambda leaf: leaf[0], own))
             seen = jax.tree.map(lambda leaf: leaf[None], seen)
         else:
-            options = {"unroll": run.length <= unroll, "reverse": reverse}
-            carry, seen = jax.lax.scan(partial(step, run), carry, own, **options)
+            at_once = run.length if run.length <= unroll else chunk
+            carry, seen = jax.lax.scan(
+                partial(step, run), carry, own, unroll=at_once, reverse=reverse
+            )
         found.append(seen)
     return carry, found[::-1] if reverse else found
 
