@@ -68,7 +68,7 @@ def _forward(
         for _ in range(run.length):
             layer = next(own)
             normed = next(stats) if state and run.kind != "readout" else None
-            steps = plain_steps(net.parts, train, layer, normed, batch_axis=0)
+            steps = plain_steps(run.kind, net.parts, train, layer, normed, batch_axis=0)
             h, seen = climb(run.kind, steps, h)
             if normed is not None:
                 after.append(seen["norm"].beside)

@@ -283,8 +283,9 @@ def _through(
     train: bool, batch_axis: int, unroll: int, chunk: int = 1,
 ) -> tuple[jax.Array, NormState]:  # fmt: skip
     def up(run: Run, h: jax.Array, xs: Any) -> tuple[jax.Array, BatchStats | None]:
-        h, steps = climb(run.kind, plain_steps(net.parts, train, *xs, batch_axis=batch_axis), h)
-        return h, steps["norm"].beside if "norm" in steps else None
+        steps = plain_steps(run.kind, net.parts, train, *xs, batch_axis=batch_axis)
+        h, seen = climb(run.kind, steps, h)
+        return h, seen["norm"].beside if "norm" in seen else None
 
     own = params.runs, state.runs
     h, after = over_layers(up, h, net.runs, *own, unroll=unroll, chunk=chunk)
