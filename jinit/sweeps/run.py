@@ -227,7 +227,7 @@ def _store(place: str | os.PathLike[str] | None, runner: Runner, block: int | No
             f"{kept.name} was made by another sweep: {'; '.join(different)}. Give another store, "
             f"or go on with the sweep that it was made for."
         )
-    while (kept.extent.runs_of(runner.sweep.grid) < 0).any():
+    while not kept.extent.holds(runner.sweep.grid):
         kept.grow(runner.sweep.grid)
     return kept
 
