@@ -1,0 +1,172 @@
+"""Why deep nets were hard to train: signals of tanh nets by layer, and sigmoids that saturate.
+
+Five tanh layers of 1000 units at initialisation, with weights U(+-1/sqrt(n)) ("standard", a third
+of Xavier's variance) and with Glorot's: how activations shrink and back-propagated gradients with
+them, and the mean singular value of a layer's Jacobian. Then nets of five layers of 100 learn the
+1797 digits by plain gradient descent in batches of ten: standard sigmoid nets do not, and their top
+layer drifts to 0 instead; standard tanh and softsign nets lag behind the normalised ones.
+
+The paper trains on Shapeset, MNIST, CIFAR-10 and Small-ImageNet; only what it says in words is held
+against the digits.
+
+Source: Glorot & Bengio, "Understanding the difficulty of training deep feedforward neural
+networks", 2010.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray as xr
+from harness.checks import STANDARD_ERRORS, Check, Estimate, average, claim, compare, printed
+from harness.experiment import Experiment
+from harness.figures import BLUE, GREEN, ORANGE, PURPLE, Figure, label, panels, points
+
+import jinit
+
+WIDTH, DEPTH, BATCH = 1000, 5, 200
+STANDARD, NORMALISED = "standard", "normalised"
+SCHEMES = {STANDARD: ("lecun_uniform", 1 / math.sqrt(3)), NORMALISED: ("glorot_uniform", 1.0)}
+PUBLISHED = {
+    "activation": "0.460299 0.249501 0.141195 0.080986 0.046655",
+    "gradient factor": "0.222369 0.295187 0.320420 0.329003 0.331887",
+}
+SINGULAR = {STANDARD: "0.490070", NORMALISED: "0.848826"}
+FINITE_WIDTH = 0.002  # of a squared average at width 1000, relative
+NETS = {
+    "sigmoid, standard": ("sigmoid", STANDARD, PURPLE),
+    "tanh, standard": ("tanh", STANDARD, ORANGE),
+    "softsign, standard": ("softsign", STANDARD, "#E69F00"),
+    "tanh, normalised": ("tanh", NORMALISED, BLUE),
+    "softsign, normalised": ("softsign", NORMALISED, GREEN),
+}
+EVERY = 50  # steps between looks at a net that learns
+GUESSING = math.log(10)
+
+
+def measure(seeds: int = 16, steps: int = 1500, runs: int = 8) -> xr.Dataset:
+    """Signals at the start; losses, and the top layer's activations, while nets learn."""
+
+    def start(key: jax.Array, *, scheme: str) -> dict[str, jax.Array]:
+        name, gain = SCHEMES[scheme]
+        net = jinit.MLP((WIDTH,) * (DEPTH + 2), activation="tanh")
+        keys = jax.random.split(key, 3)
+        params, state = jinit.init(keys[0], net, name, gain=gain)
+        x = jax.random.normal(keys[1], (BATCH, WIDTH))
+        seen = jinit.layer_signals(net, params, state, x, key=keys[2])
+        # Of the gradient by the pre-activations z_l over that by z_(l+1); the readout begins it.
+        factor = jnp.exp(2 * jnp.diff(-seen.log_grad[: DEPTH + 1]))
+        singular = jnp.linalg.svd(params[0].w, compute_uv=False).mean()
+        return {"activation": seen.act_std[:DEPTH], "factor": factor, "singular": singular}
+
+    digits = jinit.data.digits()
+
+    def learn(key: jax.Array, *, net: str) -> dict[str, jax.Array]:
+        activation, scheme, _ = NETS[net]
+        name, gain = SCHEMES[scheme]
+        mlp = jinit.MLP((64, *[100] * DEPTH, 10), activation=activation)
+        params, state = jinit.init(key, mlp, name, gain=gain)
+        run = jinit.train(
+            jax.random.fold_in(key, 1), mlp, params, state, digits, optimizer=optax.sgd(0.1),
+            steps=steps, batch_size=10, signals_at=EVERY,
+        )  # fmt: skip
+        losses = run.history.loss.reshape(-1, EVERY).mean(1)
+        return {"loss": losses, "top": run.history.signals.act_mean[:, DEPTH - 1]}
+
+    dims = {"activation": ("layer",), "factor": ("layer",)}
+    first = jinit.sweep(start, static={"scheme": tuple(SCHEMES)}, seeds=seeds, dims=dims)
+    dims = {"loss": ("step",), "top": ("step",)}
+    then = jinit.sweep(learn, static={"net": tuple(NETS)}, seeds=runs, dims=dims)
+    then = then.rename(seed="run").assign_coords(step=np.arange(0, steps, EVERY))
+    return xr.merge([first.assign_coords(layer=np.arange(1, DEPTH + 1)), then]).astype(float)
+
+
+def squares(values: xr.DataArray) -> Estimate:
+    """Roots of mean squares over seeds, which finite width biases least."""
+    square = average(values**2)
+    root = np.sqrt(square.mean)
+    return Estimate(root, square.error / (2 * root), square.seeds)
+
+
+def checks(data: xr.Dataset) -> list[Check]:
+    """The paper's five layers; Jacobians; what it says of nets that learn."""
+    found = []
+    seen = {"activation": squares(data.activation), "gradient factor": average(data.factor)}
+    for what, texts in PUBLISHED.items():
+        numbers = np.float64(texts.split())
+        of = Estimate(*(v.sel(scheme=STANDARD) for v in seen[what][:2]), seen[what].seeds)
+        allowed = of.tolerance + FINITE_WIDTH * numbers
+        group = f"{what}, standard, {of.seeds} nets of width {WIDTH}"
+        found += compare(group, "layer {layer}", numbers, of, "formula", allowed)
+    theory = jinit.theory.trajectory("tanh", depth=DEPTH, weight_var=1 / 3, input_second_moment=1.0)
+    for layer, text, std in zip(data.layer.values, PUBLISHED["activation"].split(),
+                                theory.act_std, strict=True):  # fmt: skip
+        found.append(printed("activation, jinit.theory.trajectory", f"layer {layer}", text, std))
+    singular = average(data.singular)
+    for scheme, text in SINGULAR.items():
+        of = Estimate(*(v.sel(scheme=scheme) for v in singular[:2]), singular.seeds)
+        # A square matrix of n entries has its own mean within 1/n of the quarter circle's.
+        allowed = of.tolerance + float(text) / WIDTH
+        found += compare("mean singular value of a Jacobian", scheme, float(text), of, "formula",
+                         allowed)  # fmt: skip
+    growth = {s: data.activation.sel(scheme=s).mean("seed") for s in SCHEMES}
+    found.append(claim("activations", "the normalised net's last layer keeps over half of its first",
+                       growth[NORMALISED][-1] > growth[NORMALISED][0] / 2))  # fmt: skip
+    return found + _learning(data)
+
+
+def _learning(data: xr.Dataset) -> list[Check]:
+    loss, top, group = data.loss, data.top.sel(net="sigmoid, standard"), "nets that learn"
+    last = loss.isel(step=-1)
+    found = [
+        claim(group, "standard sigmoid nets still guess",
+              (abs(last.sel(net="sigmoid, standard") / GUESSING - 1) < 0.05).mean()),
+        claim(group, "their top layer starts at 1/2 and falls to less than half of that",
+              ((abs(top[:, 0] - 0.5) < 0.05) & (top[:, -1] < 0.25)).mean()),
+    ]  # fmt: skip
+    for activation in ("tanh", "softsign"):
+        lag = loss.sel(net=f"{activation}, standard") > loss.sel(net=f"{activation}, normalised")
+        found.append(claim(group, f"{activation}: the normalised net is ahead in the first half",
+                           lag.isel(step=slice(len(lag.step) // 2)).all("step").mean()))  # fmt: skip
+    return found
+
+
+def figure(data: xr.Dataset) -> Figure:
+    """By layer at the start, on the left; losses and the top layer of sigmoid nets on the right."""
+    note = "Bars are 5 standard errors over nets; bands, from the 10th to the 90th percentile"
+    title = "Standard weights shrink signals, sigmoids saturate; normalised ones train"
+    fig, (first, second, third, fourth) = panels(title, note, (15, 10), rows=2, columns=2)
+    styles = {STANDARD: (ORANGE, "s"), NORMALISED: (BLUE, "o")}
+    for (scheme, (colour, marker)), axes in (
+        (s, a) for a in (first, second) for s in styles.items()
+    ):
+        of = squares(data.activation) if axes is first else average(data.factor)
+        at = {"scheme": scheme}
+        points(axes, data.layer, of.mean.sel(at), of.error.sel(at), errors=STANDARD_ERRORS,
+               color=colour, marker=marker, label=scheme)  # fmt: skip
+    for axes, what in ((first, "activation"), (second, "gradient factor")):
+        axes.plot(data.layer, np.float64(PUBLISHED[what].split()), color=ORANGE, lw=1,
+                  label="standard, infinite width")  # fmt: skip
+        axes.set_xticks(data.layer.values)
+    label(first, "Activations", "layer", "std", "lower left", yscale="log")
+    label(second, "Squared gradient", "layer", "over that of the layer above", "upper right",
+          ylim=(0, 1.6))  # fmt: skip
+    for name, (_, _, colour) in NETS.items():
+        for axes, what in ((third, "loss"), (fourth, "top")):
+            if what == "loss" or name.startswith("sigmoid"):
+                low, middle, high = data[what].sel(net=name).quantile([0.1, 0.5, 0.9], "run").values
+                axes.fill_between(data.step, low, high, color=colour, alpha=0.2, lw=0)
+                axes.plot(data.step, middle, color=colour, label=name)
+    third.axhline(GUESSING, color="0.5", ls=":", label="guessing, ln 10")
+    label(third, "Training", "step", "loss of batches", "lower left", yscale="log")
+    label(fourth, "Top hidden layer", "step", "mean activation", "upper right", ylim=(0, 0.6))
+    return fig
+
+
+EXPERIMENT = Experiment(
+    __file__, __doc__, measure, checks, figure,
+    quick={"seeds": 4, "steps": 1000, "runs": 2}, lacks="12 of 16 nets, 6 of 8 runs, 500 steps",
+)  # fmt: skip
+EXPERIMENT.run(__name__)
