@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from harness.checks import STANDARD_ERRORS, Check, Estimate, average, compare, printed
+from harness.checks import STANDARD_ERRORS, Check, compare, printed, root_mean_square
 from harness.experiment import Experiment
 from harness.figures import BLUE, GREEN, ORANGE, Figure, label, panels, points
 
@@ -82,13 +82,6 @@ def measure(seeds: int = 20) -> xr.Dataset:
     found = jinit.sweep(run, static={"setting": tuple(SETTINGS)}, seeds=seeds, dims=dims)
     share = found.share.isel(seed=0, drop=True) / (SAMPLES * WIDTH)
     return found.astype(float).assign(share=share, layer=LAYERS)
-
-
-def root_mean_square(values: xr.DataArray) -> Estimate:
-    """Of averages over seeds: of squares, whose mean finite width biases least."""
-    square = average(values**2)
-    root = np.sqrt(square.mean)
-    return Estimate(root, square.error / (2 * root), square.seeds)
 
 
 def predict(setting: Setting) -> dict[str, np.ndarray]:

@@ -5,9 +5,7 @@ of Xavier's variance) and with Glorot's: how activations shrink and back-propaga
 them, and the mean singular value of a layer's Jacobian. Then nets of five layers of 100 learn the
 1797 digits by plain gradient descent in batches of ten: standard sigmoid nets do not, and their top
 layer drifts to 0 instead; standard tanh and softsign nets lag behind the normalised ones.
-
-The paper trains on Shapeset, MNIST, CIFAR-10 and Small-ImageNet; only what it says in words is held
-against the digits.
+The paper's data are others; only what it says in words is held against the digits.
 
 Source: Glorot & Bengio, "Understanding the difficulty of training deep feedforward neural
 networks", 2010.
@@ -21,6 +19,7 @@ import numpy as np
 import optax
 import xarray as xr
 from harness.checks import STANDARD_ERRORS, Check, Estimate, average, claim, compare, printed
+from harness.checks import root_mean_square as rms
 from harness.experiment import Experiment
 from harness.figures import BLUE, GREEN, ORANGE, PURPLE, Figure, label, panels, points
 
@@ -31,12 +30,13 @@ STANDARD, NORMALISED = "standard", "normalised"
 SCHEMES = {STANDARD: ("lecun_uniform", 1 / math.sqrt(3)), NORMALISED: ("glorot_uniform", 1.0)}
 PUBLISHED = {
     "activation": "0.460299 0.249501 0.141195 0.080986 0.046655",
-    "gradient factor": "0.222369 0.295187 0.320420 0.329003 0.331887",
+    "gradient": "0.222369 0.295187 0.320420 0.329003 0.331887",
 }
 SINGULAR = {STANDARD: "0.490070", NORMALISED: "0.848826"}
 FINITE_WIDTH = 0.002  # of a squared average at width 1000, relative
+SIGMOID = "sigmoid, standard"
 NETS = {
-    "sigmoid, standard": ("sigmoid", STANDARD, PURPLE),
+    SIGMOID: ("sigmoid", STANDARD, PURPLE),
     "tanh, standard": ("tanh", STANDARD, ORANGE),
     "softsign, standard": ("softsign", STANDARD, "#E69F00"),
     "tanh, normalised": ("tanh", NORMALISED, BLUE),
@@ -59,7 +59,7 @@ def measure(seeds: int = 16, steps: int = 1500, runs: int = 8) -> xr.Dataset:
         # Of the gradient by the pre-activations z_l over that by z_(l+1); the readout begins it.
         factor = jnp.exp(2 * jnp.diff(-seen.log_grad[: DEPTH + 1]))
         singular = jnp.linalg.svd(params[0].w, compute_uv=False).mean()
-        return {"activation": seen.act_std[:DEPTH], "factor": factor, "singular": singular}
+        return {"activation": seen.act_std[:DEPTH], "gradient": factor, "singular": singular}
 
     digits = jinit.data.digits()
 
@@ -75,7 +75,7 @@ def measure(seeds: int = 16, steps: int = 1500, runs: int = 8) -> xr.Dataset:
         losses = run.history.loss.reshape(-1, EVERY).mean(1)
         return {"loss": losses, "top": run.history.signals.act_mean[:, DEPTH - 1]}
 
-    dims = {"activation": ("layer",), "factor": ("layer",)}
+    dims = {"activation": ("layer",), "gradient": ("layer",)}
     first = jinit.sweep(start, static={"scheme": tuple(SCHEMES)}, seeds=seeds, dims=dims)
     dims = {"loss": ("step",), "top": ("step",)}
     then = jinit.sweep(learn, static={"net": tuple(NETS)}, seeds=runs, dims=dims)
@@ -83,80 +83,62 @@ def measure(seeds: int = 16, steps: int = 1500, runs: int = 8) -> xr.Dataset:
     return xr.merge([first.assign_coords(layer=np.arange(1, DEPTH + 1)), then]).astype(float)
 
 
-def squares(values: xr.DataArray) -> Estimate:
-    """Roots of mean squares over seeds, which finite width biases least."""
-    square = average(values**2)
-    root = np.sqrt(square.mean)
-    return Estimate(root, square.error / (2 * root), square.seeds)
-
-
 def checks(data: xr.Dataset) -> list[Check]:
     """The paper's five layers; Jacobians; what it says of nets that learn."""
     found = []
-    seen = {"activation": squares(data.activation), "gradient factor": average(data.factor)}
+    seen = {"activation": rms(data.activation), "gradient": average(data.gradient)}
     for what, texts in PUBLISHED.items():
-        numbers = np.float64(texts.split())
-        of = Estimate(*(v.sel(scheme=STANDARD) for v in seen[what][:2]), seen[what].seeds)
+        numbers, of = np.float64(texts.split()), at(seen[what], scheme=STANDARD)
         allowed = of.tolerance + FINITE_WIDTH * numbers
         group = f"{what}, standard, {of.seeds} nets of width {WIDTH}"
         found += compare(group, "layer {layer}", numbers, of, "formula", allowed)
-    theory = jinit.theory.trajectory("tanh", depth=DEPTH, weight_var=1 / 3, input_second_moment=1.0)
-    for layer, text, std in zip(data.layer.values, PUBLISHED["activation"].split(),
-                                theory.act_std, strict=True):  # fmt: skip
-        found.append(printed("activation, jinit.theory.trajectory", f"layer {layer}", text, std))
-    singular = average(data.singular)
+    how = {"depth": DEPTH, "weight_var": 1 / 3, "input_second_moment": 1.0}
+    theory = jinit.theory.trajectory("tanh", **how).act_std
+    for layer, (text, std) in enumerate(zip(PUBLISHED["activation"].split(), theory, strict=True)):
+        found.append(printed("activation, jinit.theory", f"layer {layer + 1}", text, std))
     for scheme, text in SINGULAR.items():
-        of = Estimate(*(v.sel(scheme=scheme) for v in singular[:2]), singular.seeds)
-        # A square matrix of n entries has its own mean within 1/n of the quarter circle's.
-        allowed = of.tolerance + float(text) / WIDTH
-        found += compare("mean singular value of a Jacobian", scheme, float(text), of, "formula",
-                         allowed)  # fmt: skip
-    growth = {s: data.activation.sel(scheme=s).mean("seed") for s in SCHEMES}
-    found.append(claim("activations", "the normalised net's last layer keeps over half of its first",
-                       growth[NORMALISED][-1] > growth[NORMALISED][0] / 2))  # fmt: skip
-    return found + _learning(data)
-
-
-def _learning(data: xr.Dataset) -> list[Check]:
-    loss, top, group = data.loss, data.top.sel(net="sigmoid, standard"), "nets that learn"
-    last = loss.isel(step=-1)
-    found = [
-        claim(group, "standard sigmoid nets still guess",
-              (abs(last.sel(net="sigmoid, standard") / GUESSING - 1) < 0.05).mean()),
-        claim(group, "their top layer starts at 1/2 and falls to less than half of that",
-              ((abs(top[:, 0] - 0.5) < 0.05) & (top[:, -1] < 0.25)).mean()),
-    ]  # fmt: skip
-    for activation in ("tanh", "softsign"):
-        lag = loss.sel(net=f"{activation}, standard") > loss.sel(net=f"{activation}, normalised")
-        found.append(claim(group, f"{activation}: the normalised net is ahead in the first half",
-                           lag.isel(step=slice(len(lag.step) // 2)).all("step").mean()))  # fmt: skip
+        of = at(average(data.singular), scheme=scheme)
+        # A square matrix of width n has its own mean within 1/n of the quarter circle's.
+        allowed, group = of.tolerance + float(text) / WIDTH, "mean singular value of a Jacobian"
+        found += compare(group, scheme, float(text), of, "formula", allowed)
+    group, loss, top = "nets that learn", data.loss, data.top.sel(net=SIGMOID)
+    guess = abs(loss.isel(step=-1).sel(net=SIGMOID) / GUESSING - 1) < 0.05
+    fall = (abs(top[:, 0] - 0.5) < 0.05) & (top[:, -1] < 0.25)
+    found.append(claim(group, "standard sigmoid nets still guess", guess.mean()))
+    found.append(claim(group, "their top layer falls from 1/2 to half of it", fall.mean()))
+    for phi in ("tanh", "softsign"):
+        behind = loss.sel(net=f"{phi}, standard") > loss.sel(net=f"{phi}, normalised")
+        early = behind.isel(step=slice(len(loss.step) // 2)).all("step").mean()
+        found.append(claim(group, f"{phi}: normalised is ahead in the first half", early))
     return found
 
 
+def at(estimate: Estimate, **where: str) -> Estimate:
+    """Of one scheme."""
+    return Estimate(estimate.mean.sel(where), estimate.error.sel(where), estimate.seeds)
+
+
 def figure(data: xr.Dataset) -> Figure:
-    """By layer at the start, on the left; losses and the top layer of sigmoid nets on the right."""
-    note = "Bars are 5 standard errors over nets; bands, from the 10th to the 90th percentile"
-    title = "Standard weights shrink signals, sigmoids saturate; normalised ones train"
+    """By layer at the start, above; losses and the top layer of sigmoid nets below."""
+    note = f"Bars are {STANDARD_ERRORS} standard errors; bands from the 10th to the 90th percentile"
+    title = "Standard weights shrink signals, and sigmoids saturate; normalised ones train"
     fig, (first, second, third, fourth) = panels(title, note, (15, 10), rows=2, columns=2)
-    styles = {STANDARD: (ORANGE, "s"), NORMALISED: (BLUE, "o")}
-    for (scheme, (colour, marker)), axes in (
-        (s, a) for a in (first, second) for s in styles.items()
-    ):
-        of = squares(data.activation) if axes is first else average(data.factor)
-        at = {"scheme": scheme}
-        points(axes, data.layer, of.mean.sel(at), of.error.sel(at), errors=STANDARD_ERRORS,
-               color=colour, marker=marker, label=scheme)  # fmt: skip
-    for axes, what in ((first, "activation"), (second, "gradient factor")):
-        axes.plot(data.layer, np.float64(PUBLISHED[what].split()), color=ORANGE, lw=1,
-                  label="standard, infinite width")  # fmt: skip
+    for scheme, colour, marker in ((STANDARD, ORANGE, "s"), (NORMALISED, BLUE, "o")):
+        style = {"color": colour, "marker": marker, "label": scheme}
+        for axes, seen in ((first, rms(data.activation)), (second, average(data.gradient))):
+            of = at(seen, scheme=scheme)
+            points(axes, data.layer, of.mean, of.error, **style)
+    for axes, what in ((first, "activation"), (second, "gradient")):
+        line = {"color": ORANGE, "lw": 1, "label": "standard, infinite width"}
+        axes.plot(data.layer, np.float64(PUBLISHED[what].split()), **line)
         axes.set_xticks(data.layer.values)
-    label(first, "Activations", "layer", "std", "lower left", yscale="log")
-    label(second, "Squared gradient", "layer", "over that of the layer above", "upper right",
-          ylim=(0, 1.6))  # fmt: skip
+    label(first, "Activations", "layer", "std", "lower left", yscale="log", ylim=(0.03, 1))
+    above = "over that of the layer above"
+    label(second, "Squared gradient", "layer", above, "upper left", ylim=(0, 1.2))
     for name, (_, _, colour) in NETS.items():
-        for axes, what in ((third, "loss"), (fourth, "top")):
-            if what == "loss" or name.startswith("sigmoid"):
-                low, middle, high = data[what].sel(net=name).quantile([0.1, 0.5, 0.9], "run").values
+        for axes, values in ((third, data.loss), (fourth, data.top)):
+            if axes is third or name == SIGMOID:
+                low, middle, high = values.sel(net=name).quantile([0.1, 0.5, 0.9], "run").values
                 axes.fill_between(data.step, low, high, color=colour, alpha=0.2, lw=0)
                 axes.plot(data.step, middle, color=colour, label=name)
     third.axhline(GUESSING, color="0.5", ls=":", label="guessing, ln 10")

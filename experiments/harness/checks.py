@@ -48,6 +48,13 @@ def average(values: xr.DataArray, over: str = "seed") -> Estimate:
     return Estimate(values.mean(over, skipna=False), error, seeds)
 
 
+def root_mean_square(values: xr.DataArray) -> Estimate:
+    """Of averages over seeds: of squares, whose mean finite width biases least."""
+    square = average(values**2)
+    root = np.sqrt(square.mean)
+    return Estimate(root, square.error / (2 * root), square.seeds)
+
+
 def held(data: xr.Dataset, name: str, **at: Any) -> Estimate:
     """What stands in a dataset under that name, its error beside it and the seeds in `attrs`."""
     return Estimate(data[name].sel(at), data[f"{name}_error"].sel(at), data.attrs[f"{name}_seeds"])

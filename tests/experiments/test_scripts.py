@@ -14,7 +14,7 @@ import jinit
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = ROOT / "experiments"
 SCRIPTS = sorted(path for path in EXPERIMENTS.glob("*.py") if not path.name.startswith("_"))
-MOST_LINES = 2800  # of all of experiments/, the harness included
+MOST_LINES = 3110  # of all of experiments/, the harness included
 
 
 def run(script, *options, cwd):
@@ -38,6 +38,7 @@ def test_every_published_result_is_there():
         "audit_frameworks",
         "cs231n_activations",
         "deeplearning_ai_initialization",
+        "glorot2010_saturation",
         "hanin2018_finite_width",
         "lsuv",
         "mup_coordinate_check",
@@ -45,6 +46,7 @@ def test_every_published_result_is_there():
         "poole2016_order_to_chaos",
         "saxe2014_linear_dynamics",
         "schoenholz2017_depth_scales",
+        "sussillo2014_random_walk",
         "yang2019_batchnorm_explosion",
     ]
 
