@@ -21,8 +21,8 @@ def device_name() -> str:
     """The device that jax computes on, in words: `cpu (2 cores)` or `NVIDIA H200`."""
     device = jax.devices()[0]
     if device.platform == "cpu":
-        cores = _cores()
-        return f"cpu ({cores} core{'s' if cores != 1 else ''})"
+        number = cores()
+        return f"cpu ({number} core{'s' if number != 1 else ''})"
     return f"{device.device_kind} ({device.platform})"
 
 
@@ -39,6 +39,23 @@ def device_trouble() -> str:
             f"or jinit[tpu]."
         )
     return ""
+
+
+def check_device() -> None:
+    """There is a device to compute on.
+
+    Raises:
+        RuntimeError: with what to do.
+    """
+    if trouble := device_trouble():
+        raise RuntimeError(trouble)
+
+
+def memory_limit(device: jax.Device) -> int | None:
+    """Bytes that this process may take of an accelerator's memory; None where it does not tell."""
+    if device.platform == "cpu":
+        return None
+    return (device.memory_stats() or {}).get("bytes_limit")
 
 
 _DEVICES = "--xla_force_host_platform_device_count"
@@ -69,7 +86,7 @@ def configure(*, cpu_devices: int | None = None, matmul_precision: str | None = 
     if matmul_precision is not None:
         _set_precision(matmul_precision)
     _keep_freed_memory()
-    wanted = _cores() if cpu_devices is None else checks.count("cpu_devices", cpu_devices)
+    wanted = cores() if cpu_devices is None else checks.count("cpu_devices", cpu_devices)
     flags = os.environ.get("XLA_FLAGS", "")
     config: Any = jax.config  # whose settings the type checker does not know
     try:
@@ -118,7 +135,8 @@ def _keep_freed_memory() -> None:
 _MALLOC = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
 
 
-def _cores() -> int:
+def cores() -> int:
+    """How many this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 

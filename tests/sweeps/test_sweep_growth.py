@@ -57,9 +57,9 @@ def computed(monkeypatch):
     seen = []
     real = Runner.run
 
-    def counted(self, block, settings):
+    def counted(self, block, *rest):
         seen.append(block.rows)
-        return real(self, block, settings)
+        return real(self, block, *rest)
 
     monkeypatch.setattr(Runner, "run", counted)
     return seen
@@ -247,9 +247,9 @@ def never(patch):
 
 
 computed = []
-def counted(self, block, settings):
+def counted(self, block, *rest):
     computed.append(block.rows)
-    return compute(self, block, settings)
+    return compute(self, block, *rest)
 Runner.run = counted
 
 for instant in (before_the_new_extent, before_the_arrays_are_longer, before_a_block_is_done,

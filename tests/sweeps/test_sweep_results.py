@@ -154,7 +154,9 @@ def test_a_group_that_never_fits_is_one_sentence(monkeypatch):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
 
     monkeypatch.setattr(Runner, "_call", full)
-    with pytest.raises(RuntimeError, match=r"a group of 2 networks does not fit .* smaller block="):
+    with pytest.raises(
+        RuntimeError, match=r"a group of 2 networks at .* does not fit into .* smaller block="
+    ):
         run_with(Sweep(descend, **ONE_POINT), 2, 18)
 
 
@@ -195,7 +197,7 @@ plan = Sweep(descend, **ONE_POINT)
 runner = Runner(plan)
 found = [runner.run(each, Settings(2, 9)) for each in blocks_of(plan, 9)]
 np.savez(sys.argv[1], **{f"{n}{i}": b[n] for i, b in enumerate(found) for n in b})
-text = " ".join(p.compiled.as_text() for p in runner._programs.values())
+text = " ".join(p.result().compiled.as_text() for p in runner._programs.values())
 words = ("all-reduce", "all-gather", "collective", "all-to-all", "reduce-scatter")
 assert not any(word in text for word in words)
 """

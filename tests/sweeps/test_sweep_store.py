@@ -46,9 +46,9 @@ def computed(monkeypatch):
     seen = []
     real = Runner.run
 
-    def counted(self, block, settings):
+    def counted(self, block, *rest):
         seen.append((block.point, block.first))
-        return real(self, block, settings)
+        return real(self, block, *rest)
 
     monkeypatch.setattr(Runner, "run", counted)
     return seen
@@ -253,8 +253,8 @@ def test_two_writers_write_the_same(tmp_path, finished, monkeypatch):
     store, seconds = tmp_path / "s.zarr", []
     real = Runner.run
 
-    def interrupted(self, block, settings):
-        found = real(self, block, settings)
+    def interrupted(self, block, *rest):
+        found = real(self, block, *rest)
         if (block.point, block.first) == (0, 8) and not seconds:
             seconds.append(None)
             seconds.append(run(store))
