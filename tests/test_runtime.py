@@ -108,6 +108,7 @@ def test_configure_gives_every_core_a_device_and_may_be_called_again():
     assert out.splitlines()[1].split().count("--xla_cpu_multi_thread_eigen=false") == 1
 
 
+@pytest.mark.cpu
 @pytest.mark.bad_input
 def test_configure_after_jax_has_started_says_so(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")  # and restore it afterwards

@@ -103,14 +103,18 @@ class Runner:
 
     # --- settings ---
 
-    def choose(self, block: int | None) -> Settings:
-        """Group and block for a sweep that is begun here, from sizes; nothing runs."""
+    def choose(self, block: int | None, *, fitting: bool = False) -> Settings:
+        """Group and block for a sweep that is begun here, from sizes; nothing runs.
+
+        With `fitting` also from the memory that the compiled programs need.
+        """
         sizes = self.traced[self.costliest].sizes
         devices = len(self.devices)
         group = usual_group(self.platform, sizes, rows=self.sweep.rows, devices=devices)
         if block is not None:
             group = group_for(group, block)
-        group = self._fitting(group)
+        if fitting:
+            group = self._fitting(group)
         if block is not None:
             return Settings(group, block)
         work = 1.0 + max(each.sizes.work for each in self.traced)

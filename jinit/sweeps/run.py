@@ -210,7 +210,7 @@ def dry_run(plan: Sweep, *, block: int | None = None) -> DryRun:
         )
     block = _checked_block(block, plan.rows)
     runner = Runner(plan)
-    settings = runner.choose(block)
+    settings = runner.choose(block, fitting=True)
     per_group = runner.seconds_per_group(settings.group)
     at_once = settings.group * len(runner.devices)
     row = sum(int(np.prod(o.shape, dtype=int)) * o.dtype.itemsize for o in runner.outputs)
@@ -246,7 +246,7 @@ def _store(
         ZarrStore.create(path, now | settings._asdict(), runner.outputs, len(runner.sweep.points))
         now |= settings._asdict()
     kept = ZarrStore(path, write=True)
-    if first and kept.made_for["group"] != now["group"]:  # another process was faster
+    if first and not _is_begun_alike(kept, runner.sweep, now):  # another process was faster
         first = {}
     now |= {"group": kept.made_for["group"], "block": block or kept.made_for["block"]}
     different = differences(kept.made_for, now)
@@ -260,18 +260,25 @@ def _store(
     return kept, first
 
 
+def _is_begun_alike(kept: Store, plan: Sweep, made_for: Mapping[str, Any]) -> bool:
+    """Whether a store's first blocks are those of a sweep, in the same groups."""
+    begun = kept.extent.grids[0]
+    same = begun == plan.grid and list(begun.traced) == list(plan.grid.traced)
+    return same and all(kept.made_for[name] == made_for[name] for name in ("group", "block"))
+
+
 def _begin(
     runner: Runner, block: int | None, shard: int, executor: Executor | None, reporter: Reporter
 ) -> tuple[Settings, dict[int, Arrays]]:
     """Group and block of a sweep that is begun here, with the shard's first block.
 
     The group is halved until it fits into the memory that other programs leave. Workers of an
-    executor have memory of their own.
+    executor compile, and have memory, of their own.
     """
     if executor is not None:
         return runner.choose(block), {}
     reporter.compiling(runner.programs, runner.side_by_side)
-    settings = runner.choose(block)
+    settings = runner.choose(block, fitting=True)
     blocks = blocks_of(runner.sweep, settings.block)
     if shard >= len(blocks):
         return settings, {}

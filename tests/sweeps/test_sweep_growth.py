@@ -268,6 +268,7 @@ for instant in (before_the_new_extent, before_the_arrays_are_longer, before_a_bl
 """
 
 
+@pytest.mark.cpu
 @pytest.mark.script
 def test_growing_is_killed_at_its_worst_instants_and_resumed(copy, whole, begun):
     """A process that has computed nothing forks, so that only one has to import jax."""

@@ -265,6 +265,27 @@ def test_two_writers_write_the_same(tmp_path, finished, monkeypatch):
     assert seconds[1].identical(finished[1])
 
 
+@pytest.mark.parametrize(
+    "begun",
+    [{}, {"seeds": [3, 2, 1, 0]}, {"traced": {"shift": [0.0, 1.0], "gain": [0.5, 1.0, 2.0]}}],
+)
+def test_a_store_that_another_begins_while_the_first_block_is_computed(
+    begun, tmp_path, finished, monkeypatch
+):
+    """Its first block may hold other rows, seeds and axes being in another order."""
+    store, seconds = tmp_path / "s.zarr", []
+    real = Runner.run
+
+    def slow(self, block, *rest):
+        if not seconds:
+            seconds.append(None)
+            run(store, **begun, shard=(1, 2))
+        return real(self, block, *rest)
+
+    monkeypatch.setattr(Runner, "run", slow)
+    assert run(store).identical(finished[1])
+
+
 SMALL_DISK = """
 import resource, sys
 import jinit
@@ -286,6 +307,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.cpu
 @pytest.mark.script
 def test_a_full_disk_is_one_sentence_and_nothing_is_lost(tmp_path, finished, computed):
     """A real refusal of the operating system to write on."""
