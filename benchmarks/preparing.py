@@ -6,7 +6,7 @@ A thousand networks of 2 x 16 are drawn and trained for 10 steps, compiling incl
 `jit(vmap)`, by a sweep in memory, and by a sweep with a store. Each in a process of its own, after
 its imports and without a cache of compiled programs, all in turn and in a new order every round; a
 ratio is taken within a round. Ends with 1 if the median of a ratio is above 1.1. With `--points`
-also four depths in one sweep, whose programs are compiled one after the other and side by side.
+also two depths in one sweep, whose programs are compiled one after the other and side by side.
 Writes preparing.json and preparing.md.
 """
 
@@ -27,7 +27,7 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 MOST = 1.1
 PLAIN, MEMORY, STORE = "jit(vmap)", "sweep in memory", "sweep with a store"
-APART, BESIDE = "4 depths, one after the other", "4 depths, side by side"
+APART, BESIDE = "2 depths, one after the other", "2 depths, side by side"
 
 
 # --- one process ---------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ def one(entry: str) -> dict[str, Any]:
     gains, seeds = np.geomspace(0.5, 2, 10, dtype=np.float32), 100
     static: Any = {}
     if entry in (APART, BESIDE):
-        static = {"depth": [2, 3, 4, 5]}
+        static = {"depth": [1, 2]}
         runtime.cores = lambda: 2 if entry == APART else 2 * (os.cpu_count() or 1)
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "s.zarr" if entry == STORE else None
@@ -137,7 +137,7 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--points", action="store_true", help="four depths too")
+    parser.add_argument("--points", action="store_true", help="two depths too")
     parser.add_argument("--out", type=Path, default=Path("speed"))
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
