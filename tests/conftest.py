@@ -22,6 +22,7 @@ from pathlib import Path
 CACHE = ""
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # before jax is imported, and for all children
     CACHE = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jinit-tests-")
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared by them
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
@@ -99,6 +100,11 @@ def compiled_quickly():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiler, "get_compile_options", options)
         yield
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("cpu") is not None and jax.default_backend() != "cpu":
+        pytest.skip("about what a CPU does")
 
 
 def pytest_unconfigure() -> None:

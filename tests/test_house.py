@@ -65,7 +65,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"gradients", "shattering", "trajectory"},
     ],
     "cli": [
-        {"interrupts", "options", "theory_report"},
+        {"cache", "interrupts", "options", "theory_report"},
         {"errors", "tour", "theory", "schemes", "diagnose", "fix", "sweeps"},
         {"main"},
     ],

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jinit
-from jinit.runtime import _MALLOC, configure, device_name, jit_once, keys_after
+from jinit.runtime import _MALLOC, _platform, configure, device_name, jit_once, keys_after
 
 X = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 
@@ -55,6 +55,30 @@ def test_a_program_compiled_once_computes_the_same(level):
     np.testing.assert_allclose(jit_once(f, level=level)(key), jax.jit(f)(key), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("platform", "options"),
+    [("cpu", {"xla_backend_optimization_level": 1}), ("tpu", {"xla_backend_optimization_level": 1}),
+     ("gpu", {"xla_backend_optimization_level": 1, "xla_gpu_autotune_level": 0})],
+)  # fmt: skip
+def test_what_runs_once_is_compiled_with_the_options_of_its_platform(
+    platform, options, monkeypatch
+):
+    """XLA knows every name of them, on any platform."""
+    given, real = [], jax.jit
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(jax, "jit", lambda f, **how: given.append(how) or real(f, **how))
+    once = jit_once(lambda x: x + 1, level=1)
+    assert given == []  # the platform is asked for when there is something to compute
+    assert [float(once(jnp.float32(i))) for i in range(2)] == [1, 2]
+    assert given == [{"compiler_options": options}]
+
+
+def test_a_default_device_tells_the_platform():
+    assert _platform() == jax.default_backend()
+    with jax.default_device(jax.devices()[0]):
+        assert _platform() == jax.devices()[0].platform
+
+
 @pytest.mark.script
 def test_many_calls_of_mapped_orthogonal_layers_return():
     """On jaxlib 0.10.2 two batched QR decompositions at once now and then never return.
@@ -84,6 +108,7 @@ def test_configure_gives_every_core_a_device_and_may_be_called_again():
     assert out.splitlines()[1].split().count("--xla_cpu_multi_thread_eigen=false") == 1
 
 
+@pytest.mark.cpu
 @pytest.mark.bad_input
 def test_configure_after_jax_has_started_says_so(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")  # and restore it afterwards

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jinit.cli import interrupts
+from jinit.cli import cache, interrupts
 from jinit.cli.options import fail
 
 DEBUG = typer.Option("--debug", help="Show the traceback of an error.")
@@ -25,7 +25,8 @@ def answered(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(ctx: typer.Context, *, debug: bool = False, **options: Any) -> None:
         try:
-            command(**options)
+            with cache.kept():
+                command(**options)
         except KeyboardInterrupt:
             print(interrupts.line(), file=sys.stderr)
             raise typer.Exit(130) from None

@@ -111,7 +111,8 @@ class Trainer:
             ran = jnp.ones((), np.float32)
             return {"loss": run.history.loss, "accuracy": run.accuracy, "ran": ran}
 
-        with Reporter(len(flat), 0, show=progress) as reporter:
+        with Reporter(show=progress) as reporter:
+            reporter.begin(len(flat), 0)
             found = sweep(
                 curve, prepare=start, dims={"loss": ("step",)}, block=seeds, progress=False,
                 traced={"candidate": np.arange(len(starts)), "draw": np.arange(seeds)},

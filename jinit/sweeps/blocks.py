@@ -6,15 +6,19 @@ that is stored, handed to workers and counted. Rows never communicate.
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from jinit import runtime
 from jinit.sweeps.compile import (
     Program,
+    Rows,
     abstract_row,
+    identity,
     outputs_of,
     row_bytes,
     trace_point,
@@ -23,9 +27,13 @@ from jinit.sweeps.compile import (
 from jinit.sweeps.extent import Block, Extent
 from jinit.sweeps.grid import Sweep, traced_array
 
-_SECONDS = 3.0  # a block of the default size takes about so long
+_SECONDS = 3.0  # a block of the default size takes at most about so long
+# `Sizes.work` per second and device: on CPU 1.2 to 2.5e10 for every row of benchmarks/README.md on
+# one core of 2025, on an H100 1.2e12 to 1.2e13. These are for slower ones.
+_PACE, _PACE_ELSEWHERE = {"cpu": 1e10}, 5e11
 _MOST_ROWS = 65_536  # per device call
-_SHARE = 0.25  # of the device's memory, for what rows hold between two programs
+_BLOCK_BYTES = 2**26
+_SHARE = 0.125  # of the device's memory, for what rows hold between two programs of a call
 _CPU_BYTES = 2 * 2**20  # the same on a CPU's core: XLA copies what a loop over groups reads
 _FITS = 0.8  # of the device's memory
 
@@ -43,120 +51,190 @@ def blocks_of(sweep: Sweep, block: int) -> Extent:
     return Extent([sweep.grid], points=len(sweep.points), block=block, wide=wide)
 
 
+class TooLarge(RuntimeError):
+    """One group that does not fit into a device's memory."""
+
+
+class _Call(NamedTuple):
+    """A device call that is begun, and whose results nobody has read."""
+
+    settings: Settings
+    block: Block
+    first: int
+    end: int
+    kept: np.ndarray
+    """of its places, those of rows `first` to `end`, in order"""
+    found: Mapping[str, Any]
+
+
 class Runner:
     """Compiled programs of a plan, made when a block first needs them."""
 
     def __init__(self, sweep: Sweep) -> None:
-        """Trace every point; nothing is compiled yet."""
+        """Trace every point; nothing is compiled yet.
+
+        Raises:
+            RuntimeError: a device that is asked for and not there.
+        """
         self.sweep = sweep
+        runtime.check_device()
         self.devices = tuple(jax.local_devices())
-        self.traced = [trace_point(sweep, point) for point in sweep.points]
+        self.platform = self.devices[0].platform
+        self.rows: Rows = {}
+        self.traced = [
+            trace_point(sweep, point, self.rows, self.platform) for point in sweep.points
+        ]
         self.outputs = outputs_of(sweep, self.traced)
+        self.coming: Sequence[int] = ()
+        """points in the order of their blocks: while one is computed, the next are compiled"""
         self._row_bytes = max(row_bytes(each) for each in self.traced)
-        self._programs: dict[Any, Program] = {}
+        self._programs: dict[Any, Future[Program]] = {}
+        self.side_by_side = max(1, runtime.cores() // 2)
+        """programs that are compiled at the same time"""
+        self._compilers: ThreadPoolExecutor | None = None
         self._groups_at_once = math.inf
+        self._ahead: _Call | None = None
+
+    def close(self) -> None:
+        """Compile nothing that is not begun."""
+        if self._compilers is not None:
+            self._compilers.shutdown(wait=False, cancel_futures=True)
+            self._compilers = None
 
     # --- settings ---
 
-    def choose(self, block: int | None) -> Settings:
-        """Group and block for a sweep that is begun here."""
-        cpu = self.devices[0].platform == "cpu"
-        group = usual_group(self.sweep, self.traced, cpu=cpu, devices=len(self.devices))
+    def choose(self, block: int | None, *, fitting: bool = False) -> Settings:
+        """Group and block for a sweep that is begun here, from sizes; nothing runs.
+
+        With `fitting` also from the memory that the compiled programs need.
+        """
+        sizes = self.traced[self.costliest].sizes
+        devices = len(self.devices)
+        group = usual_group(self.platform, sizes, rows=self.sweep.rows, devices=devices)
         if block is not None:
             group = group_for(group, block)
-        group = self._fitting(group)
+        if fitting:
+            group = self._fitting(group)
         if block is not None:
             return Settings(group, block)
-        seconds = self.seconds_per_group(group)
-        rounds = max(1, min(round(_SECONDS / max(seconds, 1e-6)), self._capacity()))
+        work = 1.0 + max(each.sizes.work for each in self.traced)
+        seconds = group * work / _PACE.get(self.platform, _PACE_ELSEWHERE)
+        row = sum(math.prod(output.shape) * output.dtype.itemsize for output in self.outputs)
+        held = max(1, row * group * devices)
+        rounds = max(1, min(_SECONDS // seconds, _BLOCK_BYTES // held))
         most = math.ceil(self.sweep.rows / group)
-        return Settings(group, group * min(most, rounds * len(self.devices)))
+        return Settings(group, group * min(most, int(rounds) * devices))
 
     @property
     def costliest(self) -> int:
         """The point whose rows make the largest arrays."""
-        return max(range(len(self.traced)), key=lambda i: self.traced[i].largest)
+        return max(range(len(self.traced)), key=lambda i: self.traced[i].sizes.largest)
 
     def seconds_per_group(self, group: int) -> float:
         """Measured on the costliest point, with its programs compiled."""
-        self.settings = Settings(group, group * len(self.devices))
-        point = self.costliest
-        first = blocks_of(self.sweep, min(self.sweep.rows, group * len(self.devices)))[0]
-        self._rows(first._replace(point=point))
+        settings = Settings(group, min(self.sweep.rows, group * len(self.devices)))
+        first = blocks_of(self.sweep, settings.block)[0]._replace(point=self.costliest)
+        self.run(first, settings)
         start = time.perf_counter()
-        self._rows(first._replace(point=point))
+        self.run(first, settings)
         return time.perf_counter() - start
 
     def _fitting(self, group: int) -> int:
-        """The group, halved until the costliest point's programs fit in a device's memory.
+        """The group, or a smaller one with which the costliest point fits into a device's memory.
 
-        Bytes are a line in the group's width: two compilations tell it.
+        What the compiled programs say; where they fit, they are those that run.
         """
-        limit = (self.devices[0].memory_stats() or {}).get("bytes_limit")
-        if limit is None or self.devices[0].platform == "cpu":
-            return group
-        one, two = (self._bytes(g) for g in (min(8, group), min(16, group)))
-        per_row = (two - one) / max(1, min(16, group) - min(8, group))
-        fixed = one - per_row * min(8, group)
-        while group > 1 and fixed + per_row * group > _FITS * limit:
-            group //= 2
+        limit = runtime.memory_limit(self.devices[0])
+        while limit is not None:
+            self.settings = Settings(group, group)
+            share = self._bytes(self.costliest) / limit
+            if share <= _FITS or (group == 1 and share <= 1):
+                break
+            if group == 1:
+                raise self._too_large(self.costliest)
+            self._programs.clear()
+            shrunk = math.ceil(math.log2(share / _FITS)) if math.isfinite(share) else 1
+            group = max(1, group >> max(1, shrunk))
         return group
 
-    def _bytes(self, group: int) -> float:
-        self.settings = Settings(group, group * len(self.devices))
-        whats = self.sweep.functions
-        return max(self.program(what, self.costliest, keep=False).bytes for what in whats)
+    def _bytes(self, point: int) -> float:
+        """Of a call on one device; infinite where the compiler itself runs out of memory."""
+        try:
+            return float(max(self.program(what, point).bytes for what in self.sweep.functions))
+        except jax.errors.JaxRuntimeError as error:
+            if not _is_full(error):
+                raise
+            return math.inf
 
     # --- blocks ---
 
-    def run(self, block: Block, settings: Settings) -> dict[str, np.ndarray]:
-        """Outputs of a block, `[settings.block, ...]`, padded as the dataset is."""
-        self.settings = settings
-        found = self._rows(block)
-        result = {}
-        for output in self.outputs:
-            fill = np.nan if output.dtype.kind == "f" else 0
-            whole = np.full((settings.block, *output.shape), fill, output.dtype)
-            part = found[output.name]
-            whole[(slice(block.rows), *map(slice, part.shape[1:]))] = part
-            result[output.name] = whole
-        return result
+    def run(
+        self, block: Block, settings: Settings, following: Block | None = None
+    ) -> dict[str, np.ndarray]:
+        """Outputs of a block, `[settings.block, ...]`, padded as the dataset is.
 
-    def _rows(self, block: Block) -> dict[str, np.ndarray]:
-        while True:
+        The first call of the block that follows is begun before the last one's results are read.
+
+        Raises:
+            TooLarge: a group does not fit into a device's memory, alone in a call.
+        """
+        self.settings = settings
+        self._compile_near(block.point)
+        whole = {
+            o.name: np.full(
+                (settings.block, *o.shape), np.nan if o.dtype.kind == "f" else 0, o.dtype
+            )
+            for o in self.outputs
+        }
+        first = 0
+        while first < block.rows:
             try:
-                return self._in_calls(block)
+                now = self._begun(block, first)
+                within = now.end < block.rows
+                self._go_ahead(now, *((block, now.end) if within else (following, 0)))
+                for name, values in now.found.items():
+                    part = np.asarray(values)[now.kept]
+                    whole[name][(slice(first, now.end), *map(slice, part.shape[1:]))] = part
+                first = now.end
             except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error):
+                self._ahead = None
+                if not _is_full(error):
                     raise
                 self._fewer_groups(block.point, error)
+        return whole
 
-    def _fewer_groups(self, point: int, error: Exception) -> None:
-        """The same groups in more calls, so that the bits stay."""
-        now = min(self._groups_at_once, self._capacity())
-        if now <= 1:
-            raise RuntimeError(
-                f"a group of {self.settings.group} networks does not fit in the memory of "
-                f"{self.devices[0]} at {self.sweep.points[point] or 'this point'}; give a smaller "
-                f"block= to begin with."
-            ) from error
-        self._groups_at_once = now // 2
-        self._programs.clear()
+    def _begun(self, block: Block, first: int) -> _Call:
+        """The call of these rows, which may have been begun already."""
+        call, self._ahead = self._ahead, None
+        if call is None or call.block is not block:
+            return self._begin(block, first)
+        fits = (call.settings, call.first) == (self.settings, first)
+        return call if fits else self._begin(block, first)
 
-    def _in_calls(self, block: Block) -> dict[str, np.ndarray]:
-        group, devices = self.settings.group, len(self.devices)
-        capacity = self._capacity()
-        per_call = capacity * devices * group
-        parts: dict[str, list[np.ndarray]] = {output.name: [] for output in self.outputs}
-        for first in range(0, block.rows, per_call):
-            count = min(per_call, block.rows - first)
-            counts, slots = places(count, group, capacity, devices)
-            found = self._call(block, counts, first + np.minimum(slots, count - 1))
-            held = np.flatnonzero(slots < count)
-            kept = held[np.argsort(slots[held])]
-            for name, values in found.items():
-                parts[name].append(np.asarray(values)[kept])
-        return {name: np.concatenate(values) for name, values in parts.items()}
+    def _go_ahead(self, now: _Call, block: Block | None, first: int) -> None:
+        """Begin the next call, so that the device is at work while results are read and written.
+
+        On CPU when this one is finished: two calls at once would share the cores and caches, and
+        may hang (docs/troubles.md). Not if there is no program yet, for which results would wait.
+        """
+        if block is None or not self._is_compiled(block.point):
+            return
+        if self.platform == "cpu":
+            jax.block_until_ready(now.found)
+        try:
+            self._ahead = self._begin(block, first)
+        except jax.errors.JaxRuntimeError as error:  # on its own it may fit
+            if not _is_full(error):
+                raise
+
+    def _begin(self, block: Block, first: int) -> _Call:
+        group, devices, capacity = self.settings.group, len(self.devices), self._capacity()
+        count = min(capacity * devices * group, block.rows - first)
+        counts, slots = places(count, group, capacity, devices)
+        found = self._call(block, counts, first + np.minimum(slots, count - 1))
+        held = np.flatnonzero(slots < count)
+        kept = held[np.argsort(slots[held])]
+        return _Call(self.settings, block, first, first + count, kept, found)
 
     def _call(self, block: Block, counts: np.ndarray, rows: np.ndarray) -> Mapping[str, Any]:
         seeds = block.seeds[rows].astype(np.uint32)
@@ -169,37 +247,102 @@ class Runner:
             out = self.program(what, block.point)(counts, (seeds, out, own))
         return dict(out)
 
-    @property
-    def programs(self) -> int:
-        """How many programs the whole sweep compiles."""
-        points = range(len(self.traced))
-        return len({self._known(what, p) for p in points for what in self.sweep.functions})
+    def _fewer_groups(self, point: int, error: Exception) -> None:
+        """The same groups in more calls, so that the bits stay."""
+        now = min(self._groups_at_once, self._capacity())
+        if now <= 1:
+            raise self._too_large(point) from error
+        self._groups_at_once = now // 2
+        self._programs.clear()
 
-    def _known(self, what: str, point: int) -> Any:
-        """What tells the programs of one sweep apart."""
-        static = tuple(self.sweep.arguments_of(what, self.sweep.points[point]).items())
-        return what, static, () if what == "prepare" else _signature(self.traced[point].start)
+    def _too_large(self, point: int) -> TooLarge:
+        group, device = self.settings.group, self.devices[0]
+        at = f" at {self.sweep.points[point]}" if self.sweep.points[point] else ""
+        keys = [self._key(what, point) for what in self.sweep.functions]
+        done = [self._programs[key] for key in keys if self._is_done(key)]
+        needed = max((each.result().bytes for each in done if not each.exception()), default=0)
+        limit = runtime.memory_limit(device)
+        has = "" if limit is None else f", which has {_in_words(limit)} for this process at most"
+        return TooLarge(
+            f"a group of {group} network{'s' if group > 1 else ''}{at} does not fit into the "
+            f"memory of {device}{has}"
+            + (f": it needs {_in_words(needed)}" if needed else "")
+            + ("; give a smaller block= to begin with" if group > 1 else "; make it smaller")
+            + ", or free what other programs hold."
+        )
 
     def _capacity(self) -> int:
         """Groups that a device runs in one call, at every point: they may share programs."""
         group, devices = self.settings.group, len(self.devices)
-        stats = self.devices[0].memory_stats() or {}
-        limit = stats["bytes_limit"] * _SHARE if "bytes_limit" in stats else _CPU_BYTES
-        by_memory = int(limit // (self._row_bytes * group))
+        limit = runtime.memory_limit(self.devices[0])
+        share = _CPU_BYTES if limit is None else limit * _SHARE
+        by_memory = int(share // (self._row_bytes * group))
         wanted = math.ceil(min(self.sweep.rows, _MOST_ROWS) / (group * devices))
         return int(max(1, min(wanted, by_memory, self._groups_at_once)))
 
-    def program(self, what: str, point: int, *, keep: bool = True) -> Program:
+    # --- programs ---
+
+    @property
+    def programs(self) -> int:
+        """How many programs the whole sweep compiles."""
+        return len(self.rows)
+
+    def program(self, what: str, point: int) -> Program:
         """The compiled "prepare" or "fn" of a point, under the present settings."""
-        group, groups = self.settings.group, self._capacity()
-        known = (self._known(what, point), group, groups)
-        if known in self._programs:
-            return self._programs[known]
+        key = self._key(what, point)
+        if key not in self._programs:
+            self._begin_compiling(what, point)
+        return self._programs[key].result()
+
+    def _compile_near(self, point: int) -> None:
+        """Begin with what a point needs, and with as many after it as are compiled side by side."""
+        if self.side_by_side < 2 or point not in self.coming:
+            return
+        place = self.coming.index(point)
+        for each in self.coming[place : place + self.side_by_side]:
+            for what in self.sweep.functions:
+                self._begin_compiling(what, each)
+
+    def _key(self, what: str, point: int) -> Any:
+        traced = self.traced[point]
+        known = identity(self.sweep, what, self.sweep.points[point], traced.start)
+        return known, self.settings.group, self._capacity()
+
+    def _is_compiled(self, point: int) -> bool:
+        return all(self._is_done(self._key(what, point)) for what in self.sweep.functions)
+
+    def _is_done(self, key: Any) -> bool:
+        return key in self._programs and self._programs[key].done()
+
+    def _begin_compiling(self, what: str, point: int) -> None:
+        """In another thread where more than one is to be compiled and there are cores for it."""
+        key = self._key(what, point)
+        if key in self._programs:
+            return
+        known, group, groups = key
         row = abstract_row(self.sweep, what, self.sweep.points[point], self.traced[point].start)
-        program = Program(*row, group=group, groups=groups, devices=self.devices)
-        if keep:
-            self._programs[known] = program
-        return program
+        program = Program(
+            row[0], self.rows[known], row[1], group=group, groups=groups, devices=self.devices
+        )
+        if self.side_by_side > 1 and self.programs > 1:
+            if self._compilers is None:
+                self._compilers = ThreadPoolExecutor(self.side_by_side, "jinit-compiler")
+            self._programs[key] = self._compilers.submit(program.compile)
+            return
+        future: Future[Program] = Future()
+        future.set_result(program.compile())
+        self._programs[key] = future
+
+
+def _is_full(error: Exception) -> bool:
+    return "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _in_words(size: int) -> str:
+    for unit, least in (("GB", 1e9), ("MB", 1e6)):
+        if size >= least:
+            return f"{size / least:.3g} {unit}"
+    return f"{size:.0f} bytes"
 
 
 def group_for(group: int, block: int) -> int:
@@ -207,11 +350,6 @@ def group_for(group: int, block: int) -> int:
     while block % group:
         group //= 2
     return group
-
-
-def _signature(tree: Any) -> Any:
-    leaves, structure = jax.tree.flatten(tree)
-    return (structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves))
 
 
 def places(rows: int, group: int, capacity: int, devices: int) -> tuple[np.ndarray, np.ndarray]:

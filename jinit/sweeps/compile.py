@@ -20,7 +20,8 @@ from jinit.sweeps.grid import Sweep, traced_array
 
 _WORKED_ON = 8 * 2**20  # bytes that a group's busiest loop body makes on CPU; see usual_group
 _WIDEST_CPU, _WIDEST = 64, 4096
-_ELEMENTS = 2**31
+_FILLS, _FEWEST = 2**22, 64  # elements of one computation that fill an accelerator
+_HELD = 2**32  # bytes of the largest array that a group makes there
 
 
 class Output(NamedTuple):
@@ -34,34 +35,72 @@ class Output(NamedTuple):
     dims: tuple[str, ...]
 
 
+class Sizes(NamedTuple):
+    """What one row of a program makes, nested programs included."""
+
+    largest: int = 0
+    """bytes of the largest array"""
+    worked_on: int = 0
+    """bytes of all arrays that one pass of the busiest loop body makes"""
+    work: float = 0.0
+    """elements that are computed, a multiplication in a product being a share of one"""
+    products: float = 0.0
+    """the work of products alone"""
+    spread: float = 0.0
+    """the sum over products of their work times the elements that they compute at once"""
+
+    @property
+    def width(self) -> float:
+        """Elements that are computed at once, on average over the work of products."""
+        return self.spread / self.products if self.products else self.largest / 4
+
+
 class Traced(NamedTuple):
     """What tracing says of one point."""
 
     start: Any
     """abstract start, () without prepare"""
     shapes: dict[str, jax.ShapeDtypeStruct]
-    largest: int
-    """bytes of the largest array that one row makes"""
-    worked_on: int
-    """bytes of all arrays that one pass of its busiest loop body makes"""
+    sizes: Sizes
+    """the larger of both functions, and the work of both"""
 
 
-def trace_point(sweep: Sweep, point: Mapping[str, Any]) -> Traced:
-    """Abstract results of one row; the function's own error, with the point as a note."""
+Rows = dict[Any, jax.stages.Traced]
+"""Each function of a sweep, traced for one row, by `identity`."""
+
+
+def trace_point(sweep: Sweep, point: Mapping[str, Any], rows: Rows, platform: str) -> Traced:
+    """Abstract results of one row; the function's own error, with the point as a note.
+
+    What no point before has traced is added to `rows`.
+    """
     start: Any = ()
     out: Any = ()
-    sizes = []
+    found = []
     for what in sweep.functions:
         start = out
-        row, example = abstract_row(sweep, what, point, start)
+        known = identity(sweep, what, point, start)
         try:
-            jaxpr, out = jax.make_jaxpr(row, return_shape=True)(*example)
+            if known not in rows:
+                row, example = abstract_row(sweep, what, point, start)
+                rows[known] = jax.jit(row).trace(*example)
         except Exception as error:
             static = {name: sweep.label(name, value) for name, value in point.items()} or "all"
             error.add_note(f"jinit.sweep: {what} raised this while it was traced at {static}.")
             raise
-        sizes.append(_sizes(jaxpr.jaxpr))
-    return Traced(start, _checked(out, point), *map(max, zip(*sizes, strict=True)))
+        out = rows[known].out_info
+        found.append(_sizes(rows[known].jaxpr.jaxpr, platform))
+    largest = max(each.largest for each in found)
+    worked_on = max(each.worked_on for each in found)
+    totals = np.sum([each[2:] for each in found], 0).tolist()
+    return Traced(start, _checked(out, point), Sizes(largest, worked_on, *totals))
+
+
+def identity(sweep: Sweep, what: str, point: Mapping[str, Any], start: Any) -> Any:
+    """What tells the programs of one sweep apart."""
+    leaves, structure = jax.tree.flatten(start if what == "fn" else ())
+    shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+    return what, tuple(sweep.arguments_of(what, point).items()), structure, shapes
 
 
 def abstract_row(
@@ -98,20 +137,59 @@ def _checked(out: Any, point: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStru
     return dict(out)
 
 
-def _sizes(jaxpr: Any) -> tuple[int, int]:
-    """`Traced.largest` and `Traced.worked_on` of a program, nested ones included."""
+def _sizes(jaxpr: Any, platform: str) -> Sizes:
+    """Of a program, on the platform that it is compiled for."""
     largest = worked_on = made = 0
+    totals = np.zeros(3)
     for equation in jaxpr.eqns:
         for var in equation.outvars:
-            shape = getattr(var.aval, "shape", None)
-            dtype = getattr(var.aval, "dtype", None)
-            if shape is not None and isinstance(dtype, np.dtype):
-                size = math.prod(shape) * dtype.itemsize
-                largest, made = max(largest, size), made + size
-        for inner in jaxprs_in_params(equation.params):
-            sizes = _sizes(inner)
-            largest, worked_on = max(largest, sizes[0]), max(worked_on, sizes[1])
-    return largest, max(worked_on, made)
+            size = _elements(var) * getattr(getattr(var.aval, "dtype", None), "itemsize", 0)
+            largest, made = max(largest, size), made + size
+        inside = [_sizes(inner, platform) for inner in _inner(equation, platform)]
+        for sizes in inside:
+            largest, worked_on = max(largest, sizes.largest), max(worked_on, sizes.worked_on)
+        if inside:
+            times = equation.params.get("length", _PASSES if "cond_jaxpr" in equation.params else 1)
+            totals += times * np.array(max(sizes[2:] for sizes in inside))
+        else:
+            totals += _work(equation)
+    return Sizes(largest, max(worked_on, made), *totals.tolist())
+
+
+def _elements(var: Any) -> int:
+    return math.prod(getattr(var.aval, "shape", ()))
+
+
+def _inner(equation: Any, platform: str) -> list[Any]:
+    """The programs within an equation, without those that are for other platforms."""
+    listed = equation.params.get("branches_platforms")
+    if listed is None:
+        return list(jaxprs_in_params(equation.params))
+    called = {"gpu": ("cuda", "rocm")}.get(platform, (platform,))
+    own = [i for i, names in enumerate(listed) if names and not set(called).isdisjoint(names)]
+    return [equation.params["branches"][own[0] if own else -1].jaxpr]
+
+
+def _work(equation: Any) -> tuple[float, float, float]:
+    """`Sizes.work`, `products` and `spread` of one equation."""
+    made, name = sum(map(_elements, equation.outvars)), equation.primitive.name
+    if name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        summed = math.prod(equation.invars[0].aval.shape[i] for i in contracted)
+    elif name == "conv_general_dilated":
+        kernel = equation.invars[1].aval.shape
+        summed = math.prod(kernel) // max(
+            1, kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+        )
+    else:
+        return _COSTLY.get(name, 1.0) * made, 0.0, 0.0
+    work = _PRODUCT * made * summed
+    return work, work, work * made
+
+
+_PRODUCT = 1 / 4  # a multiplication and addition in a product, of an element's other computations
+_COSTLY = {"random_bits": 64.0, "threefry2x32": 32.0, "sort": 32.0}
+_PASSES = 1000  # of a loop whose length is not known
 
 
 def outputs_of(sweep: Sweep, traced: list[Traced]) -> tuple[Output, ...]:
@@ -179,20 +257,27 @@ def _check_sizes(outputs: list[Output]) -> None:
                 )
 
 
-def usual_group(sweep: Sweep, traced: list[Traced], *, cpu: bool, devices: int = 1) -> int:
+def usual_group(platform: str, sizes: Sizes, *, rows: int, devices: int = 1) -> int:
     """How many rows are vmapped together: a power of two that is known before anything runs.
 
     On CPU the widest for which what a loop body makes stays in a core's caches: wider groups spend
     their time on memory, narrower ones on dispatch. Everything is counted, also what is fused away,
-    and the bound was found by measuring (benchmarks/README.md). Elsewhere as many as there are, up
-    to 4096; `Program` tells whether they fit. A small sweep leaves something for every device.
+    and the bound was found by measuring (benchmarks/README.md). Elsewhere as many as fill the chip:
+    those whose largest array in the busiest loop body has 4 million elements, from 64 to 4096.
+    Fewer leave it idle, and more leave its cache, as measured on an H100:
+
+        network, batch     elements        256    1024   4096   8192
+        16-16-1, 272       4352            0.45   1.00   0.84   0.85   -> 1024
+        10 x 64, 128       8192            within 5 % of each other    -> 512
+
+    The compiled program tells whether they fit. A small sweep leaves something for every device.
     """
-    if cpu:
-        most = min(_WORKED_ON // max(1, *(each.worked_on for each in traced)), _WIDEST_CPU)
+    if platform == "cpu":
+        most = min(_WORKED_ON // max(1, sizes.worked_on), _WIDEST_CPU)
     else:
-        most = min(_WIDEST, _ELEMENTS // max(1, *(each.largest for each in traced)))
-    most = max(1, min(most, sweep.rows // devices))
-    return int(2 ** math.floor(math.log2(most)))
+        fills = int(_FILLS / max(1.0, sizes.width))
+        most = min(max(_FEWEST, fills), _WIDEST, _HELD // max(1, sizes.largest))
+    return int(2 ** math.floor(math.log2(max(1, min(most, rows // devices)))))
 
 
 def row_bytes(traced: Traced) -> int:
@@ -206,21 +291,22 @@ def _itemsize(dtype: Any) -> int:
 
 
 class Program:
-    """One function at one point, over groups on all devices; compiled when it is made."""
+    """One function at one point, over groups on all devices; lowered when it is made."""
 
     def __init__(
         self,
-        one: Callable[..., Any],
+        row: Callable[..., Any],
+        traced: jax.stages.Traced,
         example: tuple[Any, ...],
         *,
         group: int,
         groups: int,
         devices: tuple[jax.Device, ...],
     ) -> None:
-        """Compile `one` of a row, given its abstract arguments; at most `groups` run in a call."""
+        """Of a row, its trace and its abstract arguments; at most `groups` run in a call."""
         self.groups = groups
         mesh, split = Mesh(np.array(devices), ("devices",)), PartitionSpec("devices")
-        over = _over_groups(one, example, group, groups)
+        over = _over_groups(row, traced.out_info, group, groups)
         mapped = jax.shard_map(
             over, mesh=mesh, in_specs=(split, split), out_specs=split, check_vma=False
         )
@@ -231,7 +317,14 @@ class Program:
             lambda a: jax.ShapeDtypeStruct((rows, *a.shape), a.dtype, sharding=self.sharding),
             example,
         )
-        self.compiled = jax.jit(mapped).lower(counts, args).compile()
+        self._lowered: jax.stages.Lowered | None = jax.jit(mapped).lower(counts, args)
+
+    def compile(self) -> "Program":
+        """XLA's part, which other threads may do: tracing depends on jax's settings of a thread."""
+        assert self._lowered is not None
+        self.compiled = self._lowered.compile()
+        self._lowered = None
+        return self
 
     def __call__(self, counts: np.ndarray, args: Any) -> Any:
         """Groups per device `[devices]`, and arguments with a leading axis of rows."""
@@ -250,7 +343,7 @@ class Program:
 
 
 def _over_groups(
-    one: Callable[..., Any], example: tuple[Any, ...], group: int, groups: int
+    one: Callable[..., Any], shapes: Any, group: int, groups: int
 ) -> Callable[..., Any]:
     """`(count [1], args [groups * group, ...])` on one device: `count` groups in sequence."""
 
@@ -264,7 +357,6 @@ def _over_groups(
         if groups == 1:  # without a loop, whose arguments XLA would copy
             return of_group(args)
         grouped = jax.tree.map(lambda leaf: leaf.reshape(groups, group, *leaf.shape[1:]), args)
-        shapes = jax.eval_shape(one, *example)
         out = jax.tree.map(lambda leaf: _zeros((groups, group, *leaf.shape), leaf.dtype), shapes)
 
         def body(i: jax.Array, out: Any) -> Any:

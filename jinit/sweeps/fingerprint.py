@@ -9,7 +9,7 @@ import numpy as np
 
 from jinit.runtime import numerics
 from jinit.sweeps.blocks import Runner
-from jinit.sweeps.compile import abstract_row
+from jinit.sweeps.compile import identity
 
 _WORDS = {
     "static": "static axes", "traced": "traced axes", "dims": "dims", "block": "block",
@@ -30,19 +30,18 @@ def fingerprint(runner: Runner) -> dict[str, Any]:
             own = sweep.arguments_of(what, point)
             name = f"{what}({', '.join(f'{k}={sweep.label(k, v)}' for k, v in own.items())})"
             if name not in programs:
-                programs[name] = _hash(*abstract_row(sweep, what, point, traced.start))
+                programs[name] = _hash(runner.rows[identity(sweep, what, point, traced.start)])
     return {**sweep.description, "programs": programs, **surroundings(runner)}
 
 
 def surroundings(runner: Runner) -> dict[str, Any]:
     """Platform, jax version and numerics flags."""
     return {
-        "platform": runner.devices[0].platform, "jax": jax.__version__, "numerics": numerics(),
+        "platform": runner.platform, "jax": jax.__version__, "numerics": numerics(),
     }  # fmt: skip
 
 
-def _hash(function: Any, example: Any) -> str:
-    traced = jax.jit(function).trace(*example)
+def _hash(traced: jax.stages.Traced) -> str:
     digest = hashlib.sha256(traced.lower().as_text().encode())
     # Newer versions of jax pass constants beside the program instead of within it.
     for constant in traced.jaxpr.consts:

@@ -8,14 +8,16 @@ _EVERY = 10.0  # seconds between plain lines
 
 
 class Reporter:
-    """Networks done, networks per second, time left and how many were there already."""
+    """What is done now: programs compiled; networks, their pace and the time left."""
 
-    def __init__(self, total: int, resumed: int, *, show: bool) -> None:
-        """`resumed` of `total` networks were in the store."""
-        self.total, self.resumed, self.done, self.show = total, resumed, resumed, show
+    def __init__(self, *, show: bool) -> None:
+        """Say nothing yet."""
+        self.show = show
+        self.total = self.resumed = self.done = 0
         self._bar: Any = None
         self._task: Any = None
         self._start = self._last = time.monotonic()
+        self._paced = (0, self._start)  # networks that were done, and when, as the pace began
 
     def __enter__(self) -> "Reporter":
         """Show the start."""
@@ -28,16 +30,41 @@ class Reporter:
                 TextColumn("left"), console=Console(stderr=True),
             )  # fmt: skip
             self._bar.start()
-            self._task = self._bar.add_task(self._words(0.0), total=self.total, completed=self.done)
-        elif self.show and self.resumed:
-            self._line(f"{self.resumed:,} of {self.total:,} networks are in the store already")
+            self._task = self._bar.add_task("", total=None)
         return self
 
+    def compiling(self, programs: int, at_once: int) -> None:
+        """What a sweep begins with."""
+        words = f"compiling {programs} program{'s' if programs > 1 else ''}"
+        if min(programs, at_once) > 1:
+            words += f", {min(programs, at_once)} at a time"
+        if self._bar is not None:
+            self._bar.update(self._task, description=words)
+        elif self.show and programs > 1:
+            self._line(words)
+
+    def begin(self, total: int, resumed: int) -> None:
+        """`resumed` of `total` networks were in the store."""
+        self.total, self.resumed, self.done = total, resumed, resumed
+        if self._bar is not None:
+            self._bar.update(
+                self._task, total=total, completed=resumed, description=self._words(0.0)
+            )
+        elif self.show and resumed:
+            self._line(f"{resumed:,} of {total:,} networks are in the store already")
+
     def advance(self, networks: int) -> None:
-        """So many more are done."""
+        """So many more are done.
+
+        The pace is that of the blocks after the first, which waits for its program.
+        """
         self.done += networks
         now = time.monotonic()
-        rate = (self.done - self.resumed) / max(now - self._start, 1e-9)
+        since, begun = self._paced
+        if not since:
+            self._paced = (self.done, now)
+            since, begun = self.resumed, self._start
+        rate = (self.done - since) / max(now - begun, 1e-9)
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, description=self._words(rate))
         elif self.show and (now - self._last > _EVERY or self.done == self.total):

@@ -1,8 +1,10 @@
 """`sweep`: from a function and axes to a dataset, by way of a store if one is given."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -11,17 +13,20 @@ import jax
 import numpy as np
 import xarray as xr
 
-from jinit import checks
-from jinit.sweeps.blocks import Runner, Settings, blocks_of
+from jinit import checks, runtime
+from jinit.sweeps.blocks import Runner, Settings, TooLarge, blocks_of
 from jinit.sweeps.datasets import Damaged, assemble
-from jinit.sweeps.extent import Block
+from jinit.sweeps.extent import Block, Extent
 from jinit.sweeps.fingerprint import differences, fingerprint, surroundings
 from jinit.sweeps.grid import Sweep
 from jinit.sweeps.progress import Reporter
 from jinit.sweeps.store import MemoryStore, Store, StoreError
 from jinit.sweeps.zarr_store import ZarrStore, check_place
 
-_IN_FLIGHT = 32  # blocks handed to an executor and not yet written
+_IN_FLIGHT = 32  # blocks handed to an executor and not yet computed
+_UNWRITTEN = 2  # blocks that are computed and wait for the disk
+
+Arrays = dict[str, np.ndarray]
 
 
 def sweep(
@@ -62,7 +67,8 @@ def sweep(
             other values of traced axes, in any order, what it holds is not computed again. With
             fewer the answer is what it holds. Two processes may write to one store: both write the
             same.
-        block: networks that are stored at once; None measures what takes about three seconds.
+        block: networks that are stored at once; None is what surely takes no more than a few
+            seconds, from the sizes of what is computed.
         shard: (i, n): compute only every n-th block, from the i-th (from 0). All shards share one
             store, and the last to finish returns the whole dataset; the others' has NaN where
             blocks are missing. Under `jax.distributed` the default is this process's.
@@ -77,6 +83,8 @@ def sweep(
     Raises:
         ValueError, TypeError: axes, outputs or a store that do not fit; see `Sweep`. An error of
             `fn` itself is raised as it is, with the point as a note.
+        RuntimeError: a device that is asked for and not there; networks that do not fit into its
+            memory, one at a time.
     """
     beside = {"static": static, "traced": traced, "prepare": prepare, "dims": dims}
     given = [name for name, value in beside.items() if value is not None]
@@ -90,6 +98,7 @@ def sweep(
         )
     else:
         plan = fn
+    runtime.check_device()
     progress, part = checks.flag("progress", progress), _shard(shard)
     if part != (0, 1) and store is None:
         raise ValueError(
@@ -105,12 +114,13 @@ def sweep(
     begun = store is not None and os.path.exists(store)
     block = _checked_block(block, None if begun else plan.rows)
     runner = Runner(plan)
-    kept = _store(store, runner, block)
-    runs = kept.extent.runs_of(plan.grid)
-    needed = np.unique(runs // kept.extent.block)
-    mine = needed[part[0] :: part[1]]
-    done = kept.done()
-    _fill(kept, runner, mine, mine[~done[mine]], executor, progress)
+    with closing(runner), Reporter(show=progress) as reporter:
+        kept, first = _store(store, runner, block, part[0], executor, reporter)
+        runs = kept.extent.runs_of(plan.grid)
+        needed = np.unique(runs // kept.extent.block)
+        mine = needed[part[0] :: part[1]]
+        done = kept.done()
+        _fill(kept, runner, mine, mine[~done[mine]], executor, reporter, first)
     while True:
         done = kept.done()
         try:
@@ -119,7 +129,8 @@ def sweep(
             again = np.intersect1d(error.blocks, mine)
             if not len(again):
                 raise
-            _fill(kept, runner, mine, again, executor, progress, anew=True)
+            with closing(runner), Reporter(show=progress) as reporter:
+                _fill(kept, runner, mine, again, executor, reporter, anew=True)
 
 
 def load(store: str | os.PathLike[str], *, partial: bool = False, lazy: bool = False) -> xr.Dataset:
@@ -188,7 +199,10 @@ class DryRun(NamedTuple):
 
 
 def dry_run(plan: Sweep, *, block: int | None = None) -> DryRun:
-    """Count networks, blocks, compilations and bytes, and time one group of the costliest point."""
+    """Count networks, blocks, compilations and bytes, and time one group of the costliest point.
+
+    The time is measured: the programs of that point are compiled and run, as `sweep` would.
+    """
     if not isinstance(plan, Sweep):
         raise TypeError(
             f"plan must be a Sweep, as in jinit.dry_run(jinit.Sweep(fn, ...)), got "
@@ -196,7 +210,7 @@ def dry_run(plan: Sweep, *, block: int | None = None) -> DryRun:
         )
     block = _checked_block(block, plan.rows)
     runner = Runner(plan)
-    settings = runner.choose(block)
+    settings = runner.choose(block, fitting=True)
     per_group = runner.seconds_per_group(settings.group)
     at_once = settings.group * len(runner.devices)
     row = sum(int(np.prod(o.shape, dtype=int)) * o.dtype.itemsize for o in runner.outputs)
@@ -207,19 +221,33 @@ def dry_run(plan: Sweep, *, block: int | None = None) -> DryRun:
     )  # fmt: skip
 
 
-def _store(place: str | os.PathLike[str] | None, runner: Runner, block: int | None) -> Store:
-    """Memory, or a store on disk: made if it is not there; compared, and grown, if it is."""
+def _store(
+    place: str | os.PathLike[str] | None,
+    runner: Runner,
+    block: int | None,
+    shard: int,
+    executor: Executor | None,
+    reporter: Reporter,
+) -> tuple[Store, dict[int, Arrays]]:
+    """Memory, or a store on disk: made if it is not there; compared, and grown, if it is.
+
+    With the first block of what is made here, which is computed before: its group then fits.
+    """
+    first: dict[int, Arrays] = {}
     if place is None:
-        settings = runner.choose(block)
+        settings, first = _begin(runner, block, shard, executor, reporter)
         made_for = runner.sweep.description | surroundings(runner) | settings._asdict()
-        return MemoryStore(made_for, runner.outputs, blocks_of(runner.sweep, settings.block))
+        return MemoryStore(made_for, runner.outputs, blocks_of(runner.sweep, settings.block)), first
     path = Path(place)
     check_place(path)
     now = fingerprint(runner)
     if not path.exists():
-        settings = runner.choose(block)
+        settings, first = _begin(runner, block, shard, executor, reporter)
         ZarrStore.create(path, now | settings._asdict(), runner.outputs, len(runner.sweep.points))
+        now |= settings._asdict()
     kept = ZarrStore(path, write=True)
+    if first and not _is_begun_alike(kept, runner.sweep, now):  # another process was faster
+        first = {}
     now |= {"group": kept.made_for["group"], "block": block or kept.made_for["block"]}
     different = differences(kept.made_for, now)
     if different:
@@ -229,7 +257,44 @@ def _store(place: str | os.PathLike[str] | None, runner: Runner, block: int | No
         )
     while not kept.extent.holds(runner.sweep.grid):
         kept.grow(runner.sweep.grid)
-    return kept
+    return kept, first
+
+
+def _is_begun_alike(kept: Store, plan: Sweep, made_for: Mapping[str, Any]) -> bool:
+    """Whether a store's first blocks are those of a sweep, in the same groups."""
+    begun = kept.extent.grids[0]
+    same = begun == plan.grid and list(begun.traced) == list(plan.grid.traced)
+    return same and all(kept.made_for[name] == made_for[name] for name in ("group", "block"))
+
+
+def _begin(
+    runner: Runner, block: int | None, shard: int, executor: Executor | None, reporter: Reporter
+) -> tuple[Settings, dict[int, Arrays]]:
+    """Group and block of a sweep that is begun here, with the shard's first block.
+
+    The group is halved until it fits into the memory that other programs leave. Workers of an
+    executor compile, and have memory, of their own.
+    """
+    if executor is not None:
+        return runner.choose(block), {}
+    reporter.compiling(runner.programs, runner.side_by_side)
+    settings = runner.choose(block, fitting=True)
+    blocks = blocks_of(runner.sweep, settings.block)
+    if shard >= len(blocks):
+        return settings, {}
+    runner.coming = _points(blocks, range(shard, len(blocks)))
+    while True:
+        try:
+            return settings, {shard: runner.run(blocks[shard], settings)}
+        except TooLarge:
+            if settings.group == 1:
+                raise
+            settings = settings._replace(group=settings.group // 2)
+
+
+def _points(blocks: Extent, numbers: Iterable[int]) -> list[int]:
+    """The points of blocks, each once, in that order."""
+    return list(dict.fromkeys(blocks[i].point for i in numbers))
 
 
 def _fill(
@@ -238,26 +303,41 @@ def _fill(
     mine: np.ndarray,
     missing: np.ndarray,
     executor: Executor | None,
-    progress: bool,
+    reporter: Reporter,
+    first: Mapping[int, Arrays] | None = None,
     *,
     anew: bool = False,
 ) -> None:
-    """Compute what is missing of a shard and write it, `anew` also what is done."""
+    """Compute what is missing of a shard and write it, `anew` also what is done.
+
+    One thread writes, in order, while the next blocks are computed.
+    """
     settings, blocks = Settings(kept.made_for["group"], kept.made_for["block"]), kept.extent
     total = sum(blocks[i].rows for i in mine)
-    resumed = total - sum(blocks[i].rows for i in missing)
-    with Reporter(total, resumed, show=progress) as reporter:
+    reporter.begin(total, total - sum(blocks[i].rows for i in missing))
+    runner.coming = _points(blocks, missing.tolist())
 
-        def waiting() -> Iterator[tuple[int, Block]]:
-            for i in map(int, missing):
-                if not anew and kept.is_done(i):  # by another process, in the meantime
-                    reporter.advance(blocks[i].rows)
-                else:
-                    yield i, blocks[i]
+    def waiting() -> Iterator[tuple[int, Block]]:
+        for i in map(int, missing):
+            if not anew and kept.is_done(i):  # by another process, in the meantime
+                reporter.advance(blocks[i].rows)
+            else:
+                yield i, blocks[i]
 
-        for i, values in _results(runner, settings, waiting(), executor):
-            kept.write(i, values)
-            reporter.advance(blocks[i].rows)
+    with ThreadPoolExecutor(1, "jinit-writer") as writer:
+        unwritten: deque[tuple[int, Future[None]]] = deque()
+
+        def until(most: int) -> None:
+            """Hear of blocks that are written, and wait until no more than so many are not."""
+            while unwritten and (len(unwritten) > most or unwritten[0][1].done()):
+                rows, written = unwritten.popleft()
+                written.result()
+                reporter.advance(rows)
+
+        for i, values in _results(runner, settings, waiting(), executor, first or {}):
+            until(_UNWRITTEN - 1)
+            unwritten.append((blocks[i].rows, writer.submit(kept.write, i, values)))
+        until(0)
 
 
 def _results(
@@ -265,14 +345,22 @@ def _results(
     settings: Settings,
     blocks: Iterator[tuple[int, Block]],
     executor: Executor | None,
-) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """(number, arrays) of blocks, as they are finished."""
+    first: Mapping[int, Arrays],
+) -> Iterator[tuple[int, Arrays]]:
+    """(number, arrays) of blocks, as they are finished; `first` are those that are."""
     if executor is None:
-        for i, block in blocks:
-            yield i, runner.run(block, settings)
+        now = next(blocks, None)
+        while now is not None:
+            following = next(blocks, None)
+            i, block = now
+            if i in first:
+                yield i, first[i]
+            else:
+                yield i, runner.run(block, settings, following[1] if following else None)
+            now = following
         return
     name = uuid4().hex
-    running: dict[Future[dict[str, np.ndarray]], int] = {}
+    running: dict[Future[Arrays], int] = {}
     try:
         while True:
             while len(running) < _IN_FLIGHT and (following := next(blocks, None)) is not None:
@@ -290,7 +378,7 @@ def _results(
 _RUNNERS: dict[str, Runner] = {}  # one at most, in a worker's process
 
 
-def _in_worker(name: str, plan: Sweep, settings: Settings, block: Block) -> dict[str, np.ndarray]:
+def _in_worker(name: str, plan: Sweep, settings: Settings, block: Block) -> Arrays:
     """A block in a worker's process, which keeps the sweep's programs from block to block."""
     runner = _RUNNERS.get(name)
     if runner is None:

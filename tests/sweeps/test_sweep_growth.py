@@ -57,9 +57,9 @@ def computed(monkeypatch):
     seen = []
     real = Runner.run
 
-    def counted(self, block, settings):
+    def counted(self, block, *rest):
         seen.append(block.rows)
-        return real(self, block, settings)
+        return real(self, block, *rest)
 
     monkeypatch.setattr(Runner, "run", counted)
     return seen
@@ -266,9 +266,9 @@ def never(patch):
 
 
 computed = []
-def counted(self, block, settings):
+def counted(self, block, *rest):
     computed.append(block.rows)
-    return compute(self, block, settings)
+    return compute(self, block, *rest)
 Runner.run = counted
 
 for instant in (before_the_new_extent, before_the_arrays_are_longer, before_a_block_is_done,
@@ -287,6 +287,7 @@ for instant in (before_the_new_extent, before_the_arrays_are_longer, before_a_bl
 """
 
 
+@pytest.mark.cpu
 @pytest.mark.script
 def test_growing_is_killed_at_its_worst_instants_and_resumed(copy, whole, begun):
     """A process that has computed nothing forks, so that only one has to import jax."""

@@ -22,6 +22,7 @@ HERE = Path(__file__).parent
 PATH = os.pathsep.join([str(Path(jinit.__file__).parents[1]), str(HERE)])
 
 
+@pytest.mark.cpu
 @pytest.mark.script
 def test_a_pool_of_processes(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", PATH)
@@ -47,6 +48,7 @@ def test_an_error_of_the_function_comes_back_before_any_worker_starts():
         jinit.sweep(broken, traced={"a": [1.0]}, executor=Never(), progress=False)
 
 
+@pytest.mark.cpu
 @pytest.mark.long
 @pytest.mark.script
 @pytest.mark.filterwarnings("ignore")  # dask's own, about a worker that is gone
@@ -115,6 +117,7 @@ def test_the_jobs_of_an_array_share_one_store_as_the_page_says(tmp_path, monkeyp
     assert not any(jinit.load("trainability.zarr").isnull().any().to_array())
 
 
+@pytest.mark.cpu
 @pytest.mark.script
 def test_two_processes_under_jax_distributed_start_at_the_same_moment(tmp_path):
     with socket.socket() as free:
@@ -137,6 +140,7 @@ def test_two_processes_under_jax_distributed_start_at_the_same_moment(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["s.zarr"]
 
 
+@pytest.mark.cpu
 @pytest.mark.long
 @pytest.mark.script
 def test_kills_at_random_instants_change_nothing():

@@ -46,9 +46,9 @@ def computed(monkeypatch):
     seen = []
     real = Runner.run
 
-    def counted(self, block, settings):
+    def counted(self, block, *rest):
         seen.append((block.point, block.first))
-        return real(self, block, settings)
+        return real(self, block, *rest)
 
     monkeypatch.setattr(Runner, "run", counted)
     return seen
@@ -253,8 +253,8 @@ def test_two_writers_write_the_same(tmp_path, finished, monkeypatch):
     store, seconds = tmp_path / "s.zarr", []
     real = Runner.run
 
-    def interrupted(self, block, settings):
-        found = real(self, block, settings)
+    def interrupted(self, block, *rest):
+        found = real(self, block, *rest)
         if (block.point, block.first) == (0, 8) and not seconds:
             seconds.append(None)
             seconds.append(run(store))
@@ -263,6 +263,27 @@ def test_two_writers_write_the_same(tmp_path, finished, monkeypatch):
     monkeypatch.setattr(Runner, "run", interrupted)
     assert run(store).identical(finished[1])
     assert seconds[1].identical(finished[1])
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [{}, {"seeds": [3, 2, 1, 0]}, {"traced": {"shift": [0.0, 1.0], "gain": [0.5, 1.0, 2.0]}}],
+)
+def test_a_store_that_another_begins_while_the_first_block_is_computed(
+    begun, tmp_path, finished, monkeypatch
+):
+    """Its first block may hold other rows, seeds and axes being in another order."""
+    store, seconds = tmp_path / "s.zarr", []
+    real = Runner.run
+
+    def slow(self, block, *rest):
+        if not seconds:
+            seconds.append(None)
+            run(store, **begun, shard=(1, 2))
+        return real(self, block, *rest)
+
+    monkeypatch.setattr(Runner, "run", slow)
+    assert run(store).identical(finished[1])
 
 
 SMALL_DISK = """
@@ -286,6 +307,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.cpu
 @pytest.mark.script
 def test_a_full_disk_is_one_sentence_and_nothing_is_lost(tmp_path, finished, computed):
     """A real refusal of the operating system to write on."""
