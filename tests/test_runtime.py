@@ -1,5 +1,6 @@
 """The machine: its name, programs that run once, and the way round a hang in jaxlib 0.10."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import jinit
-from jinit.runtime import _MALLOC, _platform, configure, device_name, jit_once, keys_after
+from jinit.runtime import _MALLOC, _platform, configure, device_name, jit_once, keys_after, pace
 
 X = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 
@@ -71,6 +72,18 @@ def test_what_runs_once_is_compiled_with_the_options_of_its_platform(
     assert given == []  # the platform is asked for when there is something to compute
     assert [float(once(jnp.float32(i))) for i in range(2)] == [1, 2]
     assert given == [{"compiler_options": options}]
+
+
+def test_the_pace_of_compiling_is_never_that_of_a_cache(caplog):
+    """What a map would take is told from it, also when nothing of the map is kept."""
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    with caplog.at_level(logging.DEBUG, "jax._src.compiler"):
+        for _ in range(2):
+            assert pace().compile_seconds > 0
+    said = [each.getMessage() for each in caplog.records if "'jit_train'" in each.getMessage()]
+    assert any("MISS" in each or "Not writing" in each for each in said)
+    assert not [each for each in said if "cache hit" in each]
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == before
 
 
 def test_a_default_device_tells_the_platform():
