@@ -84,6 +84,13 @@ class Extent(Sequence[Block]):
         """Whether the sweep of the last grid computes all blocks that are not done."""
         return bool(done[: int(self._firsts[-2])].all())
 
+    def sizes(self, numbers: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Point and rows of each of these blocks."""
+        i = np.searchsorted(self._firsts, numbers, side="right") - 1
+        points, within = np.divmod(numbers - self._firsts[i], np.asarray(self._per_point)[i])
+        added = np.asarray([len(each) for each in self._added])[i]
+        return points, np.minimum(self.block, added - within * self.block)
+
     def __getitem__(self, number: Any) -> Any:
         """A block; it may hold rows that nobody asks for now."""
         if not 0 <= number < len(self):

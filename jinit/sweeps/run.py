@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
@@ -292,9 +292,9 @@ def _begin(
             settings = settings._replace(group=settings.group // 2)
 
 
-def _points(blocks: Extent, numbers: Iterable[int]) -> list[int]:
+def _points(blocks: Extent, numbers: Any) -> list[int]:
     """The points of blocks, each once, in that order."""
-    return list(dict.fromkeys(blocks[i].point for i in numbers))
+    return list(dict.fromkeys(blocks.sizes(np.asarray(numbers, int))[0].tolist()))
 
 
 def _fill(
@@ -313,9 +313,9 @@ def _fill(
     One thread writes, in order, while the next blocks are computed.
     """
     settings, blocks = Settings(kept.made_for["group"], kept.made_for["block"]), kept.extent
-    total = sum(blocks[i].rows for i in mine)
-    reporter.begin(total, total - sum(blocks[i].rows for i in missing))
-    runner.coming = _points(blocks, missing.tolist())
+    total = int(blocks.sizes(mine)[1].sum())
+    reporter.begin(total, total - int(blocks.sizes(missing)[1].sum()))
+    runner.coming = _points(blocks, missing)
 
     def waiting() -> Iterator[tuple[int, Block]]:
         for i in map(int, missing):
