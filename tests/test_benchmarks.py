@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import against
+from benchmarks import against, gpu
 from benchmarks.worker import ENTRIES, PEERS
 from benchmarks.workloads import WORKLOADS
 
@@ -52,6 +52,48 @@ def test_compare_on_tiny_networks(tmp_path):
     assert 0 < results["peers"]["jit(vmap)"]["difference"] < 1e-3
     assert "| batch norm |" in (tmp_path / "speed.md").read_text()
     assert (tmp_path / "speed.png").stat().st_size > 10_000
+
+
+@pytest.mark.long
+@pytest.mark.script
+def test_the_accelerators_script_on_tiny_networks(tmp_path):
+    """A row, the card's own, what was left out, table and figure; on a CPU."""
+    command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(tmp_path), "--only"]
+    how = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 300}
+    done = subprocess.run([*command, "ceilings", "typical", "--small"], **how)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "gpu.json").read_text())
+    row = results["parts"]["typical"]
+    assert not row["failed"]
+    assert max(row["difference"].values()) < 1e-4
+    assert {len(seconds) for seconds in row["seconds"].values()} == {gpu.ROUNDS}
+    assert gpu.left_out(results) == [n for n in gpu.ORDER if n not in ("ceilings", "typical")]
+    text = (tmp_path / "gpu.md").read_text()
+    assert "| typical (4) |" in text
+    assert "these are no speeds" in text
+    assert (tmp_path / "gpu.png").stat().st_size > 10_000
+
+
+@pytest.mark.script
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="there is an accelerator")
+def test_without_an_accelerator_it_says_so(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "benchmarks.gpu", "--out", str(tmp_path)],
+                          cwd=ROOT, capture_output=True, text=True, timeout=100)  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith(
+        "there is no accelerator here; --small tries the program on a CPU."
+    )
+
+
+def test_what_fails_or_is_slower_on_an_accelerator_shows():
+    row = {"networks": 2, "steps": 5, "flops": 1e9, "failed": {"torch graph": "RuntimeError: no"},
+           "seconds": {"jinit": [2.0] * 3, "jit(vmap)": [1.0] * 3}, "compile": {"jinit": 1.0},
+           "difference": {"jinit": 0.0, "jit(vmap)": 0.0}}  # fmt: skip
+    results = {"device": "d", "jax": "j", "date": "today", "small": False,
+               "parts": {"deep": row, "sweep": {"error": "out of memory"}}}  # fmt: skip
+    assert "| **0.50** | RuntimeError: no |" in gpu.table(results)
+    assert "deep" not in gpu.left_out(results)
+    assert {"sweep", "wide"} <= set(gpu.left_out(results))
 
 
 def test_work_is_counted_by_hand():

@@ -156,9 +156,10 @@ def func(work: Workload, networks: int) -> Built:
     return Built(gradients if work.kind == "gradients" else train, 0.0)
 
 
-def bmm(work: Workload, networks: int) -> Built:
-    """All networks in one batched product per layer, written by hand."""
-    x, y = _data(work)
+def bmm(work: Workload, networks: int, device: str = "cpu") -> Built:
+    """All networks in one batched product per layer, written by hand; on a GPU as a CUDA graph."""
+    x, y = (array.to(device) for array in _data(work))
+    starts = [w.to(device) for w in _starts(work, networks)]
 
     def forward(weights: list[torch.Tensor], biases: Any, norms: Any, count: int) -> torch.Tensor:
         h = x.expand(count, *x.shape)
@@ -186,48 +187,81 @@ def bmm(work: Workload, networks: int) -> Built:
     def fresh(count: int, weights: list[torch.Tensor]) -> Any:
         weights = [w.expand(count, -1, -1).clone().requires_grad_() for w in weights]
         shapes = [(count, 1, w.shape[-1]) for w in weights]
-        biases = [
-            torch.zeros(s, dtype=weights[0].dtype, requires_grad=True) if work.bias else None
-            for s in shapes
-        ]
+        how: Any = {"dtype": weights[0].dtype, "device": device}
+        biases = [torch.zeros(s, requires_grad=True, **how) if work.bias else None for s in shapes]
         norms = [
             (
-                torch.ones(s, requires_grad=True), torch.zeros(s, requires_grad=True),
-                torch.zeros(s), torch.ones(s),
+                torch.ones(s, requires_grad=True, **how), torch.zeros(s, requires_grad=True, **how),
+                torch.zeros(s, **how), torch.ones(s, **how),
             )
             for s in shapes[:-1]
         ] if work.batch_norm else []  # fmt: skip
         return weights, biases, norms
 
-    def train() -> np.ndarray:
-        weights, biases, norms = fresh(networks, _starts(work, networks))
-        rates = _rates(work, networks, len(weights))
+    def training() -> tuple[Any, list[torch.Tensor]]:
+        """A function that makes one step and returns the losses before it; what it changes."""
+        weights, biases, norms = fresh(networks, starts)
+        rates = [rate.to(device) for rate in _rates(work, networks, len(weights))]
         learned = [
             (p, rates[i].reshape(-1, 1, 1))
             for i in range(len(weights))
             for p in (weights[i], biases[i], *(norms[i][:2] if i < len(norms) else ()))
             if p is not None
         ]
-        for _ in range(work.steps):
+
+        def step() -> torch.Tensor:
             value = losses(forward(weights, biases, norms, networks), networks)
             found = torch.autograd.grad(value.sum(), [p for p, _ in learned])
             with torch.no_grad():
                 for (p, rate), g in zip(learned, found, strict=True):
                     p -= rate * g
-        return value.detach().numpy()
+            return value.detach()
+
+        return step, [p for p, _ in learned] + [p for norm in norms for p in norm[2:]]
+
+    def train() -> np.ndarray:
+        step, _ = training()
+        for _ in range(work.steps):
+            value = step()
+        return value.numpy()
 
     def gradients() -> np.ndarray:
         results = []
         for j in range(networks // work.bases):
-            scaled = [w * float(work.numbers[j]) for w in _starts(work, work.bases)]
+            scaled = [w[: work.bases] * float(work.numbers[j]) for w in starts]
             weights, biases, _ = fresh(work.bases, scaled)
             value = losses(forward(weights, biases, [], work.bases), work.bases)
             found = torch.autograd.grad(value.sum(), weights)
             squares = torch.stack([g.square().mean((1, 2)) for g in found], dim=1)
-            results.append((0.5 * torch.log10(squares)).numpy())
+            results.append((0.5 * torch.log10(squares)).cpu().numpy())
         return np.concatenate(results)
 
-    return Built(gradients if work.kind == "gradients" else train, 0.0)
+    if work.kind == "gradients":
+        return Built(gradients, 0.0)
+    return Built(train, 0.0) if device == "cpu" else _graph(work.steps, *training())
+
+
+def _graph(steps: int, step: Any, changed: list[torch.Tensor]) -> Built:
+    """The step captured once, and replayed from the same start in every run."""
+    start = [p.detach().clone() for p in changed]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        value = step()
+
+    def run() -> np.ndarray:
+        with torch.no_grad():
+            for p, first in zip(changed, start, strict=True):
+                p.copy_(first)
+        for _ in range(steps):
+            graph.replay()
+        return value.cpu().numpy()
+
+    return Built(run, 0.0)
 
 
 ENTRIES = {"PyTorch loop": loop, "torch.func": func, "torch.bmm": bmm}

@@ -1,62 +1,74 @@
 """Training with the layers taken apart and samples as rows: the form of accelerators.
 
 There a step that slices its weights out of stacked arrays, and writes gradients and moments back
-into them, waits for memory, and batches are multiplied fastest as rows. So parameters, optimizer
-state and statistics are taken apart once before a run and stacked once after it. An optimizer that
-looks at whole arrays (a global norm, a trust ratio, a mask by hand) has to be shown the stacked
-ones: whether it does is read off its program.
+into them, waits for memory. So parameters, optimizer state and statistics are taken apart once
+before a run and stacked once after it. An optimizer that looks at whole arrays (a global norm, a
+trust ratio, a mask by hand) has to be shown the stacked ones: whether it does is read off its
+program.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.extend import backend
 from jax.extend.core import Literal
 
 from jinit.networks.base import Bound
 from jinit.networks.layer import climb, plain_steps
-from jinit.networks.mlp import MLP
+from jinit.networks.mlp import MLP, UNROLLED, UNROLLED_ROWS, columns, rows
 from jinit.networks.norms import BatchStats
 from jinit.networks.params import Layer, Stacked, stack
 
-PLATFORMS: frozenset[str] | None = None
-"""for which platforms a run may be compiled; None are those that jax has found here"""
-_LAYERS = 128  # more are not unrolled
-_STEPS = 100  # fewer do not repay compiling every layer
+_LAYER_STEPS = 100  # fewer do not repay compiling every layer
 
 
-def pays(net: MLP, steps: int) -> bool:
-    """Whether a run of so many steps, earlier parts included, repays compiling every layer."""
-    return net.depth <= _LAYERS and steps >= _STEPS
+class Form(NamedTuple):
+    """How a run is carried from step to step."""
+
+    bound: Bound
+    split: Callable[[Any], Any] = lambda tree: tree
+    joined: Callable[[Any, Any], Any] = lambda tree, like: tree
 
 
-def platforms() -> frozenset[str]:
-    """Those that a program may be lowered for: tracing a form that none of them takes is saved."""
-    return frozenset(backend.backends()) if PLATFORMS is None else PLATFORMS
+def forms(
+    net: Any, bound: Bound, update: Callable[..., Any], stacked: tuple[Any, ...], steps: int
+) -> tuple[Form, Form]:
+    """In which form a run is computed: on a CPU, and on an accelerator.
+
+    Args:
+        net, bound: the description, and what training asks of it.
+        update: of the optimizer, `update(*stacked)`.
+        stacked: its arguments.
+        steps: of the run, earlier parts included.
+    """
+    if not isinstance(net, MLP):
+        return Form(bound), Form(bound)
+    here = Form(_with(bound, partial(columns, net)))
+    worth = net.depth <= UNROLLED_ROWS and net.depth * steps >= _LAYER_STEPS
+    if worth and takes_entries(net, update, *stacked):
+        return here, Form(_with(bound, partial(_forward, net)), split, joined)
+    unroll = UNROLLED_ROWS if worth else UNROLLED
+    return here, Form(_with(bound, partial(rows, net, unroll=unroll)))
 
 
-def bound(net: MLP, stacked: Bound) -> Bound:
-    """What training asks of a network, of one that is taken apart."""
+def _with(bound: Bound, forward: Callable[..., Any]) -> Bound:
+    def keyed(*of: Any, train: bool, key: Any = None) -> tuple[jax.Array, Any]:
+        return forward(*of, train=train)
 
-    def forward(
-        params: Any, state: Any, x: Any, *, train: bool, key: Any = None
-    ) -> tuple[jax.Array, Any]:
-        return _forward(net, params, state, x, train)
-
-    return stacked._replace(forward=forward)
+    return bound._replace(forward=keyed)
 
 
 def _forward(
-    net: MLP, layers: tuple[Layer, ...], state: tuple[BatchStats, ...], h: jax.Array, train: bool
+    net: MLP, layers: tuple[Layer, ...], state: tuple[BatchStats, ...], h: jax.Array, *, train: bool
 ) -> tuple[jax.Array, tuple[BatchStats, ...]]:
     own, stats, after = iter(layers), iter(state), []
     for run in net.runs:
         for _ in range(run.length):
             layer = next(own)
             normed = next(stats) if state and run.kind != "readout" else None
-            steps = plain_steps(net.parts, train, layer, normed, batch_axis=0)
+            steps = plain_steps(run.kind, net.parts, train, layer, normed, batch_axis=0)
             h, seen = climb(run.kind, steps, h)
             if normed is not None:
                 after.append(seen["norm"].beside)
@@ -191,11 +203,3 @@ class _Program:
         made = (name, how, *given)
         key = hash(made)
         return [(key, i) for i in range(len(equation.outvars))]
-
-
-class Form(NamedTuple):
-    """How a run is carried from step to step."""
-
-    bound: Bound
-    split: Callable[[Any], Any] = lambda tree: tree
-    joined: Callable[[Any, Any], Any] = lambda tree, like: tree

@@ -109,12 +109,19 @@ def descend(
 
 
 def over_layers(
-    step: Any, carry: X, runs: Sequence[Run], *xs: Any, unroll: int = 0, reverse: bool = False
+    step: Any,
+    carry: X,
+    runs: Sequence[Run],
+    *xs: Any,
+    unroll: int = 0,
+    chunk: int = 1,
+    reverse: bool = False,
 ) -> tuple[X, list[Any]]:
     """`lax.scan` of `step(run, carry, layer) -> (carry, seen)` over the layers of all runs.
 
     Of each of `xs`, which hold something stacked by run, a step gets what is its layer's. A run of
-    one layer is applied directly, one of up to `unroll` layers is unrolled.
+    one layer is applied directly, one of up to `unroll` layers is unrolled, a longer one goes by
+    `chunk` layers at a time.
     """
     found = []
     walk = list(zip(runs, *xs, strict=True))
@@ -123,23 +130,42 @@ def over_layers(
             carry, seen = step(run, carry, jax.tree.map(lambda leaf: leaf[0], own))
             seen = jax.tree.map(lambda leaf: leaf[None], seen)
         else:
-            options = {"unroll": run.length <= unroll, "reverse": reverse}
-            carry, seen = jax.lax.scan(partial(step, run), carry, own, **options)
+            at_once = run.length if run.length <= unroll else chunk
+            carry, seen = jax.lax.scan(
+                partial(step, run), carry, own, unroll=at_once, reverse=reverse
+            )
         found.append(seen)
     return carry, found[::-1] if reverse else found
 
 
 def plain_steps(
-    parts: Parts, train: bool, layer: Layer, stats: BatchStats | None, *, batch_axis: int = 1
+    kind: Kind,
+    parts: Parts,
+    train: bool,
+    layer: Layer,
+    stats: BatchStats | None,
+    *,
+    batch_axis: int = 1,
 ) -> Steps[jax.Array]:
     """The steps on arrays [features, batch], or [batch, features] where `batch_axis` is 0.
 
-    Beside the norm stand the statistics after it.
+    Beside the norm stand the statistics after it. A bias in front of a batch's own mean, which
+    takes it away again, is added to the running mean alone; its gradient is exactly 0.
     """
+    b, shift = layer.b, None
+    if train and parts.norm.over_batch and LAYERS[kind].steps[:2] == ("linear", "norm"):
+        b, shift = None, layer.b
 
     def affine(h: jax.Array) -> tuple[jax.Array, None]:
         z = linear(layer.w, h) if batch_axis else h @ layer.w
-        return z if layer.b is None else z + jnp.expand_dims(layer.b, batch_axis), None
+        return z if b is None else z + jnp.expand_dims(b, batch_axis), None
+
+    def norm(z: jax.Array) -> tuple[jax.Array, Any]:
+        u, after = parts.norm.apply(z, stats, layer.gamma, layer.beta, **how)
+        if shift is not None:
+            seen = (1 - parts.momentum) * jax.lax.stop_gradient(shift)
+            after = after._replace(mean=after.mean + seen.astype(after.mean.dtype))
+        return u, after
 
     def branch(z: jax.Array) -> tuple[jax.Array, None]:
         z = parts.branch * z
@@ -148,7 +174,7 @@ def plain_steps(
     how = {"train": train, "momentum": parts.momentum, "eps": parts.eps, "batch_axis": batch_axis}
     return {
         "linear": affine,
-        "norm": lambda z: parts.norm.apply(z, stats, layer.gamma, layer.beta, **how),
+        "norm": norm,
         "activate": lambda u: (parts.activation(u), None),
         "branch": branch,
     }

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby, pairwise
 from typing import Any, cast
 
@@ -13,14 +13,18 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jinit import checks, schemes
 from jinit.activations import Activation, activation, check_activation
+from jinit.networks.forms import by_platform
 from jinit.networks.layer import LAYERS, RESIDUALS, Parts, Run, climb, over_layers, plain_steps
 from jinit.networks.norms import NORMS, BatchStats, init_stats
 from jinit.networks.params import Layer, NormState, Params, stack
 from jinit.runtime import keys_after
 
-_UNROLLED = 16
+UNROLLED = 16
 """Layers of a run up to which the scan is unrolled: no stacking of what each layer keeps, for a
 little more compile time."""
+UNROLLED_ROWS = 128
+"""The same on an accelerator, where slices of stacked weights cost a copy each."""
+_CHUNK = 16  # layers of a longer run that are one piece of an accelerator's program
 
 
 @dataclass(frozen=True)
@@ -252,15 +256,40 @@ def forward(
     """
     checks.flag("train", train)
     params, state = as_stacked(net, params, state)
-    # Inside, samples are columns: h is [features, batch]. See `linear` for why.
-    h = as_input(net, params, x, finite=False).T
+    x = as_input(net, params, x, finite=False)
+    forms = (partial(form, net, train=train) for form in (columns, rows))
+    return by_platform(*forms, params, state, x)
 
+
+def columns(
+    net: MLP, params: Params, state: NormState, x: jax.Array, *, train: bool
+) -> tuple[jax.Array, NormState]:
+    """A CPU's form: inside, h is [features, batch]. See `linear` for why."""
+    h, state = _through(net, params, state, x.T, train=train, batch_axis=1, unroll=UNROLLED)
+    return h.T, state
+
+
+def rows(
+    net: MLP, params: Params, state: NormState, x: jax.Array, *, train: bool,
+    unroll: int = UNROLLED_ROWS,
+) -> tuple[jax.Array, NormState]:  # fmt: skip
+    """An accelerator's form: h is [batch, features]."""
+    how: Any = {"train": train, "batch_axis": 0, "unroll": unroll, "chunk": _CHUNK}
+    return _through(net, params, state, x, **how)
+
+
+def _through(
+    net: MLP, params: Params, state: NormState, h: jax.Array, *,
+    train: bool, batch_axis: int, unroll: int, chunk: int = 1,
+) -> tuple[jax.Array, NormState]:  # fmt: skip
     def up(run: Run, h: jax.Array, xs: Any) -> tuple[jax.Array, BatchStats | None]:
-        h, steps = climb(run.kind, plain_steps(net.parts, train, *xs), h)
-        return h, steps["norm"].beside if "norm" in steps else None
+        steps = plain_steps(run.kind, net.parts, train, *xs, batch_axis=batch_axis)
+        h, seen = climb(run.kind, steps, h)
+        return h, seen["norm"].beside if "norm" in seen else None
 
-    h, after = over_layers(up, h, net.runs, params.runs, state.runs, unroll=_UNROLLED)
-    return h.T, NormState(tuple(after))
+    own = params.runs, state.runs
+    h, after = over_layers(up, h, net.runs, *own, unroll=unroll, chunk=chunk)
+    return h, NormState(tuple(after))
 
 
 def _check_net(net: object) -> None:

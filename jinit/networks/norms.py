@@ -183,10 +183,10 @@ def _normalise(
 def _normalise_jvp(eps: float, axis: tuple[int, ...], primals: Any, tangents: Any) -> Any:
     """Algorithm 1's derivative, with u the standardised x and s = gamma / sqrt(var + eps).
 
-    dy = s dx - s mean(dx) - u s mean(u dx) + u dgamma + dbeta. The factor s stands outside the
-    means, so that the transposed rule needs two sums over the batch, sum(g) and sum(u g), which are
-    the gradients of beta and gamma as well; automatic differentiation of the forward pass makes
-    five. Measured at [64, 128]: a training step of a net of 100 such layers in 0.77 of its time.
+    dy = s dx + (dbeta - s mean(dx)) + u (dgamma - s mean(u dx)). The factor s stands outside the
+    means, and what is a number for each unit is added up before it is spread over the batch: so the
+    transposed rule needs two sums over the batch, sum(g) and sum(u g), which are the gradients of
+    beta and gamma as well, where automatic differentiation of the forward pass makes five.
     """
     x, gamma, beta = primals
     dx, dgamma, dbeta = tangents
@@ -194,8 +194,8 @@ def _normalise_jvp(eps: float, axis: tuple[int, ...], primals: Any, tangents: An
     along = partial(jnp.expand_dims, axis=axis)
     slope = gamma * inverse
     dmean, dscale = jnp.mean(dx, axis), jnp.mean(standard * dx, axis)
-    by_x = along(slope) * dx - along(slope * dmean) - standard * along(slope * dscale)
-    dy = by_x + standard * along(dgamma) + along(dbeta)
+    shift, scale = along(dbeta - slope * dmean), along(dgamma - slope * dscale)
+    dy = along(slope) * dx + shift + standard * scale
     dvar = 2 * dscale / inverse
     return (along(gamma) * standard + along(beta), mean, var), (dy, dmean, dvar)
 

@@ -20,6 +20,7 @@ from jinit import checks
 from jinit.data import Data
 from jinit.networks import apart
 from jinit.networks.base import Bound, Loss, Network, Record, bind_network
+from jinit.networks.forms import by_platform, platforms
 from jinit.networks.losses import accuracy, as_targets, loss_function
 from jinit.networks.mlp import MLP, as_input, as_stacked, forward
 from jinit.networks.signals import LayerSignals, layer_signals
@@ -277,11 +278,7 @@ def train(
         return form.joined(end, start), kept, metrics
 
     forms = _forms(net, bound, optimizer, start, span.stop)
-    by_platform = {name: partial(run, form) for name, form in forms.items()}
-    end, kept, metrics = (
-        jax.lax.platform_dependent(start, order, kept, **by_platform)
-        if len(forms) > 1 else by_platform["default"](start, order, kept)
-    )  # fmt: skip
+    end, kept, metrics = by_platform(*(partial(run, form) for form in forms), start, order, kept)
     final = test(end.params, end.state)
     history = History(metrics.loss, metrics.accuracy, *map(kept.get, History._fields[2:]))
     return TrainResult(end.params, end.state, *final, history, end.opt_state)
@@ -289,21 +286,16 @@ def train(
 
 def _forms(
     net: Any, bound: Bound, optimizer: optax.GradientTransformation, start: TrainState, steps: int
-) -> dict[str, apart.Form]:
-    """In which form a run is computed, by platform; "default" are those that have no other."""
-    stacked, platforms = apart.Form(bound), apart.platforms()
-    if platforms <= {"cpu"} or not isinstance(net, MLP) or not apart.pays(net, steps):
-        return {"default": stacked}
+) -> tuple[apart.Form, apart.Form]:
+    if platforms() <= {"cpu"}:
+        return apart.Form(bound), apart.Form(bound)
 
     def update(gradient: Any, opt_state: Any, params: Any, value: jax.Array) -> Any:
         return _update(optimizer)(gradient, opt_state, params, value, lambda params: value)
 
     value = jax.ShapeDtypeStruct((), jax.tree.leaves(start.params)[0].dtype)
     given = (start.params, start.opt_state, start.params, value)
-    if not apart.takes_entries(net, update, *given):
-        return {"default": stacked}
-    rows = apart.Form(apart.bound(net, bound), apart.split, apart.joined)
-    return {"cpu": stacked, "default": rows} if "cpu" in platforms else {"default": rows}
+    return apart.forms(net, bound, update, given, steps)
 
 
 def evaluate(

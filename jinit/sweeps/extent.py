@@ -5,7 +5,7 @@ no earlier one holds, in its own order and in blocks of its own: nothing that is
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,8 +60,12 @@ class Extent(Sequence[Block]):
             wide: whether traced values are told apart as float64; else as float32, as jax does.
         """
         self.grids, self.points, self.block, self.wide = tuple(grids), points, block, wide
-        self._added: list[np.ndarray] = []  # of each grid, the flat places of its own rows
+        # Of each grid the flat places of its own rows; of the first, which may be huge, all.
+        self._added: list[Sequence[int] | np.ndarray] = []
         for i, grid in enumerate(self.grids):
+            if not i:
+                self._added.append(range(math.prod(grid.shape)))
+                continue
             held = np.zeros(math.prod(grid.shape), bool)
             for earlier in self.grids[:i]:
                 held |= self._places(grid, earlier) >= 0
@@ -84,19 +88,35 @@ class Extent(Sequence[Block]):
         """A block; it may hold rows that nobody asks for now."""
         if not 0 <= number < len(self):
             raise IndexError(number)
-        i = int(np.searchsorted(self._firsts, number, side="right")) - 1
-        point, within = divmod(int(number - self._firsts[i]), self._per_point[i])
+        i, point, within = self._at(number)
         first, grid = within * self.block, self.grids[i]
-        at = np.unravel_index(self._added[i][first : first + self.block], grid.shape)
+        own = np.asarray(self._added[i][first : first + self.block])
+        at = np.unravel_index(own, grid.shape)
         rows = {
             name: values[place]
             for (name, values), place in zip(self._values[i].items(), at, strict=True)
         }
         return Block(point, first, rows.pop("seed"), rows)
 
+    def holds(self, grid: Grid) -> bool:
+        """Whether every row of a grid is there."""
+        return self._is_first(grid) or bool((self.runs_of(grid) >= 0).all())
+
+    def points_of(self, numbers: Iterable[int]) -> list[int]:
+        """The points of blocks, each once, in that order."""
+        return list(dict.fromkeys(self._at(number)[1] for number in numbers))
+
+    def _at(self, number: Any) -> tuple[int, int, int]:
+        """A block's grid, its point, and its place among those of both."""
+        i = int(np.searchsorted(self._firsts, number, side="right")) - 1
+        return (i, *divmod(int(number - self._firsts[i]), self._per_point[i]))
+
     def runs_of(self, grid: Grid) -> np.ndarray:
         """Where the rows of a grid lie along `run`, `[points, rows]`; -1 for those nobody added."""
         rows = math.prod(grid.shape)
+        if self._is_first(grid):
+            starts = np.arange(self.points)[:, None] * (self._per_point[0] * self.block)
+            return starts + np.arange(rows)
         runs = np.full((self.points, rows), -1)
         for i, earlier in enumerate(self.grids):
             number = np.full(math.prod(earlier.shape), -1)
@@ -122,6 +142,10 @@ class Extent(Sequence[Block]):
             axes[name] = list(next(whole, [known[key] for key in sorted(known)]))
         seeds = axes.pop("seed")
         return Grid(axes, seeds)
+
+    def _is_first(self, grid: Grid) -> bool:
+        """Whether its rows are the first's, in the same order."""
+        return [*grid.axes.items()] == [*self.grids[0].axes.items()]
 
     def _places(self, grid: Grid, other: Grid) -> np.ndarray:
         """For each row of a grid its flat place in another, -1 where it has none; `[rows]`."""

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +16,7 @@ import xarray as xr
 from jinit import checks, runtime
 from jinit.sweeps.blocks import Runner, Settings, TooLarge, blocks_of
 from jinit.sweeps.datasets import Damaged, assemble
-from jinit.sweeps.extent import Block, Extent
+from jinit.sweeps.extent import Block
 from jinit.sweeps.fingerprint import differences, fingerprint, surroundings
 from jinit.sweeps.grid import Sweep
 from jinit.sweeps.progress import Reporter
@@ -255,7 +255,7 @@ def _store(
             f"{kept.name} was made by another sweep: {'; '.join(different)}. Give another store, "
             f"or go on with the sweep that it was made for."
         )
-    while (kept.extent.runs_of(runner.sweep.grid) < 0).any():
+    while not kept.extent.holds(runner.sweep.grid):
         kept.grow(runner.sweep.grid)
     return kept, first
 
@@ -282,7 +282,7 @@ def _begin(
     blocks = blocks_of(runner.sweep, settings.block)
     if shard >= len(blocks):
         return settings, {}
-    runner.coming = _points(blocks, range(shard, len(blocks)))
+    runner.coming = range(blocks[shard].point, len(runner.sweep.points))
     while True:
         try:
             return settings, {shard: runner.run(blocks[shard], settings)}
@@ -290,11 +290,6 @@ def _begin(
             if settings.group == 1:
                 raise
             settings = settings._replace(group=settings.group // 2)
-
-
-def _points(blocks: Extent, numbers: Iterable[int]) -> list[int]:
-    """The points of blocks, each once, in that order."""
-    return list(dict.fromkeys(blocks[i].point for i in numbers))
 
 
 def _fill(
@@ -315,7 +310,7 @@ def _fill(
     settings, blocks = Settings(kept.made_for["group"], kept.made_for["block"]), kept.extent
     total = sum(blocks[i].rows for i in mine)
     reporter.begin(total, total - sum(blocks[i].rows for i in missing))
-    runner.coming = _points(blocks, missing.tolist())
+    runner.coming = blocks.points_of(missing.tolist())
 
     def waiting() -> Iterator[tuple[int, Block]]:
         for i in map(int, missing):

@@ -2,6 +2,7 @@
 
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ import optax
 import pytest
 
 import jinit
-from jinit.networks import apart, training
+from jinit.networks import apart, forms, mlp, training
 
 KEY = jax.random.key(0)
 X = jax.random.normal(KEY, (24, 6))
@@ -19,8 +20,8 @@ WIDTHS = (6, *[8] * 4, 3)
 
 @pytest.fixture
 def for_accelerators(monkeypatch):
-    monkeypatch.setattr(apart, "PLATFORMS", frozenset({"cuda"}))
-    monkeypatch.setattr(apart, "_STEPS", 1)
+    monkeypatch.setattr(forms, "PLATFORMS", frozenset({"cuda"}))
+    monkeypatch.setattr(apart, "_LAYER_STEPS", 1)
 
 
 def trained(net, optimizer, steps=3, **options):
@@ -32,7 +33,7 @@ def trained(net, optimizer, steps=3, **options):
 def is_apart(net, optimizer, steps=1000):
     params, state = jinit.init(KEY, net, "he")
     start = jinit.train_state(params, state, optimizer)
-    form = training._forms(net, training._bind(net), optimizer, start, steps)["default"]
+    _, form = training._forms(net, training._bind(net), optimizer, start, steps)
     return form.split is apart.split
 
 
@@ -47,8 +48,8 @@ def test_both_forms_train_alike(kind, monkeypatch):
     how = {"signals_at": [0, 2], "eval_every": 2, "record_at": 2,
            "record": lambda params, state, batch: params[1].w.sum()}  # fmt: skip
     stacked = trained(net, optax.sgd(0.1, momentum=0.9), **how)
-    monkeypatch.setattr(apart, "PLATFORMS", frozenset({"cuda"}))
-    monkeypatch.setattr(apart, "_STEPS", 1)
+    monkeypatch.setattr(forms, "PLATFORMS", frozenset({"cuda"}))
+    monkeypatch.setattr(apart, "_LAYER_STEPS", 1)
     assert is_apart(net, optax.sgd(0.1, momentum=0.9))
     rows = trained(net, optax.sgd(0.1, momentum=0.9), **how)
     assert jax.tree.structure(rows) == jax.tree.structure(stacked)
@@ -120,13 +121,28 @@ def test_what_looks_at_whole_arrays_sees_them(name, for_accelerators):
 
 def test_few_steps_deep_networks_and_cpus_stay_stacked(monkeypatch):
     net, sgd = jinit.MLP(WIDTHS), optax.sgd(0.1)
-    assert apart.platforms() >= {"cpu"}
-    monkeypatch.setattr(apart, "PLATFORMS", frozenset({"cpu"}))
+    assert forms.platforms() >= {"cpu"}
+    monkeypatch.setattr(forms, "PLATFORMS", frozenset({"cpu"}))
     assert not is_apart(net, sgd)
-    monkeypatch.setattr(apart, "PLATFORMS", frozenset({"cpu", "cuda"}))
+    monkeypatch.setattr(forms, "PLATFORMS", frozenset({"cpu", "cuda"}))
     assert is_apart(net, sgd)
     assert not is_apart(net, sgd, steps=10)
     assert not is_apart(jinit.MLP((6, *[8] * 200, 3)), sgd)
+
+
+@pytest.mark.parametrize("layers", [4, 40])
+def test_both_forms_of_a_forward_pass_agree(layers, monkeypatch):
+    monkeypatch.setattr(mlp, "UNROLLED_ROWS", 20)  # so that 40 go by chunks of 16, the last of 7
+    net = jinit.MLP((6, *[8] * layers, 3), activation="tanh", norm="batch", residual="scaled")
+    params, state = jinit.init(KEY, net, "he")
+
+    def outputs(train):
+        return jinit.forward(net, params, state, X, train=train)
+
+    here = [outputs(train) for train in (True, False)]
+    monkeypatch.setattr(forms, "PLATFORMS", frozenset({"cuda"}))
+    for train, found in zip((True, False), here, strict=True):
+        chex.assert_trees_all_close(outputs(train), found, rtol=1e-4, atol=1e-5)
 
 
 # --- what would run ------------------------------------------------------------------------------
@@ -155,7 +171,7 @@ def found(text, operation, shapes):
 def test_accelerators_slice_no_weights_turn_no_batch_and_sort_once_an_epoch(monkeypatch):
     stacked = r"tensor<(5x)?{}x(5x)?8(x8)?xf32>"  # a run of so many layers of all five networks
     cpu = lowered(jinit.MLP(DEEP, norm="batch"), optax.adam, "cpu")
-    monkeypatch.setattr(apart, "PLATFORMS", frozenset({"cpu", "cuda"}))
+    monkeypatch.setattr(forms, "PLATFORMS", frozenset({"cpu", "cuda"}))
     cuda = lowered(jinit.MLP(WIDTHS, norm="batch"), optax.adam, "cuda")
     for operation in ("dynamic_slice", "dynamic_update_slice"):
         assert found(cpu, operation, stacked.format(23))  # so that the pattern finds something
@@ -167,11 +183,39 @@ def test_accelerators_slice_no_weights_turn_no_batch_and_sort_once_an_epoch(monk
     assert cuda.index('"stablehlo.case"') < cuda.index("call @_shuffle")
 
 
+def gradient(layers, **options):
+    """The program of a single step of three mapped networks, as lowered for a GPU."""
+    net = jinit.MLP((6, *[8] * layers, 3), **options)
+    optimizer = optax.sgd(0.1)
+    step = jinit.train_step(net, optimizer)
+
+    def one(key):
+        params, state = jinit.init(key, net, "he")
+        return step(jinit.train_state(params, state, optimizer), (X, Y))
+
+    traced = jax.jit(jax.vmap(one)).trace(jax.random.split(KEY, 3))
+    return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+def test_single_steps_on_accelerators(monkeypatch):
+    monkeypatch.setattr(forms, "PLATFORMS", frozenset({"cpu", "cuda"}))
+    turned = r"tensor<3x24x8xf32>\) -> tensor<3x8x24xf32>"
+    text = gradient(24, norm="batch")
+    assert "stablehlo.while" not in text
+    assert not found(text, "dynamic_slice", r"x8x8xf32>")
+    assert not found(text, "transpose", turned)
+    deep = gradient(300)
+    # Forward and back by chunks of 16, not 300 layers of code.
+    assert deep.count("stablehlo.while") == 2
+    assert len(deep) < 2 * len(gradient(16))
+    assert not found(deep, "transpose", turned)
+
+
 def test_the_cpus_program_is_what_it_was(monkeypatch):
     net = jinit.MLP(WIDTHS)
     texts = []
     for platforms in ({"cpu"}, {"cpu", "cuda"}):
-        monkeypatch.setattr(apart, "PLATFORMS", frozenset(platforms))
+        monkeypatch.setattr(forms, "PLATFORMS", frozenset(platforms))
         texts.append(lowered(net, optax.sgd, "cpu"))
     for operation in ("dot_general", "dynamic_update_slice", "transpose", "while", "add"):
         one, other = (text.count(f"stablehlo.{operation}") for text in texts)

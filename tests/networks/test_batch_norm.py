@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jinit
 from jinit.networks.norms import BatchStats, batch_norm, init_stats, layer_norm
 
 ONE, ZERO = jnp.ones(1), jnp.zeros(1)
@@ -113,6 +114,36 @@ def test_no_gradient_flows_into_the_running_statistics():
         return jnp.sum(stats.mean + stats.var)
 
     assert not np.any(jax.grad(kept)(COLUMN))
+
+
+def test_a_bias_in_front_moves_the_running_mean_alone():
+    def looked(net, params, state, x):
+        """Outputs, state after, and which layers' biases have a gradient."""
+
+        def objective(params):
+            out, after = jinit.forward(net, params, state, x, train=True)
+            return jnp.sum(jnp.square(out)), (out, after)
+
+        gradient, seen = jax.jit(jax.grad(objective, has_aux=True))(params)
+        return *seen, [bool(np.any(layer.b != 0)) for layer in gradient]
+
+    net = jinit.MLP((3, 4, 4, 2), activation="tanh", norm="batch", momentum=0.75)
+    params, state = jinit.init(jax.random.key(0), net, "xavier")
+    x = jax.random.normal(jax.random.key(1), (8, 3))
+    shifted = jinit.Params(tuple(run._replace(b=run.b + 2.0) for run in params.runs))
+    plain, after, found = looked(net, params, state, x)
+    same, moved, _ = looked(net, shifted, state, x)
+    # The readout's bias is added to the outputs; those of the other layers are not seen.
+    np.testing.assert_allclose(same, plain + 2.0, rtol=1e-6)
+    for one, other in zip(after.runs[:-1], moved.runs[:-1], strict=True):
+        np.testing.assert_allclose(other.mean, one.mean + 0.25 * 2.0, rtol=1e-6, atol=1e-7)
+        np.testing.assert_array_equal(other.var, one.var)
+    assert found == [False, False, True]
+    # In a residual block the norm comes first, and the bias is part of the stream.
+    block = jinit.MLP((4, 4, 2), activation="tanh", norm="batch", residual="plain")
+    assert looked(block, *jinit.init(jax.random.key(0), block, "he"), x[:, [0, 1, 2, 0]])[2] == [
+        True, True,
+    ]  # fmt: skip
 
 
 def test_layer_norm_by_hand():

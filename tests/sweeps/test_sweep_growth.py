@@ -168,6 +168,7 @@ def test_every_row_of_every_grid_lies_in_one_place(grids, points, block):
     extent = Extent(grids, points=points, block=block)
     blocks = list(extent)
     assert len(blocks) == len(extent)
+    assert extent.points_of(range(len(blocks))) == list(dict.fromkeys(b.point for b in blocks))
     held = {}
     for i, each in enumerate(blocks):
         assert 1 <= each.rows <= block
@@ -190,6 +191,25 @@ def test_every_row_of_every_grid_lies_in_one_place(grids, points, block):
         before = Extent(grids[: earlier + 1], points=points, block=block)
         runs = before.runs_of(grids[earlier])
         np.testing.assert_array_equal(runs, extent.runs_of(grids[earlier]))
+
+
+def test_a_billion_rows_are_planned_without_an_array_of_them():
+    grid = Grid({"a": [float(n) for n in range(1000)], "b": [*range(1000)]}, [*range(1000)])
+    tracemalloc.start()
+    extent = Extent([grid], points=2, block=2**15)
+    last = extent[len(extent) - 1]
+    assert extent.holds(grid)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * 2**20
+    assert len(extent) == 2 * -(-(10**9) // 2**15)
+    assert (last.point, last.seeds[-1], last.traced["a"][-1], last.rows) == (
+        1, 999, 999.0, 10**9 % 2**15,
+    )  # fmt: skip
+    # The same values in another order of axes are other rows.
+    turned = Grid({"b": [0, 1], "a": [5.0, 6.0]}, [0])
+    extent = Extent([Grid({"a": [5.0, 6.0], "b": [0, 1]}, [0])], points=1, block=4)
+    assert extent.runs_of(turned).tolist() == [[0, 2, 1, 3]]
 
 
 def test_the_order_of_what_is_loaded_is_the_last_whole_one_or_ascending():

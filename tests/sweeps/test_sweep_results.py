@@ -165,15 +165,15 @@ def test_a_function_of_the_key_alone():
     assert float(ds.u[0]) == pytest.approx(float(jax.random.uniform(jax.random.key(0))))
 
 
-TWO_DEVICES = """
+EIGHT_DEVICES = """
 import sys
 import jinit
-jinit.configure(cpu_devices=2)
+jinit.configure(cpu_devices=8)
 import jax, numpy as np
 from swept import ONE_POINT, descend
 from jinit.sweeps import Sweep
 from jinit.sweeps.blocks import Runner, Settings, blocks_of
-assert jax.local_device_count() == 2
+assert jax.local_device_count() == 8
 plan = Sweep(descend, **ONE_POINT)
 runner = Runner(plan)
 found = [runner.run(each, Settings(2, 9)) for each in blocks_of(plan, 9)]
@@ -186,18 +186,18 @@ assert not any(word in text for word in words)
 
 @pytest.mark.cpu
 @pytest.mark.script
-def test_two_devices_give_the_bits_of_one_and_nothing_communicates(tmp_path):
+def test_eight_devices_give_the_bits_of_one_and_nothing_communicates(tmp_path):
     here = Path(__file__).parent
     path = os.pathsep.join([str(Path(jinit.__file__).parents[1]), str(here)])
     done = subprocess.run(
-        [sys.executable, "-c", TWO_DEVICES, str(tmp_path / "two.npz")],
+        [sys.executable, "-c", EIGHT_DEVICES, str(tmp_path / "eight.npz")],
         capture_output=True, text=True, timeout=240, check=False,
         env=os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    two = np.load(tmp_path / "two.npz")
+    eight = np.load(tmp_path / "eight.npz")
     plan = Sweep(descend, **ONE_POINT)
     runner = Runner(plan)
     for i, each in enumerate(blocks_of(plan, 9)):
         for name, values in runner.run(each, Settings(2, 9)).items():
-            np.testing.assert_array_equal(values, two[f"{name}{i}"])
+            np.testing.assert_array_equal(values, eight[f"{name}{i}"])

@@ -99,6 +99,24 @@ jinit.sweep(noisy, **NOISY, block=4, store=sys.argv[3], progress=False)
 """
 
 
+@pytest.mark.long
+def test_the_jobs_of_an_array_share_one_store_as_the_page_says(tmp_path, monkeypatch):
+    page = Path(__file__).parents[2] / "docs" / "many-devices.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    program = next(block for block in blocks if "SLURM_ARRAY_TASK_ID" in block)
+    assert "steps=20" in program
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")
+    finished = []
+    for job in range(3):
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(job))
+        exec(compile(program.replace("steps=20", "steps=2"), str(page), "exec"), {})
+        part = jinit.load("trainability.zarr", partial=True)
+        finished.append(int(part.accuracy.notnull().sum()))
+    assert finished == [32, 48, 64]  # four blocks of 16 networks: two jobs and one each
+    assert not any(jinit.load("trainability.zarr").isnull().any().to_array())
+
+
 @pytest.mark.cpu
 @pytest.mark.script
 def test_two_processes_under_jax_distributed_start_at_the_same_moment(tmp_path):
