@@ -87,6 +87,12 @@ class Runner:
         self.outputs = outputs_of(sweep, self.traced)
         self.coming: Sequence[int] = ()
         """points in the order of their blocks: while one is computed, the next are compiled"""
+        self._known = {
+            (what, i): identity(sweep, what, point, self.traced[i].start)
+            for i, point in enumerate(sweep.points)
+            for what in sweep.functions
+        }
+        self._limit = runtime.memory_limit(self.devices[0])
         self._row_bytes = max(row_bytes(each) for each in self.traced)
         self._programs: dict[Any, Future[Program]] = {}
         self.side_by_side = max(1, runtime.cores() // 2)
@@ -144,10 +150,9 @@ class Runner:
 
         What the compiled programs say; where they fit, they are those that run.
         """
-        limit = runtime.memory_limit(self.devices[0])
-        while limit is not None:
+        while self._limit is not None:
             self.settings = Settings(group, group)
-            share = self._bytes(self.costliest) / limit
+            share = self._bytes(self.costliest) / self._limit
             if share <= _FITS or (group == 1 and share <= 1):
                 break
             if group == 1:
@@ -261,8 +266,9 @@ class Runner:
         keys = [self._key(what, point) for what in self.sweep.functions]
         done = [self._programs[key] for key in keys if self._is_done(key)]
         needed = max((each.result().bytes for each in done if not each.exception()), default=0)
-        limit = runtime.memory_limit(device)
-        has = "" if limit is None else f", which has {_in_words(limit)} for this process at most"
+        has = ""
+        if self._limit is not None:
+            has = f", which has {_in_words(self._limit)} for this process at most"
         return TooLarge(
             f"a group of {group} network{'s' if group > 1 else ''}{at} does not fit into the "
             f"memory of {device}{has}"
@@ -274,8 +280,7 @@ class Runner:
     def _capacity(self) -> int:
         """Groups that a device runs in one call, at every point: they may share programs."""
         group, devices = self.settings.group, len(self.devices)
-        limit = runtime.memory_limit(self.devices[0])
-        share = _CPU_BYTES if limit is None else limit * _SHARE
+        share = _CPU_BYTES if self._limit is None else self._limit * _SHARE
         by_memory = int(share // (self._row_bytes * group))
         wanted = math.ceil(min(self.sweep.rows, _MOST_ROWS) / (group * devices))
         return int(max(1, min(wanted, by_memory, self._groups_at_once)))
@@ -304,9 +309,7 @@ class Runner:
                 self._begin_compiling(what, each)
 
     def _key(self, what: str, point: int) -> Any:
-        traced = self.traced[point]
-        known = identity(self.sweep, what, self.sweep.points[point], traced.start)
-        return known, self.settings.group, self._capacity()
+        return self._known[what, point], self.settings.group, self._capacity()
 
     def _is_compiled(self, point: int) -> bool:
         return all(self._is_done(self._key(what, point)) for what in self.sweep.functions)

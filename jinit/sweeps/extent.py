@@ -110,6 +110,16 @@ class Extent(Sequence[Block]):
         """Whether every row of a grid is there."""
         return self._is_first(grid) or bool((self.runs_of(grid) >= 0).all())
 
+    def points_of(self, numbers: Sequence[int] | np.ndarray) -> list[int]:
+        """The points of blocks, each once, in that order."""
+        return list(dict.fromkeys(self.sizes(np.asarray(numbers, int))[0].tolist()))
+
+    def numbers(self, grid: Grid) -> np.ndarray:
+        """The blocks that hold rows of a grid, in ascending order."""
+        if self._is_first(grid):
+            return np.arange(self._firsts[1])
+        return np.unique(self.runs_of(grid) // self.block)
+
     def runs_of(self, grid: Grid) -> np.ndarray:
         """Where the rows of a grid lie along `run`, `[points, rows]`; -1 for those nobody added."""
         rows = math.prod(grid.shape)

@@ -16,7 +16,7 @@ import xarray as xr
 from jinit import checks, runtime
 from jinit.sweeps.blocks import Runner, Settings, TooLarge, blocks_of
 from jinit.sweeps.datasets import Damaged, assemble
-from jinit.sweeps.extent import Block, Extent
+from jinit.sweeps.extent import Block
 from jinit.sweeps.fingerprint import differences, fingerprint, surroundings
 from jinit.sweeps.grid import Sweep
 from jinit.sweeps.progress import Reporter
@@ -282,7 +282,7 @@ def _begin(
     blocks = blocks_of(runner.sweep, settings.block)
     if shard >= len(blocks):
         return settings, {}
-    runner.coming = _points(blocks, range(shard, len(blocks)))
+    runner.coming = range(blocks[shard].point, len(runner.sweep.points))
     while True:
         try:
             return settings, {shard: runner.run(blocks[shard], settings)}
@@ -290,11 +290,6 @@ def _begin(
             if settings.group == 1:
                 raise
             settings = settings._replace(group=settings.group // 2)
-
-
-def _points(blocks: Extent, numbers: Any) -> list[int]:
-    """The points of blocks, each once, in that order."""
-    return list(dict.fromkeys(blocks.sizes(np.asarray(numbers, int))[0].tolist()))
 
 
 def _fill(
@@ -315,7 +310,7 @@ def _fill(
     settings, blocks = Settings(kept.made_for["group"], kept.made_for["block"]), kept.extent
     total = int(blocks.sizes(mine)[1].sum())
     reporter.begin(total, total - int(blocks.sizes(missing)[1].sum()))
-    runner.coming = _points(blocks, missing)
+    runner.coming = blocks.points_of(missing)
 
     def waiting() -> Iterator[tuple[int, Block]]:
         for i in map(int, missing):

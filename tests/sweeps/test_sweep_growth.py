@@ -170,6 +170,7 @@ def test_every_row_of_every_grid_lies_in_one_place(grids, points, block):
     assert len(blocks) == len(extent)
     at, rows = extent.sizes(np.arange(len(extent)))
     assert [*zip(at, rows, strict=True)] == [(each.point, each.rows) for each in blocks]
+    assert extent.points_of(range(len(blocks))) == list(dict.fromkeys(b.point for b in blocks))
     held = {}
     for i, each in enumerate(blocks):
         assert 1 <= each.rows <= block
