@@ -241,7 +241,10 @@ def pace() -> Pace:
 
 @contextmanager
 def _unkept() -> Iterator[None]:
-    """What is compiled within is not kept by jax's cache on disk, and so is never found there."""
+    """What is compiled within is not kept by jax's cache on disk, and so is never found there.
+
+    But on a GPU for how it was tuned, which is kept apart: there a second pace is too fast.
+    """
     config: Any = jax.config
     name = "jax_persistent_cache_min_compile_time_secs"
     before = getattr(config, name)

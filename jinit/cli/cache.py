@@ -12,16 +12,15 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _FOLDER, _SWITCH = "JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE"
-_SETTINGS = {
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-    # For some processors XLA calls its own programs those of another machine, line after line, and
-    # compiles them again (jax#38445).
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-}
+_SETTINGS = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+# For some processors XLA calls its own programs those of another machine, line after line, and
+# compiles them again (jax#38445).
+_ON_CPU = {"TF_CPP_MIN_LOG_LEVEL": "3"}
+_CARDS = ("/dev/nvidiactl", "/dev/kfd", "/dev/accel0", "/dev/vfio/0")
 _MOST = 2**30  # bytes of a folder
 
 
@@ -44,8 +43,8 @@ def kept() -> Iterator[None]:
     yield
     if hits:
         _say(
-            f"{hits} program{'s' if hits > 1 else ''} had been compiled by an earlier run and came "
-            f"from {folder} ({_SWITCH}=0 compiles anew)."
+            f"{hits} compiled program{'s' if hits > 1 else ''} came from {folder} "
+            f"({_SWITCH}=0 compiles anew)."
         )
 
 
@@ -67,7 +66,8 @@ def begin() -> Path | None:
         )
         return None
     os.environ[_FOLDER] = str(folder)
-    for name, value in _SETTINGS.items():
+    quiet = {} if any(map(os.path.exists, _CARDS)) else _ON_CPU
+    for name, value in (_SETTINGS | quiet).items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     return folder
@@ -87,8 +87,18 @@ def place() -> Path:
 
 
 def shrink(folder: Path, most: int = _MOST) -> None:
-    """Remove the oldest programs of a folder that holds more bytes than that."""
-    files = [(file.stat(), file) for file in folder.iterdir() if file.is_file()]
+    """Remove the oldest programs of a folder that holds more bytes than that, and empty ones.
+
+    Other commands may remove some at the same time.
+    """
+    files = []
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            if file.is_file():
+                files.append((file.stat(), file))
+    for stat, file in files:
+        if not stat.st_size:  # what a full disk or a kill has left, which jax would never replace
+            file.unlink(missing_ok=True)
     size = sum(stat.st_size for stat, _ in files)
     for stat, file in sorted(files, key=lambda each: each[0].st_mtime):
         if size <= most:

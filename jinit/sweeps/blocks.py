@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import jax
@@ -65,6 +66,8 @@ class _Call(NamedTuple):
     kept: np.ndarray
     """of its places, those of rows `first` to `end`, in order"""
     found: Mapping[str, Any]
+    early: bool = False
+    """whether it was begun beside the one before it"""
 
 
 class Runner:
@@ -98,14 +101,17 @@ class Runner:
         self.side_by_side = max(1, runtime.cores() // 2)
         """programs that are compiled at the same time"""
         self._compilers: ThreadPoolExecutor | None = None
+        self.settings = Settings(1, 1)
         self._groups_at_once = math.inf
         self._ahead: _Call | None = None
+        self._alone = False
 
     def close(self) -> None:
         """Compile nothing that is not begun."""
         if self._compilers is not None:
             self._compilers.shutdown(wait=False, cancel_futures=True)
             self._compilers = None
+            self._programs = {k: p for k, p in self._programs.items() if not p.cancelled()}
 
     # --- settings ---
 
@@ -183,6 +189,8 @@ class Runner:
         Raises:
             TooLarge: a group does not fit into a device's memory, alone in a call.
         """
+        if settings.group != self.settings.group:
+            self._groups_at_once = math.inf
         self.settings = settings
         self._compile_near(block.point)
         whole = {
@@ -193,6 +201,7 @@ class Runner:
         }
         first = 0
         while first < block.rows:
+            now = None
             try:
                 now = self._begun(block, first)
                 within = now.end < block.rows
@@ -203,9 +212,12 @@ class Runner:
                 first = now.end
             except jax.errors.JaxRuntimeError as error:
                 self._ahead = None
-                if not _is_full(error):
+                if now is not None and now.early:  # without another beside it, it may do
+                    self._alone = True
+                elif _is_full(error):
+                    self._fewer_groups(block.point, error)
+                else:
                     raise
-                self._fewer_groups(block.point, error)
         return whole
 
     def _begun(self, block: Block, first: int) -> _Call:
@@ -222,15 +234,13 @@ class Runner:
         On CPU when this one is finished: two calls at once would share the cores and caches, and
         may hang (docs/troubles.md). Not if there is no program yet, for which results would wait.
         """
-        if block is None or not self._is_compiled(block.point):
+        if block is None or self._alone or not self._is_compiled(block.point):
             return
         if self.platform == "cpu":
             jax.block_until_ready(now.found)
-        try:
-            self._ahead = self._begin(block, first)
-        except jax.errors.JaxRuntimeError as error:  # on its own it may fit
-            if not _is_full(error):
-                raise
+        # What fails here fails again in its own turn, or does not when it is alone.
+        with suppress(jax.errors.JaxRuntimeError):
+            self._ahead = self._begin(block, first)._replace(early=True)
 
     def _begin(self, block: Block, first: int) -> _Call:
         group, devices, capacity = self.settings.group, len(self.devices), self._capacity()
@@ -257,7 +267,8 @@ class Runner:
         now = min(self._groups_at_once, self._capacity())
         if now <= 1:
             raise self._too_large(point) from error
-        self._groups_at_once = now // 2
+        # Arguments are small beside what a group makes: it is soon one group that does not fit.
+        self._groups_at_once = max(1, now // 16)
         self._programs.clear()
 
     def _too_large(self, point: int) -> TooLarge:
@@ -312,7 +323,8 @@ class Runner:
         return self._known[what, point], self.settings.group, self._capacity()
 
     def _is_compiled(self, point: int) -> bool:
-        return all(self._is_done(self._key(what, point)) for what in self.sweep.functions)
+        keys = [self._key(what, point) for what in self.sweep.functions]
+        return all(self._is_done(key) and not self._programs[key].exception() for key in keys)
 
     def _is_done(self, key: Any) -> bool:
         return key in self._programs and self._programs[key].done()

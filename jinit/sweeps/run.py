@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import xarray as xr
 
-from jinit import checks, runtime
+from jinit import checks
 from jinit.sweeps.blocks import Runner, Settings, TooLarge, blocks_of
 from jinit.sweeps.datasets import Damaged, assemble
 from jinit.sweeps.extent import Block
@@ -98,7 +98,6 @@ def sweep(
         )
     else:
         plan = fn
-    runtime.check_device()
     progress, part = checks.flag("progress", progress), _shard(shard)
     if part != (0, 1) and store is None:
         raise ValueError(
@@ -116,11 +115,10 @@ def sweep(
     runner = Runner(plan)
     with closing(runner), Reporter(show=progress) as reporter:
         kept, first = _store(store, runner, block, part[0], executor, reporter)
-        runs = kept.extent.runs_of(plan.grid)
-        needed = np.unique(runs // kept.extent.block)
-        mine = needed[part[0] :: part[1]]
+        mine = kept.extent.numbers(plan.grid)[part[0] :: part[1]]
         done = kept.done()
         _fill(kept, runner, mine, mine[~done[mine]], executor, reporter, first)
+    runs = kept.extent.runs_of(plan.grid)
     while True:
         done = kept.done()
         try:
@@ -209,9 +207,9 @@ def dry_run(plan: Sweep, *, block: int | None = None) -> DryRun:
             f"{checks.shown(plan)}."
         )
     block = _checked_block(block, plan.rows)
-    runner = Runner(plan)
-    settings = runner.choose(block, fitting=True)
-    per_group = runner.seconds_per_group(settings.group)
+    with closing(Runner(plan)) as runner:
+        settings = runner.choose(block, fitting=True)
+        per_group = runner.seconds_per_group(settings.group)
     at_once = settings.group * len(runner.devices)
     row = sum(int(np.prod(o.shape, dtype=int)) * o.dtype.itemsize for o in runner.outputs)
     blocks = len(blocks_of(plan, settings.block))

@@ -49,7 +49,7 @@ def test_what_is_kept_has_the_bits_of_what_is_compiled_and_is_told_in_one_line(t
     assert first.stdout == second.stdout
     (line,) = second.stderr.splitlines()
     assert line.startswith("jinit: ")
-    assert "programs had been compiled by an earlier run and came from" in line
+    assert "compiled programs came from" in line
     (folder,) = (tmp_path / "jinit" / "compiled").iterdir()
     assert f"{folder} (JAX_ENABLE_COMPILATION_CACHE=0 compiles anew)." in line
     assert sum("jit_program" in file.name for file in folder.iterdir()) == 1
@@ -102,6 +102,7 @@ def test_the_oldest_programs_go_first(tmp_path):
         (tmp_path / name).write_bytes(bytes(100))
         os.utime(tmp_path / name, (i, i))
     (tmp_path / "folder").mkdir()
+    (tmp_path / "torn").touch()
     cache.shrink(tmp_path, 300)
     assert len(list(tmp_path.iterdir())) == 4
     cache.shrink(tmp_path, 150)

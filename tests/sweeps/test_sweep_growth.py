@@ -184,6 +184,8 @@ def test_every_row_of_every_grid_lies_in_one_place(grids, points, block):
     for grid in (*grids, union):
         runs = extent.runs_of(grid)
         assert runs.shape == (points, math.prod(grid.shape))
+        if (runs >= 0).all():
+            assert set(extent.numbers(grid)) == {int(run) // block for run in runs.ravel()}
         names = list(grid.axes)
         for point in range(points):
             for run, at in zip(runs[point], product(*grid.axes.values()), strict=True):
@@ -195,12 +197,13 @@ def test_every_row_of_every_grid_lies_in_one_place(grids, points, block):
         np.testing.assert_array_equal(runs, extent.runs_of(grids[earlier]))
 
 
-def test_a_billion_rows_are_planned_without_an_array_of_them():
+def test_the_blocks_of_a_billion_rows_are_laid_out_without_an_array_of_them():
     grid = Grid({"a": [float(n) for n in range(1000)], "b": [*range(1000)]}, [*range(1000)])
     tracemalloc.start()
     extent = Extent([grid], points=2, block=2**15)
     last = extent[len(extent) - 1]
     assert extent.holds(grid)
+    assert len(extent.numbers(grid)) == len(extent)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10 * 2**20

@@ -284,14 +284,24 @@ def test_the_next_call_is_begun_before_the_last_one_is_read(platform, monkeypatc
     np.testing.assert_array_equal(end, whole.end.values.ravel())
 
 
-def test_what_fails_while_it_is_begun_early_is_begun_again_alone(monkeypatch):
+class _Failing(dict):
+    """Results that a device had no room for, which it says when they are read."""
+
+    def items(self):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_fails_while_it_is_begun_early_is_begun_again_alone(late, monkeypatch):
     expected = jinit.sweep(descend, **ONE_POINT, block=2, progress=False)
     real, failed = Runner._begin, []
 
     def once(self, block, first):
         if block.first == 4 and not failed:
             failed.append(first)
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
+            if late:
+                return real(self, block, first)._replace(found=_Failing())
+            raise jax.errors.JaxRuntimeError("INTERNAL: two at once")
         return real(self, block, first)
 
     monkeypatch.setattr(Runner, "_begin", once)
@@ -414,10 +424,18 @@ def test_an_interrupt_while_programs_are_compiled_begins_no_other(monkeypatch, m
     monkeypatch.setattr(Program, "compile", slow)
     monkeypatch.setattr(runtime, "cores", lambda: 4)
     monkeypatch.setattr(Runner, "_begun", interrupted)
+
+    def fn(key, start, *, size):
+        return {"sum": start.sum()}
+
+    def prepare(key, *, size):
+        return jax.random.normal(key, (size,))
+
     with pytest.raises(KeyboardInterrupt):
-        jinit.sweep(noisy, **{**NOISY, "static": {"size": [3, 4, 5, 6, 7]}}, progress=False)
+        jinit.sweep(fn, prepare=prepare, static={"size": [3, 4, 5, 6, 7]}, progress=False)
     held.set()
-    assert len(begun) <= 2
+    time.sleep(0.2)
+    assert len(begun) <= 2  # of four that were handed to two threads
 
 
 def test_settings_of_this_thread_hold_in_what_others_compile(many_cores):
