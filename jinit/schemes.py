@@ -45,7 +45,7 @@ class Scheme(NamedTuple):
 
     `make(**options)` gives the draw. `placed`: the draw depends on the layer's place in the
     network, which `jinit.init` fills in. `decomposes`: it takes a QR decomposition. `dtypes`: the
-    kind of numbers it can draw.
+    kind of numbers it can draw. `dense`: the scheme of matrices, where it fills kernels alone.
     """
 
     make: Callable[..., Draw]
@@ -54,11 +54,16 @@ class Scheme(NamedTuple):
     placed: bool = False
     decomposes: bool = False
     dtypes: Any = jnp.inexact
+    dense: str | None = None
 
     @property
     def options(self) -> tuple[str, ...]:
         """Names of the options the scheme takes."""
         return tuple(inspect.signature(self.make).parameters)
+
+    def of_shape(self, name: str, shape: tuple[int, ...]) -> str:
+        """The name of this scheme, or of the one that draws a matrix in its place."""
+        return name if self.dense is None or len(shape) > 2 else self.dense
 
 
 # --- draws that do not look at the shape ------------------------------------------------------
@@ -458,6 +463,7 @@ SCHEMES: dict[str, Scheme] = {
         "gain Q at the kernel's centre, 0 elsewhere",
         "Xiao et al. 2018, algorithm 1; as in jax.nn",
         decomposes=True,
+        dense="orthogonal",
     ),
     "identity": Scheme(
         _identity,
