@@ -45,7 +45,8 @@ class Scheme(NamedTuple):
 
     `make(**options)` gives the draw. `placed`: the draw depends on the layer's place in the
     network, which `jinit.init` fills in. `decomposes`: it takes a QR decomposition. `dtypes`: the
-    kind of numbers it can draw. `dense`: the scheme of matrices, where it fills kernels alone.
+    kind of numbers it can draw. `dense`: what draws a convolutional network's matrices, where it
+    fills kernels alone.
     """
 
     make: Callable[..., Draw]
@@ -60,10 +61,6 @@ class Scheme(NamedTuple):
     def options(self) -> tuple[str, ...]:
         """Names of the options the scheme takes."""
         return tuple(inspect.signature(self.make).parameters)
-
-    def of_shape(self, name: str, shape: tuple[int, ...]) -> str:
-        """The name of this scheme, or of the one that draws a matrix in its place."""
-        return name if self.dense is None or len(shape) > 2 else self.dense
 
 
 # --- draws that do not look at the shape ------------------------------------------------------

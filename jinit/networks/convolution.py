@@ -57,7 +57,7 @@ class Window(NamedTuple):
 def convolve(
     w: Float[Array, "kernel kernel in out"], h: Float[Array, "in height width batch"],
     window: Window,
-) -> Float[Array, "out height width batch"]:  # fmt: skip
+) -> Float[Array, "out high wide batch"]:  # fmt: skip
     """`z[o, y, x] = sum_ijc w[i, j, c, o] h[c, s y + i - r, s x + j - r]`, r its centre."""
     return _convolve(window, w, h)
 
@@ -78,7 +78,7 @@ def _convolve(window: Window, w: jax.Array, h: jax.Array) -> jax.Array:
 def convolve_rows(
     w: Float[Array, "kernel kernel in out"], h: Float[Array, "batch height width in"],
     window: Window,
-) -> Float[Array, "batch height width out"]:  # fmt: skip
+) -> Float[Array, "batch high wide out"]:  # fmt: skip
     """The same of images `[batch, h, w, channels]`, as measurements have them."""
     high, wide = window.out
     rows = window.shifts(window.pad(window.pad(h, 1), 2), 1, high)
@@ -88,7 +88,7 @@ def convolve_rows(
 
 def project(
     w: Float[Array, "in out"], h: Float[Array, "in height width batch"], stride: int
-) -> Float[Array, "out height width batch"]:
+) -> Float[Array, "out high wide batch"]:
     """A 1 x 1 convolution of every stride-th pixel."""
     at = h[:, ::stride, ::stride]
     return linear(w, at.reshape(len(at), -1)).reshape(-1, *at.shape[1:])

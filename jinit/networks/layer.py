@@ -3,8 +3,9 @@
 A layer is linear, norm, activation: `h' = phi(norm(h W + b))`. In a residual net a square layer is
 a pre-activation block instead, `h' = h + a (phi(norm(h)) W + b)`. The last layer is a linear
 readout without norm, activation or skip. A convolutional net has two more: a stage, a block whose
-input is projected where it does not fit, and a readout that pools first. What a step does is the caller's: `plain_steps` are those
-of `forward`; `layer_signals` takes its own, which know the way back and leave no float's range.
+input is projected where it does not fit, and a readout that pools first. What a step does is the
+caller's: `plain_steps` are those of `forward`; `layer_signals` takes its own, which know the way
+back and leave no float's range.
 """
 
 import math
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 from jinit.activations import Activation
 from jinit.networks.linear import linear
 from jinit.networks.norms import BatchStats, Norm
-from jinit.networks.params import Layer
+from jinit.networks.params import ConvLayer, Layer
 
 Kind = Literal["plain", "block", "readout", "stage", "pooled"]
 StepName = Literal["linear", "norm", "activate", "branch", "project", "pool"]
@@ -161,7 +162,7 @@ def plain_steps(
     kind: Kind,
     parts: Parts,
     train: bool,
-    layer: Layer,
+    layer: Layer | ConvLayer,
     stats: BatchStats | None,
     *,
     batch_axis: int | tuple[int, ...] = 1,

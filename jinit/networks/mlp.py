@@ -159,9 +159,11 @@ def init(
             kind = type(net).__name__
             raise ValueError(f"bias_var={bias_var!r} needs biases; use {kind}(..., bias=True).")
     row = _row(scheme, options)
+    convolutional = any(run.window is not None for run in net.runs)
 
     def draws(keys: jax.Array, shape: tuple[int, ...], given: dict[str, Any]) -> jax.Array:
-        draw = scheme if callable(scheme) else schemes.scheme(row.of_shape(scheme, shape), **given)
+        own = row.dense if convolutional and len(shape) == 2 and row.dense else scheme
+        draw = own if callable(own) else schemes.scheme(own, **given)
         return jax.vmap(lambda key: draw(key, shape, dtype))(keys)
 
     fold_in = jax.vmap(jax.random.fold_in, (0, None))

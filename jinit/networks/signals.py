@@ -51,8 +51,8 @@ class LayerSignals(NamedTuple):
     log_act: Float[Array, "*batch layers"]
     """log root-mean-square of the activations"""
     dead: Float[Array, "*batch layers"]
-    """fraction of units (channels) whose slope is exactly 0 on every sample (a ReLU that is never on)
-    and pixel"""
+    """fraction of units whose slope is exactly 0 on every sample (a ReLU that is never on); of a
+    `ConvNet` these are channels, on every sample and pixel"""
     saturated: Float[Array, "*batch layers"]
     """fraction of entries whose slope is below `SATURATION` of the steepest (for ReLU: off)"""
     log_grad: Float[Array, "*batch layers"]

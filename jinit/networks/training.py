@@ -227,8 +227,8 @@ def train(
     def signals(params: Any, state: Any, batch: tuple[Any, Any]) -> LayerSignals:
         if bound.signals is None:
             raise TypeError(
-                "signals_at looks into the layers of a jinit.MLP or ConvNet; for a jinit.Network use "
-                "record=lambda params, state, batch: ..., record_at=[0, 100]."
+                "signals_at looks into the layers of a jinit.MLP or ConvNet; for a jinit.Network "
+                "use record=lambda params, state, batch: ..., record_at=[0, 100]."
             )
         return bound.signals(params, state, *batch, loss=loss)
 
