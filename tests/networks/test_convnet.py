@@ -1,6 +1,5 @@
 """Convolutional networks: the product, the walk, the draws and the signals, beside plain jax."""
 
-import itertools
 import math
 
 import jax
@@ -101,13 +100,19 @@ SHAPED = {
 X = jnp.asarray(RNG.normal(size=(5, 6, 6, 2)), jnp.float32)
 Y = jnp.asarray([0, 1, 2, 0, 1])
 CASES = [
-    (norm, residual, train, padding)
-    for norm, residual, padding in itertools.product(
-        IMAGE_NORMS, (None, "plain", "skipinit"), ("same", "circular")
-    )
-    for train in ((True, False) if norm == "batch" else (True,))
-    if padding == "same" or (norm, residual) in ((None, None), ("batch", "skipinit"))
+    (None, None, True, "circular"),
+    (None, "plain", True, "same"),
+    ("batch", None, True, "same"),
+    ("batch", "skipinit", True, "circular"),
+    ("batch", "plain", False, "same"),
+    ("layer", "scaled", True, "same"),
+    ("group", None, True, "same"),
 ]
+
+
+def test_the_walk_meets_every_norm_and_residual():
+    assert {norm for norm, *_ in CASES} == set(IMAGE_NORMS)
+    assert {residual for _, residual, *_ in CASES} == set(RESIDUALS)
 
 
 def by_hand(net, params, state, x, *, train):
@@ -312,7 +317,7 @@ def test_every_scheme_draws_every_layer(name):
     net = jinit.ConvNet(
         (4, 4, 2), channels=(4, 4, 6), classes=4, strides=(1, 1, 2), residual="skipinit"
     )
-    params, state = jinit.init(jax.random.key(0), net, name)
+    params, _ = jinit.init(jax.random.key(0), net, name)
     shapes = [(3, 3, 2, 4), (3, 3, 4, 4), (3, 3, 4, 6), (4, 6), (6, 4)]
     found = [*(layer.w for layer in params[:3]), params[2].projection, params[3].w]
     keys = [(0, 0), (1, 0), (2, 0), (2, 2), (3, 0)]
@@ -324,8 +329,6 @@ def test_every_scheme_draws_every_layer(name):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), layer), part)
         expected = jinit.scheme(own, **options)(key, shape)
         np.testing.assert_allclose(w, expected, rtol=1e-5, atol=1e-5)
-    out = jinit.forward(net, params, state, jnp.ones((2, 4, 4, 2)), train=True)[0]
-    assert out.shape == (2, 4)
 
 
 def test_hes_standard_deviations():
@@ -358,12 +361,13 @@ def test_every_singular_value_of_a_delta_orthogonal_layer_is_its_gain(padding):
 
 
 def test_looks_linear_nets_are_linear():
-    net = jinit.ConvNet((4, 4, 2), channels=(6, 8, 8, 4), classes=3, strides=(1, 2, 1, 1))
-    params, state = drawn(net, "looks_linear")
+    net = jinit.ConvNet((4, 4, 2), channels=(6, 8, 4), classes=3, strides=(1, 2, 1))
+    params, state = jinit.init(jax.random.key(0), net, "looks_linear")
     a, b = (jnp.asarray(RNG.normal(size=(3, 4, 4, 2)), jnp.float32) for _ in range(2))
-    of = lambda x: jinit.forward(net, params, state, x, train=True)[0]  # noqa: E731
-    np.testing.assert_allclose(of(a + 2 * b), of(a) + 2 * of(b), rtol=1e-4, atol=1e-5)
-    assert float(jnp.std(of(a))) > 0.01
+    out, _ = jinit.forward(net, params, state, jnp.concatenate([a, b, a + 2 * b]), train=True)
+    of_a, of_b, of_both = jnp.split(out, 3)
+    np.testing.assert_allclose(of_both, of_a + 2 * of_b, rtol=1e-4, atol=1e-5)
+    assert float(jnp.std(of_a)) > 0.01
 
 
 def test_a_deeper_net_shares_its_first_layers():
@@ -455,7 +459,7 @@ def test_it_trains_evaluates_records_and_sweeps():
     np.testing.assert_allclose(found.loss, found.again, rtol=1e-5)
     assert found.grad.shape == (2, 2, 2, 3)
     assert np.isfinite(found.grad).all()
-    assert (found.loss.sel(lr=0.1) < 0.1 * found["first"].sel(lr=0.1)).all()
+    assert (found.loss.sel(lr=0.1) < 0.6 * found.loss.sel(lr=0.0)).all()
 
 
 # --- bad input --------------------------------------------------------------------------------
