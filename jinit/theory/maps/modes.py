@@ -63,7 +63,9 @@ def mode_factors(layer: WideLayer, *, image: tuple[int, int], kernel: int | Any 
     """
     sizes = checks.listed("image must list height and width, as in (8, 8)", image)
     if len(sizes) != 2:
-        raise ValueError(f"image must list height and width, as in (8, 8), got {list(sizes)}.")
+        raise ValueError(
+            f"image must list height and width, as in (8, 8), got {len(sizes)} entries."
+        )
     high, wide = (checks.count("every entry of image", n) for n in sizes)
     shares = _shares(kernel)
     torus = np.zeros((high, wide))
@@ -89,7 +91,7 @@ def _factor(layer: WideLayer, found: DepthScales) -> float:
 
 
 def _shares(kernel: Any) -> np.ndarray:
-    if np.ndim(kernel) == 0:
+    if kernel is None or isinstance(kernel, int | np.integer):
         side = checks.count("kernel", kernel)
         return np.full((side, side), 1 / side**2)
     checks.numeric("kernel", kernel)
