@@ -182,8 +182,7 @@ def test_outputs_and_signals_are_those_of_plain_jax(norm, residual, train, paddi
     np.testing.assert_allclose(signals.log_weight_grad, sizes, rtol=1e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize("residual", [None, "plain"])
-@pytest.mark.parametrize("norm", [None, "batch"])
+@pytest.mark.parametrize(("norm", "residual"), [("batch", None), (None, "plain")])
 def test_on_one_pixel_it_is_the_mlp(norm, residual):
     """Kernels of one entry: the same parameters, outputs, statistics and signals."""
     dims = (6, 6, 6, 4)
