@@ -34,7 +34,9 @@ from benchmarks.workloads import WORKLOADS, Workload
 
 # One network after the other: timed on a part, since the time is in proportion.
 SLOW = ("NumPy loop", "PyTorch loop", "jitted step", "Flax loop")
+CONVOLVE = ("jinit", "jinit, jit(vmap)", "jit(vmap)", "jitted step", "PyTorch loop")
 PART = {
+    "conv": 4, "conv deep": 1,
     "small": 32, "typical": 16, "deep": 4, "batch norm": 2, "wide": 2, "gradients 10": 64,
     "gradients 50": 8, "gradients 100": 4, "gradients 300": 2, "grid f32": 16, "grid f64": 16,
 }  # fmt: skip
@@ -49,7 +51,8 @@ MAPPED_PART = {"gradients 100": 64, "gradients 300": 64}
 
 FLOORS = {  # against jit(vmap), against a PyTorch loop
     "small": (2.0, 15.0), "typical": (2.5, 4.0), "deep": (2.0, 1.4), "batch norm": (2.0, 4.0),
-    "wide": (1.4, 1.0), "gradients 10": (2.0, 4.0), "gradients 50": (2.0, 4.0),
+    "conv": (2.0, 2.0), "conv deep": (2.0, 2.0), "wide": (1.4, 1.0), "gradients 10": (2.0, 4.0),
+    "gradients 50": (2.0, 4.0),
     "gradients 100": (2.0, 4.0), "gradients 300": (2.0, 4.0), "grid f32": (2.0, 0.0),
     "grid f64": (2.0, 0.0),
 }  # fmt: skip
@@ -72,7 +75,8 @@ def measure(work: Workload, entries: list[str], rounds: int, *, small: bool = Fa
     workers: list[Worker] = []
     with tempfile.TemporaryDirectory() as folder:
         try:
-            for entry in [*entries, "gemm"]:
+            able = [e for e in entries if not work.image or e in CONVOLVE]
+            for entry in [*able, "gemm"]:
                 place = Path(folder) / f"{entry.replace(' ', '_')}.npy"
                 workers.append(Worker(entry, work, _part(entry, work, small), place, small=small))
             *peers, gemm = workers

@@ -1,8 +1,10 @@
 """What is timed: networks, starting weights and data, the same arrays for everyone.
 
-A workload is plain NumPy, so that a peer need not know jax. Weights are [fan_in, fan_out].
+A workload is plain NumPy, so that a peer need not know jax. Weights are [fan_in, fan_out], kernels
+[3, 3, in, out].
 """
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -32,6 +34,8 @@ class Workload:
     """networks of the whole workload, where fewer are timed"""
     drawn: int = 64
     """different starting weights of "gradients": they have to fit in memory, for every peer"""
+    image: int = 0
+    """side of images, whose hidden layers are convolutions of `width` channels, zeros around"""
     compared_layers: int = 0
     """at which results are compared, where the whole depth makes noise of float32's rounding"""
 
@@ -55,7 +59,7 @@ class Workload:
     def dims(self) -> tuple[int, ...]:
         if self.kind == "grid":  # Sohl-Dickstein 2024: two matrices, one output, no biases
             return (self.width, self.width, 1)
-        return (64, *(self.width,) * self.layers, 10)
+        return (1 if self.image else 64, *(self.width,) * self.layers, 10)
 
     @property
     def bias(self) -> bool:
@@ -71,7 +75,9 @@ class Workload:
                 rng.normal(size=(self.batch, 1)).astype(self.dtype),
             )
         x, y = load_digits(return_X_y=True)
-        return (x[: self.batch] / 16).astype(self.dtype), y[: self.batch].astype(np.int32)
+        x = (x[: self.batch] / 16).astype(self.dtype)
+        x = x.reshape(-1, self.image, self.image, 1) if self.image else x
+        return x, y[: self.batch].astype(np.int32)
 
     @cached_property
     def weights(self) -> list[np.ndarray]:
@@ -79,9 +85,11 @@ class Workload:
         rng = np.random.default_rng(0)
         gain = 1.0 if self.kind == "grid" else 2.0
         found = []
-        for m, n in zip(self.dims, self.dims[1:], strict=False):
-            draws = rng.standard_normal((self.bases, m, n), np.float32)
-            found.append((draws * np.sqrt(gain / m)).astype(self.dtype))
+        for i, (m, n) in enumerate(zip(self.dims, self.dims[1:], strict=False)):
+            field = (3, 3) if self.image and i < self.layers else ()
+            draws = rng.standard_normal((self.bases, *field, m, n), np.float32)
+            fan_in = math.prod(field) * m
+            found.append((draws * np.sqrt(gain / fan_in)).astype(self.dtype))
         return found
 
     @cached_property
@@ -99,12 +107,17 @@ class Workload:
         return np.stack([a.ravel() for a in np.meshgrid(side, side, indexing="ij")], axis=1)
 
     def products(self) -> list[tuple[int, int, int, int]]:
-        """(m, k, n, times) of the matrix products `[m, k] [k, n]` of one network's step."""
+        """(m, k, n, times) of the matrix products `[m, k] [k, n]` of one network's step.
+
+        A convolution is counted as one of all patches.
+        """
         found = []
         for i, (m, n) in enumerate(zip(self.dims, self.dims[1:], strict=False)):
-            found += [(self.batch, m, n, 1), (m, self.batch, n, 1)]  # forward; the weights'
+            convolved = self.image and i < self.layers
+            rows, field = (self.batch * self.image**2, 9) if convolved else (self.batch, 1)
+            found += [(rows, field * m, n, 1), (field * m, rows, n, 1)]  # forward; the weights'
             if i:
-                found.append((self.batch, n, m, 1))  # the input's
+                found.append((rows, field * n, m, 1))  # the input's
         counts: dict[tuple[int, int, int], int] = {}
         for *shape, times in found:
             counts[tuple(shape)] = counts.get(tuple(shape), 0) + times  # type: ignore[index]
@@ -156,6 +169,10 @@ WORKLOADS = {
             batch_norm=True,
             learning_rate=1e-9,
             compared_layers=20,
+        ),
+        Workload("conv", "train", 32, 20, 16, 64, 3, image=8, learning_rate=1e-3),
+        Workload(
+            "conv deep", "train", 8, 200, 16, 64, 3, image=8, learning_rate=1e-3, compared_layers=50
         ),
         Workload("wide", "train", 16, 6, 512, 1000, 5),
         *(_gradients(depth) for depth in (10, 50, 100, 300)),

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from jinit.models.model import Model
     from jinit.models.starts.table import STARTS
     from jinit.networks.base import Network
+    from jinit.networks.convnet import ConvNet
     from jinit.networks.correlations import Correlations, correlations
     from jinit.networks.jacobian import measure_jacobian_spectrum
     from jinit.networks.mlp import MLP, forward, init, init_params
-    from jinit.networks.params import Layer, NormState, Params
+    from jinit.networks.params import ConvLayer, Layer, NormState, Params
     from jinit.networks.signals import LayerSignals, layer_signals
     from jinit.networks.training import (
         TrainResult,
@@ -43,12 +44,13 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
-    "ACTIVATIONS", "MLP", "SCHEMES", "STARTS", "Correlations", "Data", "FixResult", "Layer",
-    "LayerSignals", "Model", "Network", "NormState", "Params", "Sweep", "TrainResult", "TrainState",
-    "activations", "audit", "compare_starts", "configure", "correlations", "data", "diagnose",
-    "dry_run", "evaluate", "fix", "forward", "gain", "init", "init_params", "layer_signals", "load",
-    "map_trainability", "measure_jacobian_spectrum", "models", "networks", "plots", "reinit",
-    "scheme", "sweep", "take_tour", "theory", "train", "train_state", "train_step",
+    "ACTIVATIONS", "MLP", "SCHEMES", "STARTS", "ConvLayer", "ConvNet", "Correlations", "Data",
+    "FixResult", "Layer", "LayerSignals", "Model", "Network", "NormState", "Params", "Sweep",
+    "TrainResult", "TrainState", "activations", "audit", "compare_starts", "configure",
+    "correlations", "data", "diagnose", "dry_run", "evaluate", "fix", "forward", "gain",
+    "init", "init_params", "layer_signals", "load", "map_trainability",
+    "measure_jacobian_spectrum", "models", "networks", "plots", "reinit", "scheme", "sweep",
+    "take_tour", "theory", "train", "train_state", "train_step",
 ]  # fmt: skip
 
 _MODULES = ("activations", "data", "models", "networks", "plots", "theory")
@@ -59,10 +61,11 @@ _NAMES = {
     "models.starts.table": "STARTS",
     "fixing": "FixResult fix",
     "networks.base": "Network",
+    "networks.convnet": "ConvNet",
     "networks.correlations": "Correlations correlations",
     "networks.jacobian": "measure_jacobian_spectrum",
     "networks.mlp": "MLP forward init init_params",
-    "networks.params": "Layer NormState Params",
+    "networks.params": "ConvLayer Layer NormState Params",
     "networks.signals": "LayerSignals layer_signals",
     "networks.training": "TrainResult TrainState evaluate train train_state train_step",
     "runtime": "configure",

@@ -45,7 +45,8 @@ class Scheme(NamedTuple):
 
     `make(**options)` gives the draw. `placed`: the draw depends on the layer's place in the
     network, which `jinit.init` fills in. `decomposes`: it takes a QR decomposition. `dtypes`: the
-    kind of numbers it can draw.
+    kind of numbers it can draw. `dense`: what draws a convolutional network's matrices, where it
+    fills kernels alone.
     """
 
     make: Callable[..., Draw]
@@ -54,6 +55,7 @@ class Scheme(NamedTuple):
     placed: bool = False
     decomposes: bool = False
     dtypes: Any = jnp.inexact
+    dense: str | None = None
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -458,6 +460,7 @@ SCHEMES: dict[str, Scheme] = {
         "gain Q at the kernel's centre, 0 elsewhere",
         "Xiao et al. 2018, algorithm 1; as in jax.nn",
         decomposes=True,
+        dense="orthogonal",
     ),
     "identity": Scheme(
         _identity,

@@ -107,7 +107,11 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         "theory": DIAGRAM, "marks": {"He": (2.0, 0.0)}, "limit": 1.0, "title": "a",
         "measured": {"weight_var": [2.0], "bias_var": [0.0], "log_slope": [0.0]}}),
     "signals": (plots.signals, {"measured": SIGNALS, "theory": PREDICTED, "title": "a"}),
-    "digits": (data.digits, {"test_fraction": 0.5, "standardize": False, "seed": 1}),
+    "digits": (data.digits, {
+        "test_fraction": 0.5, "standardize": False, "seed": 1, "images": True}),
+    "mnist1d": (data.mnist1d, {
+        "samples": 40, "test_fraction": 0.5, "images": True, "seed": 1}),
+    "patches": (data.patches, {"samples": 8, "side": 2, "whiten": True, "seed": 1}),
     "circles": (data.circles, {"samples": 20, "noise": 0.1, "factor": 0.5, "test_fraction": 0.2,
                                "standardize": True, "seed": 0}),
     "moons": (data.moons, {"samples": 20, "noise": 0.1, "test_fraction": 0.2, "standardize": True,

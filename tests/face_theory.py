@@ -55,6 +55,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         "u": 0.5, "s": 1.0, "u0": 0.1, "depth": 2, "tau": 1.0}),
     "theory.linear_singular_values": (theory.linear_singular_values, {
         "weight_var": 1.0, "aspect": 0.5}),
+    "theory.mode_factors": (theory.mode_factors, ONE | {"image": (4, 4), "kernel": 3}),
     "theory.phase": (theory.phase, ONE),
     "theory.phase_diagram": (theory.phase_diagram, {
         "activation": "tanh", "weight_var": [0.5, 1.5], "bias_var": [0.0, 0.1]}),

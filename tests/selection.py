@@ -59,6 +59,16 @@ ALWAYS = {
     "test_before_training_only_the_readout_of_mup_shrinks": ("adam",),
     "models/scaling/test_coordinate_check.py::"
     "test_the_verdict_names_the_first_layer_that_depends_on_the_width": ("adam",),
+    "networks/test_convnet.py::test_outputs_and_signals_are_those_of_plain_jax": (
+        "batch-skipinit-True-circular", "group-None-True-same",
+    ),
+    "networks/test_convnet.py::test_every_scheme_draws_every_layer": (
+        "he", "delta_orthogonal", "looks_linear",
+    ),
+    "networks/test_convnet.py::test_scanned_equals_unrolled_and_mapped_equals_looped": ("scaled",),
+    "networks/test_convnet.py::test_a_thousand_delta_orthogonal_layers_are_a_straight_line": (
+        "0.01",
+    ),
     "networks/test_correlations.py::test_the_mean_over_seeds_is_theorys_trajectory": ("ordered",),
     "networks/test_correlations.py::test_they_are_what_the_definition_says": (
         "None-None-True", "None-plain-True", "batch-None-True", "batch-skipinit-True",

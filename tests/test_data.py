@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import jinit
-from jinit.data import circles, digits, from_arrays, gaussian, moons
+from jinit.data import circles, digits, from_arrays, gaussian, images, mnist1d, moons, patches
 
 MAKERS = {"digits": digits, "circles": circles, "moons": moons}
 
@@ -141,3 +141,112 @@ def test_what_cannot_be_split_is_one_sentence(make, given, words):
              gaussian: {"key": jax.random.key(0), "samples": 20, "features": 2}}  # fmt: skip
     with pytest.raises((ValueError, TypeError), match=words):
         make(**first.get(make, {}) | given)
+
+
+# --- images -----------------------------------------------------------------------------------
+
+
+def test_digits_as_images_are_the_digits():
+    flat, images = digits(), digits(images=True)
+    assert images.x_train.shape == (1437, 8, 8, 1)
+    np.testing.assert_array_equal(images.x_test.reshape(-1, 64), flat.x_test)
+    np.testing.assert_array_equal(images.y_train, flat.y_train)
+
+
+def test_mnist1d_is_made_by_its_recipe():
+    """Mean 0, variance 1, the same again; a linear classifier finds what the paper says, 32 %."""
+    from sklearn.linear_model import LogisticRegression
+
+    made = mnist1d(2000)
+    assert made.x_train.shape == (1600, 40)
+    every = np.concatenate([made.x_train, made.x_test])
+    assert abs(every.mean()) < 1e-6
+    assert every.std() == pytest.approx(1, abs=1e-6)
+    np.testing.assert_array_equal(made.x_train, mnist1d(2000).x_train)
+    assert mnist1d(40, images=True, test_fraction=0.5).x_train.shape == (20, 1, 40, 1)
+    linear = LogisticRegression(C=0.1, max_iter=200).fit(made.x_train, made.y_train)
+    # 400 test samples: four standard deviations of a share of 0.32 are 0.09.
+    assert linear.score(made.x_test, made.y_test) == pytest.approx(0.32, abs=0.09)
+
+
+def test_patches_are_white():
+    found = patches(300, side=3).reshape(300, -1)
+    np.testing.assert_allclose(found.T @ found / 300, np.eye(27), atol=1e-5)
+    few = patches(20, side=4)  # fewer than entries
+    assert few.shape == (20, 4, 4, 3)
+    assert np.isfinite(few).all()
+    plain = patches(300, side=3, whiten=False).reshape(300, -1)
+    np.testing.assert_allclose(plain.std(0), np.ones(27), rtol=1e-4)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of five images of 4 x 3 pixels."""
+    from matplotlib.image import imsave
+
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (10, 4, 3, 3)).astype(np.uint8)
+    for i, image in enumerate(pixels):
+        own = tmp_path / ("cat" if i < 5 else "dog")
+        own.mkdir(exist_ok=True)
+        imsave(own / f"{i}.png", image)
+    (tmp_path / "cat" / "notes.txt").write_text("of no interest")
+    return tmp_path, pixels
+
+
+def test_a_folder_of_ones_own_images(folder):
+    path, pixels = folder
+    found = images(path, standardize=False, test_fraction=0.4)
+    assert found.x_train.shape == (6, 4, 3, 3)
+    both = np.concatenate([found.x_train, found.x_test])
+    labels = np.concatenate([found.y_train, found.y_test])
+    for image, label in zip(both, labels, strict=True):
+        places = [i for i, own in enumerate(pixels) if np.array_equal(own, image)]
+        assert [i // 5 for i in places] == [label]
+    standard = images(path, test_fraction=0.4).x_train
+    np.testing.assert_allclose(standard.mean((0, 1, 2)), np.zeros(3), atol=1e-6)
+    np.testing.assert_allclose(standard.std((0, 1, 2)), np.ones(3), rtol=1e-5)
+
+
+def test_a_folder_or_file_that_is_split_already(folder, tmp_path):
+    path, _ = folder
+    for half in ("train", "test"):
+        (path / half).mkdir()
+    for name in ("cat", "dog"):
+        (path / name).rename(path / "train" / name)
+    (path / "test" / "dog").mkdir()
+    (path / "train" / "dog" / "9.png").rename(path / "test" / "dog" / "9.png")
+    found = images(path)
+    assert (len(found.x_train), len(found.x_test), found.y_test.tolist()) == (9, 1, [1])
+    file = tmp_path / "own.npz"
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (6, 5, 5)).astype(np.uint8), np.arange(6) % 2
+    np.savez(file, x_train=x, y_train=y, x_test=x[:2], y_test=y[:2, None])
+    found = images(file, standardize=False)
+    np.testing.assert_array_equal(found.x_train[..., 0], x)
+    assert found.x_test.shape == (2, 5, 5, 1)
+    assert found.y_test.dtype == np.int32
+
+
+@pytest.mark.bad_input
+def test_what_is_no_folder_of_images(folder, tmp_path):
+    path, _ = folder
+    with pytest.raises(ValueError, match=r"a folder of images or an npz file, got .*nothing"):
+        images(tmp_path / "nothing")
+    (path / "empty" / "class").mkdir(parents=True)
+    with pytest.raises(ValueError, match="must hold a folder of images for each class, got none"):
+        images(path / "empty")
+    from matplotlib.image import imsave
+
+    imsave(path / "cat" / "odd.png", np.zeros((2, 2, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"one size, got \[4, 3, 3\] in 0.png and \[2, 2, 3\] in"):
+        images(path)
+    for arrays, sentence in (
+        ({"a": np.zeros(3)}, "must hold x_train, y_train, x_test and y_test, or x and y, got a"),
+        ({"x": np.zeros((4, 3)), "y": np.zeros(4, int)}, r"got shapes \[4, 3\] and \[4\]"),
+        ({"x": np.zeros((4, 3, 3)), "y": np.zeros(4)}, r"integer label .* of float64"),
+    ):
+        file = tmp_path / "file.npz"
+        np.savez(file, **arrays)
+        with pytest.raises(ValueError, match=sentence):
+            images(file)

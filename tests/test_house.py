@@ -30,10 +30,11 @@ FLOORS: dict[str, list[set[str]]] = {
         {"cli"},
     ],
     "networks": [
-        {"base", "scaled", "linear", "norms"},
-        {"params", "losses"},
+        {"base", "forms", "scaled", "linear", "norms"},
+        {"params", "losses", "convolution", "image_norms"},
         {"layer"},
-        {"mlp"},
+        {"description"},
+        {"mlp", "convnet"},
         {"signals", "apart"},
         {"correlations", "jacobian", "training"},
     ],
@@ -56,6 +57,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"lengths", "orbit"},
         {"correlations", "criticality", "dropout"},
         {"depth_scales", "phase_diagram"},
+        {"modes"},
     ],
     "theory.spectra": [{"slope_law", "linear_nets"}, {"jacobian"}],
     "theory.layers": [

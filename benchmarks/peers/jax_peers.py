@@ -34,6 +34,12 @@ def _forward(work: Workload, layers: list[Any], stats: list[Any], x: jax.Array) 
     """Outputs and new running statistics; a layer is a dict of arrays."""
     h, kept = x, []
     for i, layer in enumerate(layers):
+        if work.image and i < work.layers:
+            form = ("NHWC", "HWIO", "NHWC")
+            z = jax.lax.conv_general_dilated(h, layer["w"], (1, 1), "SAME", dimension_numbers=form)
+            h = _phi(work)(z + layer["b"])
+            continue
+        h = h.mean((1, 2)) if work.image else h
         h = h @ layer["w"] + layer["b"] if work.bias else h @ layer["w"]
         if i == len(layers) - 1:
             break

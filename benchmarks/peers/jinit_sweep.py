@@ -21,7 +21,10 @@ from jinit.sweeps.blocks import Runner, Settings, places
 __all__ = ["ENTRIES"]
 
 
-def _net(work: Workload) -> jinit.MLP:
+def _net(work: Workload) -> Any:
+    if work.image:
+        image = (work.image, work.image, 1)
+        return jinit.ConvNet(image, channels=work.dims[1:-1], classes=10)
     return jinit.MLP(
         work.dims, activation=work.activation, bias=work.bias,
         norm="batch" if work.batch_norm else None,

@@ -14,6 +14,12 @@ __all__ = ["ENTRIES"]
 
 def _module(work: Workload) -> nn.Sequential:
     layers: list[nn.Module] = []
+    if work.image:
+        for m, n in zip(work.dims[:-1], work.dims[1:-1], strict=False):
+            layers += [nn.Conv2d(m, n, 3, padding="same"), nn.ReLU()]
+        return nn.Sequential(
+            *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(work.width, work.dims[-1])
+        )
     for i, (m, n) in enumerate(zip(work.dims, work.dims[1:], strict=False)):
         layers.append(nn.Linear(m, n, bias=work.bias))
         if i < len(work.dims) - 2:
@@ -25,6 +31,7 @@ def _module(work: Workload) -> nn.Sequential:
 
 def _data(work: Workload) -> tuple[torch.Tensor, torch.Tensor]:
     x, y = map(torch.from_numpy, work.data)
+    x = x.permute(0, 3, 1, 2).contiguous() if work.image else x
     return x, y if work.kind == "grid" else y.long()
 
 
@@ -37,12 +44,13 @@ def _loss(work: Workload, out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def loop(work: Workload, networks: int) -> Built:
     x, y = _data(work)
     model = _module(work)
-    linears = [layer for layer in model if isinstance(layer, nn.Linear)]
+    linears = [layer for layer in model if isinstance(layer, nn.Linear | nn.Conv2d)]
 
     def start(i: int) -> None:
         with torch.no_grad():
             for layer, w in zip(linears, work.weights, strict=True):
-                layer.weight.copy_(torch.from_numpy(w[i % len(w)]).T)
+                own = torch.from_numpy(w[i % len(w)])
+                layer.weight.copy_(own.permute(3, 2, 0, 1) if own.ndim == 4 else own.T)
                 if layer.bias is not None:
                     layer.bias.zero_()
             for layer in model:

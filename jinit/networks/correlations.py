@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from jinit.networks.description import Description
 from jinit.networks.layer import Run, climb, over_layers
-from jinit.networks.mlp import MLP, as_input, as_measured
+from jinit.networks.mlp import as_input, as_measured
 from jinit.networks.params import NormState, Params
 from jinit.networks.scaled import Scaled, add, normalise, to_array
 from jinit.networks.signals import Slopes, scaled_steps
@@ -40,11 +41,11 @@ class Correlations(NamedTuple):
 
 @measured
 def correlations(
-    net: MLP,
+    net: Description,
     params: Any,
     state: Any,
-    x: Float[ArrayLike, "pairs in"],
-    other: Float[ArrayLike, "pairs in"],
+    x: Float[ArrayLike, "pairs *in"],
+    other: Float[ArrayLike, "pairs *in"],
     *,
     train: bool = True,
 ) -> Correlations:
@@ -84,11 +85,14 @@ def correlations(
 
 
 @partial(jax.jit, static_argnames=("net", "train"))
-def _measure(net: MLP, train: bool, params: Params, state: NormState, x: jax.Array) -> Correlations:
-    slopes = Slopes(net.activation, x.dtype)
+def _measure(
+    net: Description, train: bool, params: Params, state: NormState, x: jax.Array
+) -> Correlations:
+    parts = net.parts
+    slopes = Slopes(parts.activation, x.dtype)
 
     def up(run: Run, h: Scaled, xs: Any) -> tuple[Scaled, Correlations]:
-        out, steps = climb(run.kind, scaled_steps(net.parts, slopes, train, *xs), h, add)
+        out, steps = climb(run.kind, scaled_steps(run, parts, slopes, train, *xs), h, add)
         return out, _compare(run.pre_activation(out, steps["linear"].value))
 
     seen = over_layers(up, normalise(x), net.runs, params.runs, state.runs)[1]
@@ -103,7 +107,7 @@ def _compare(pre: Scaled) -> Correlations:
     def size(mean_square: jax.Array) -> jax.Array:
         return to_array(Scaled(mean_square, 2 * pre.exponent))
 
-    u, v = jnp.split(pre.array, 2)
+    u, v = jnp.split(pre.array.reshape(len(pre.array), -1), 2)
     d = u - v
     q, other = mean(u * u), mean(v * v)
     one, two = jnp.sqrt(q), jnp.sqrt(other)

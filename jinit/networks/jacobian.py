@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from jinit import checks
 from jinit.networks.mlp import MLP, as_measured, forward
 from jinit.networks.norms import NORMS
 from jinit.networks.params import Layer, NormState, Params
@@ -51,6 +52,11 @@ def measure_jacobian_spectrum(
 
     Source: Pennington, Schoenholz & Ganguli 2017, eq. 2.
     """
+    if not isinstance(net, MLP):
+        raise TypeError(
+            f"measure_jacobian_spectrum takes a jinit.MLP, got {checks.shown(net)}; of a "
+            f"convolutional net take jax.jacobian of jinit.forward."
+        )
     params, state, x = as_measured(net, params, state, x)
     if net.depth == 1 and not readout:
         raise ValueError(

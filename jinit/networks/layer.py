@@ -2,8 +2,10 @@
 
 A layer is linear, norm, activation: `h' = phi(norm(h W + b))`. In a residual net a square layer is
 a pre-activation block instead, `h' = h + a (phi(norm(h)) W + b)`. The last layer is a linear
-readout without norm, activation or skip. What a step does is the caller's: `plain_steps` are those
-of `forward`; `layer_signals` takes its own, which know the way back and leave no float's range.
+readout without norm, activation or skip. A convolutional net has two more: a stage, a block whose
+input is projected where it does not fit, and a readout that pools first. What a step does is the
+caller's: `plain_steps` are those of `forward`; `layer_signals` takes its own, which know the way
+back and leave no float's range.
 """
 
 import math
@@ -18,25 +20,31 @@ import jax.numpy as jnp
 from jinit.activations import Activation
 from jinit.networks.linear import linear
 from jinit.networks.norms import BatchStats, Norm
-from jinit.networks.params import Layer
+from jinit.networks.params import ConvLayer, Layer
 
-Kind = Literal["plain", "block", "readout"]
-StepName = Literal["linear", "norm", "activate", "branch"]
+Kind = Literal["plain", "block", "readout", "stage", "pooled"]
+StepName = Literal["linear", "norm", "activate", "branch", "project", "pool"]
 X = TypeVar("X")
 Steps = Mapping[StepName, Callable[[X], tuple[X, Any]]]
 
 
 class Order(NamedTuple):
-    """The steps of a layer; with `skip` its input is added to what the last one gives."""
+    """The steps of a layer; with `skip` its input is added to what the last one gives.
+
+    `around` is a step that the input takes on the way round.
+    """
 
     steps: tuple[StepName, ...]
     skip: bool = False
+    around: StepName | None = None
 
 
 LAYERS: dict[Kind, Order] = {
     "plain": Order(("linear", "norm", "activate")),
     "block": Order(("norm", "activate", "linear", "branch"), skip=True),
     "readout": Order(("linear",)),
+    "stage": Order(("norm", "activate", "linear", "branch"), skip=True, around="project"),
+    "pooled": Order(("pool", "linear")),
 }
 
 
@@ -62,6 +70,8 @@ class Run(NamedTuple):
     length: int
     shape: tuple[int, ...]
     kind: Kind
+    window: Any = None
+    """of a convolution: `convolution.Window`"""
 
     def pre_activation(self, out: X, z: X) -> X:
         """What a record shows of an output and a linear output z, or of the gradients by them."""
@@ -69,13 +79,17 @@ class Run(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What the layers of a network have in common; `branch` is the fixed factor of a branch."""
+    """What the layers of a network have in common.
+
+    `branch` is the fixed factor of a branch, `pool` how an image becomes a vector.
+    """
 
     activation: Activation
     norm: Norm
     momentum: float
     eps: float
     branch: float
+    pool: str | None = None
 
 
 class Seen(NamedTuple):
@@ -94,6 +108,9 @@ def climb(
     for name in order.steps:
         seen[name] = Seen(x, *steps[name](x))
         x = seen[name].value
+    if order.around is not None:
+        seen[order.around] = Seen(h, *steps[order.around](h))
+        h = seen[order.around].value
     return add(h, x) if order.skip else x, seen
 
 
@@ -105,6 +122,9 @@ def descend(
     for name in reversed(order.steps):
         by_value[name] = x
         x = seen[name].beside(x)
+    if order.around is not None:
+        by_value[order.around] = g
+        g = seen[order.around].beside(g)
     return add(g, x) if order.skip else x, by_value
 
 
@@ -142,12 +162,15 @@ def plain_steps(
     kind: Kind,
     parts: Parts,
     train: bool,
-    layer: Layer,
+    layer: Layer | ConvLayer,
     stats: BatchStats | None,
     *,
-    batch_axis: int = 1,
+    batch_axis: int | tuple[int, ...] = 1,
+    product: Callable[[Any, jax.Array], jax.Array] = linear,
 ) -> Steps[jax.Array]:
     """The steps on arrays [features, batch], or [batch, features] where `batch_axis` is 0.
+
+    Or on images, with several axes that are not the features', and another `product(w, h)`.
 
     Beside the norm stand the statistics after it. A bias in front of a batch's own mean, which
     takes it away again, is added to the running mean alone; its gradient is exactly 0.
@@ -157,7 +180,7 @@ def plain_steps(
         b, shift = None, layer.b
 
     def affine(h: jax.Array) -> tuple[jax.Array, None]:
-        z = linear(layer.w, h) if batch_axis else h @ layer.w
+        z = product(layer.w, h) if batch_axis else h @ layer.w
         return z if b is None else z + jnp.expand_dims(b, batch_axis), None
 
     def norm(z: jax.Array) -> tuple[jax.Array, Any]:

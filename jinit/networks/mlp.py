@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import groupby, pairwise
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,11 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jinit import checks, schemes
 from jinit.activations import Activation, activation, check_activation
+from jinit.networks.description import Description
 from jinit.networks.forms import by_platform
 from jinit.networks.layer import LAYERS, RESIDUALS, Parts, Run, climb, over_layers, plain_steps
 from jinit.networks.norms import NORMS, BatchStats, init_stats
-from jinit.networks.params import Layer, NormState, Params, stack
+from jinit.networks.params import ConvLayer, Layer, NormState, Params, stack
 from jinit.runtime import keys_after
 
 UNROLLED = 16
@@ -28,7 +29,7 @@ _CHUNK = 16  # layers of a longer run that are one piece of an accelerator's pro
 
 
 @dataclass(frozen=True)
-class MLP:
+class MLP(Description):
     """A fully connected network, as a description that can be hashed and compared.
 
     Args:
@@ -60,18 +61,7 @@ class MLP:
         check_activation(self.activation)
         checks.choice("norm", self.norm, NORMS)
         checks.choice("residual", self.residual, RESIDUALS)
-        if not isinstance(self.bias, bool):
-            raise TypeError(f"bias must be True or False, got {checks.shown(self.bias)}.")
-        for name, value in (("momentum", self.momentum), ("eps", self.eps)):
-            checks.number(name, value)
-            if isinstance(value, jax.Array):
-                raise TypeError(f"{name} must be a Python number, got {value!r}.")
-            # NumPy scalars would widen low-precision arrays.
-            object.__setattr__(self, name, float(value))
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must lie in [0, 1), got {self.momentum!r}.")
-        if self.eps < 0:
-            raise ValueError(f"eps must not be negative, got {self.eps!r}.")
+        self.check_rest()
 
     @property
     def depth(self) -> int:
@@ -100,10 +90,37 @@ class MLP:
         phi, norm = activation(self.activation), NORMS[self.norm]
         return Parts(phi, norm, self.momentum, self.eps, self.branch_scale)
 
+    @property
+    def words(self) -> str:
+        """What it is."""
+        return f"widths {list(self.dims)}"
+
+    def shapes(self, run: Run) -> dict[str, tuple[int, ...] | None]:
+        """The shapes of a run's layers and of its statistics, None for what it lacks."""
+        steps, norm, vector = LAYERS[run.kind].steps, NORMS[self.norm], (run.length, run.shape[-1])
+        normed = vector if norm.standardise is not None and "norm" in steps else None
+        learned = RESIDUALS[self.residual].learned and "branch" in steps
+        return {
+            "w": (run.length, *run.shape),
+            "b": vector if self.bias else None,
+            "gamma": normed,
+            "beta": normed,
+            "alpha": (run.length,) if learned else None,
+            "stats": normed if norm.over_batch else None,
+        }
+
+    def check_input(self, name: str, x: jax.Array) -> None:
+        """Refuse inputs of another shape."""
+        if x.ndim != 2 or x.shape[1] != self.dims[0]:
+            raise ValueError(
+                f"{name} must have shape [batch, {self.dims[0]}] for a network of widths "
+                f"{list(self.dims)}, got {list(x.shape)}; reshape {name} or change dims[0]."
+            )
+
 
 def init(
     key: jax.Array,
-    net: MLP,
+    net: Description,
     scheme: str | schemes.Initializer = "xavier",
     *,
     bias_var: float | jax.Array | np.ndarray = 0.0,
@@ -139,13 +156,21 @@ def init(
         if float(bias_var) < 0:
             raise ValueError(f"bias_var is a variance and must not be negative, got {bias_var!r}.")
         if float(bias_var) > 0 and not net.bias:
-            raise ValueError(f"bias_var={bias_var!r} needs biases; use MLP(..., bias=True).")
+            kind = type(net).__name__
+            raise ValueError(f"bias_var={bias_var!r} needs biases; use {kind}(..., bias=True).")
     row = _row(scheme, options)
+    convolutional = any(run.window is not None for run in net.runs)
+
+    def draws(keys: jax.Array, shape: tuple[int, ...], given: dict[str, Any]) -> jax.Array:
+        own = row.dense if convolutional and len(shape) == 2 and row.dense else scheme
+        draw = own if callable(own) else schemes.scheme(own, **given)
+        return jax.vmap(lambda key: draw(key, shape, dtype))(keys)
+
     fold_in = jax.vmap(jax.random.fold_in, (0, None))
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(net.depth))
     weight_keys = fold_in(keys, 0)
     w: jax.Array | None = None
-    layers: list[Layer] = []
+    layers: list[Layer | ConvLayer] = []
     stats: list[BatchStats | None] = []
     for run in net.runs:
         pieces: list[jax.Array] = []
@@ -153,9 +178,7 @@ def init(
             if w is not None and row.decomposes:
                 weight_keys = keys_after(weight_keys, w)
             given = options | {"place": place} if row.placed else options
-            draw = schemes.scheme(scheme, **given) if isinstance(scheme, str) else scheme
-            own = weight_keys[start : start + length]
-            w = jax.vmap(lambda key, draw=draw, run=run: draw(key, run.shape, dtype))(own)
+            w = draws(weight_keys[start : start + length], run.shape, given)
             pieces.append(w)
         w = jnp.concatenate(pieces)
         if w.shape[1:] != run.shape:
@@ -163,8 +186,8 @@ def init(
                 f"an initializer must return an array of the shape it is given, "
                 f"{list(run.shape)}, got {list(w.shape[1:])} from {scheme!r}."
             )
-        shapes = _shapes(net, run)
-        rest = {
+        shapes = net.shapes(run)
+        rest: dict[str, Any] = {
             name: None if shapes[name] is None else jnp.full(shapes[name], value, dtype)
             for name, value in {"b": 0, "gamma": 1, "beta": 0, "alpha": 0}.items()
         }
@@ -172,7 +195,13 @@ def init(
             own = fold_in(keys[run.start : run.start + run.length], 1)
             draw = schemes.scheme("normal", scale=jnp.sqrt(jnp.asarray(bias_var, jnp.float32)))
             rest["b"] = jax.vmap(lambda key, n=run.shape[-1:], d=draw: d(key, n, dtype))(own)
-        layers.append(Layer(w, **rest))
+        if shapes.get("projection") is not None:
+            own = fold_in(keys[run.start : run.start + run.length], 2)
+            own = keys_after(own, w) if row.decomposes else own
+            rest["projection"] = draws(own, run.shape[-2:], given)
+            if row.decomposes:
+                weight_keys = keys_after(weight_keys, rest["projection"])
+        layers.append((Layer if run.window is None else ConvLayer)(w, **rest))
         stats.append(None if shapes["stats"] is None else init_stats(shapes["stats"], dtype))
     return Params(tuple(layers)), NormState(tuple(stats))
 
@@ -196,9 +225,9 @@ def init_params(
     return init(key, MLP(dims), scheme, bias_var=bias_var, dtype=dtype, **options)[0]
 
 
-def _places(net: MLP, run: Run, placed: bool) -> list[tuple[schemes.Place, int, int]]:
+def _places(net: Description, run: Run, placed: bool) -> list[tuple[schemes.Place, int, int]]:
     """(place, first layer, number of layers) of the pieces that one initializer draws each."""
-    if run.kind == "readout":
+    if run.kind in ("readout", "pooled"):
         return [("only" if net.depth == 1 else "last", run.start, 1)]
     if run.start == 0 and run.length > 1 and placed:
         return [("first", 0, 1), ("hidden", 1, run.length - 1)]
@@ -230,10 +259,10 @@ def _row(scheme: str | schemes.Initializer, options: dict[str, Any]) -> schemes.
 
 
 def forward(
-    net: MLP,
+    net: Description,
     params: Params | Sequence[Layer],
     state: NormState | Sequence[BatchStats] | None,
-    x: Float[ArrayLike, "batch in"],
+    x: Float[ArrayLike, "batch *in"],
     *,
     train: bool,
 ) -> tuple[Float[Array, "batch out"], NormState]:
@@ -243,7 +272,7 @@ def forward(
         net: the description.
         params: what `init` returned, or any plain sequence of `Layer`s.
         state: what `init` returned; None will do for a net without batch norm.
-        x: inputs.
+        x: inputs [batch, in]; images [batch, height, width, channels] of a `ConvNet`.
         train: normalise by the batch's statistics and update the running ones (True), or by the
             running ones (False).
 
@@ -257,6 +286,8 @@ def forward(
     checks.flag("train", train)
     params, state = as_stacked(net, params, state)
     x = as_input(net, params, x, finite=False)
+    if not isinstance(net, MLP):
+        return net.apply(params, state, x, train=train)
     forms = (partial(form, net, train=train) for form in (columns, rows))
     return by_platform(*forms, params, state, x)
 
@@ -293,50 +324,57 @@ def _through(
 
 
 def _check_net(net: object) -> None:
-    if not isinstance(net, MLP):
+    if not isinstance(net, Description):
         raise TypeError(
-            f"net must be a jinit.MLP such as jinit.MLP([64, 128, 10]), got {checks.shown(net)}."
+            f"net must be a jinit.MLP such as jinit.MLP([64, 128, 10]), or a jinit.ConvNet, got "
+            f"{checks.shown(net)}."
         )
 
 
-def as_input(net: MLP, params: Params, x: Any, name: str = "x", finite: bool = True) -> jax.Array:
+def as_input(
+    net: Description, params: Params, x: Any, name: str = "x", finite: bool = True
+) -> jax.Array:
     """The inputs as an array [batch, in] of the parameters' dtype."""
     checks.numeric(name, x)
     if finite:
         checks.finite(name, x)
     x = jnp.asarray(x)
-    if x.ndim != 2 or x.shape[1] != net.dims[0]:
-        raise ValueError(
-            f"{name} must have shape [batch, {net.dims[0]}] for a network of widths "
-            f"{list(net.dims)}, got {list(x.shape)}; reshape {name} or change dims[0]."
-        )
+    net.check_input(name, x)
     if finite and not x.shape[0]:
         raise ValueError(f"{name} must hold at least one sample, got {list(x.shape)}.")
     return x.astype(params.runs[0].w.dtype)
 
 
-def as_measured(net: MLP, params: Any, state: Any, x: Any) -> tuple[Params, NormState, jax.Array]:
+def as_measured(
+    net: Description, params: Any, state: Any, x: Any
+) -> tuple[Params, NormState, jax.Array]:
     """What a measurement takes: narrower floats widened to float32, and finite inputs."""
     stacked = as_stacked(net, params, state)
     params, state = jax.tree.map(lambda a: a.astype(np.promote_types(a.dtype, np.float32)), stacked)
     return params, state, as_input(net, params, x)
 
 
-def as_stacked(net: MLP, params: Any, state: Any) -> tuple[Params, NormState]:
+def as_stacked(net: Description, params: Any, state: Any) -> tuple[Params, NormState]:
     """Parameters and state in stacked form, checked against the network's shapes."""
     _check_net(net)
     lengths = [run.length for run in net.runs]
     if not isinstance(params, Params):
-        if not isinstance(params, Sequence) or not all(isinstance(p, Layer) for p in params):
+        if not isinstance(params, Sequence) or not all(
+            isinstance(p, Layer | ConvLayer) for p in params
+        ):
             raise TypeError(
                 f"params must be what jinit.init returned or a sequence of jinit.Layer, "
                 f"got {type(params).__name__}."
             )
         found = [tuple(jnp.shape(layer.w)) for layer in params]
-        if found != list(pairwise(net.dims)):
-            raise ValueError(_mismatch(net, "weights of shapes", found, list(pairwise(net.dims))))
-        layers = [jax.tree.map(jnp.asarray, p) for p in params]
+        expected = [run.shape for run in net.runs for _ in range(run.length)]
+        if found != expected:
+            raise ValueError(_mismatch(net, "weights of shapes", found, expected))
+        layers: list[Any] = [jax.tree.map(jnp.asarray, p) for p in params]
         for run in net.runs:
+            if run.window is not None:
+                ends = run.start, run.start + run.length
+                layers[slice(*ends)] = [ConvLayer(*layer) for layer in layers[slice(*ends)]]
             own = layers[run.start : run.start + run.length]
             if len({jax.tree.structure(layer) for layer in own}) > 1:
                 raise ValueError(
@@ -344,21 +382,21 @@ def as_stacked(net: MLP, params: Any, state: Any) -> tuple[Params, NormState]:
                     f"have the same fields, but some are None in one and not in another; give "
                     f"each a b (and gamma, beta, alpha), or none."
                 )
-        params = Params(cast("tuple[Layer, ...]", stack(layers, lengths)))
-    for run, layers in zip(net.runs, params.runs, strict=False):
-        shapes = _shapes(net, run)
-        for name, leaf in layers._asdict().items():
+        params = Params(stack(layers, lengths))
+    for run, own in zip(net.runs, params.runs, strict=False):
+        shapes = net.shapes(run)
+        for name, leaf in own._asdict().items():
             shape = None if leaf is None else tuple(leaf.shape)
-            if shape != shapes[name]:
+            if shape != shapes.get(name):
                 what = f"{name!r} of layers {run.start} to {run.start + run.length - 1} to be"
-                raise ValueError(_mismatch(net, what, shape, shapes[name]))
+                raise ValueError(_mismatch(net, what, shape, shapes.get(name)))
     if len(params.runs) != len(net.runs):
         raise ValueError(_mismatch(net, "a number of runs", len(params.runs), len(net.runs)))
     return params, _as_state(net, state, lengths)
 
 
-def _as_state(net: MLP, state: Any, lengths: list[int]) -> NormState:
-    if not NORMS[net.norm].over_batch:
+def _as_state(net: Description, state: Any, lengths: list[int]) -> NormState:
+    if not net.parts.norm.over_batch:
         return NormState((None,) * len(lengths))
     if state is not None and not isinstance(state, NormState):
         if not isinstance(state, Sequence) or not all(isinstance(s, BatchStats) for s in state):
@@ -367,7 +405,7 @@ def _as_state(net: MLP, state: Any, lengths: list[int]) -> NormState:
                 f"{checks.shown(state)}."
             )
         state = NormState((*stack(list(state), lengths[:-1]), None))
-    expected = [s for s in (_shapes(net, run)["stats"] for run in net.runs) if s is not None]
+    expected = [s for s in (net.shapes(run)["stats"] for run in net.runs) if s is not None]
     found = [] if state is None else [tuple(s.mean.shape) for s in state.runs if s is not None]
     if found != expected:
         raise ValueError(
@@ -377,23 +415,9 @@ def _as_state(net: MLP, state: Any, lengths: list[int]) -> NormState:
     return state
 
 
-def _shapes(net: MLP, run: Run) -> dict[str, tuple[int, ...] | None]:
-    """The shapes of a run's `Layer` and of its statistics, None for what it lacks."""
-    steps, norm, vector = LAYERS[run.kind].steps, NORMS[net.norm], (run.length, run.shape[-1])
-    normed = vector if norm.standardise is not None and "norm" in steps else None
-    return {
-        "w": (run.length, *run.shape),
-        "b": vector if net.bias else None,
-        "gamma": normed,
-        "beta": normed,
-        "alpha": (run.length,) if RESIDUALS[net.residual].learned and "branch" in steps else None,
-        "stats": normed if norm.over_batch else None,
-    }
-
-
-def _mismatch(net: MLP, what: str, found: object, expected: object) -> str:
+def _mismatch(net: Description, what: str, found: object, expected: object) -> str:
     return (
-        f"params belong to another network: this one has widths {list(net.dims)} and needs {what} "
-        f"{expected}, got {found}; draw them with jinit.init(key, net), or under jax.vmap if they "
-        f"hold several networks."
+        f"params belong to another network: this one has {net.words} and needs {what} {expected}, "
+        f"got {found}; draw them with jinit.init(key, net), or under jax.vmap if they hold several "
+        f"networks."
     )

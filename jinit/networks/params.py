@@ -33,10 +33,31 @@ class Layer(NamedTuple):
     alpha: Any = None
 
 
-# The number of axes a leaf has in a single layer, by which layers are indexed from the right.
-_RANK = {"w": 2, "b": 1, "gamma": 1, "beta": 1, "alpha": 0, "mean": 1, "var": 1}
+class ConvLayer(NamedTuple):
+    """One convolution's parameters; what it lacks is None.
 
-Item = TypeVar("Item", Layer, BatchStats)
+    `w` [kernel, kernel, in, out], `b` [out], `gamma` and `beta` one for each channel that is normed
+    ([in] in a residual layer), `alpha` [] as in `Layer`, `projection` [in, out] of the stream that
+    passes a residual layer which changes channels or size.
+    """
+
+    w: Any
+    b: Any = None
+    gamma: Any = None
+    beta: Any = None
+    alpha: Any = None
+    projection: Any = None
+
+
+# The number of axes a leaf has in a single layer, by which layers are indexed from the right.
+_LAYER = {"w": 2, "b": 1, "gamma": 1, "beta": 1, "alpha": 0}
+_RANKS: dict[type, dict[str, int]] = {
+    Layer: _LAYER,
+    ConvLayer: _LAYER | {"w": 4, "projection": 2},
+    BatchStats: {"mean": 1, "var": 1},
+}
+
+Item = TypeVar("Item", Layer, ConvLayer, BatchStats)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,10 +100,13 @@ class Stacked(Generic[Item]):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
-class Params(Stacked[Layer]):
-    """The parameters of a network: a sequence of `Layer`, input side first."""
+class Params(Stacked[Any]):
+    """The parameters of a network: a sequence of `Layer`, input side first.
 
-    runs: tuple[Layer, ...]
+    Convolutions are a `ConvLayer` each.
+    """
+
+    runs: tuple[Any, ...]
 
 
 @jax.tree_util.register_dataclass
@@ -96,12 +120,14 @@ class NormState(Stacked[BatchStats]):
 
 def _length(run: Any) -> int:
     # By w of a Layer, mean of BatchStats.
-    return int(run[0].shape[-1 - _RANK[run._fields[0]]])
+    return int(run[0].shape[-1 - _RANKS[type(run)][run._fields[0]]])
 
 
 def _take(run: Any, i: int) -> Any:
+    ranks = _RANKS[type(run)]
+
     def one(name: str, leaf: Any) -> Any:
-        return None if leaf is None else leaf[(..., i, *(slice(None),) * _RANK[name])]
+        return None if leaf is None else leaf[(..., i, *(slice(None),) * ranks[name])]
 
     return type(run)(*map(one, run._fields, run))
 

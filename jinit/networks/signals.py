@@ -7,6 +7,7 @@ precision; backward, which is linear in its cotangent, the cotangent is rescaled
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,11 +19,13 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from jinit import checks
 from jinit.activations import SATURATION, Activation, facts
 from jinit.networks.base import Loss
+from jinit.networks.convolution import convolve_rows, project_rows
+from jinit.networks.description import Description
 from jinit.networks.layer import Parts, Run, Steps, climb, descend, over_layers
 from jinit.networks.losses import LOSSES, as_targets, loss_function
-from jinit.networks.mlp import MLP, as_measured
+from jinit.networks.mlp import as_measured
 from jinit.networks.norms import check_batch
-from jinit.networks.params import Layer, NormState, Params
+from jinit.networks.params import NormState, Params
 from jinit.networks.scaled import Scaled, add, log_rms, normalise, pow2, to_array
 from jinit.runtime import measured
 
@@ -48,7 +51,8 @@ class LayerSignals(NamedTuple):
     log_act: Float[Array, "*batch layers"]
     """log root-mean-square of the activations"""
     dead: Float[Array, "*batch layers"]
-    """fraction of units whose slope is exactly 0 on every sample (a ReLU that is never on)"""
+    """fraction of units whose slope is exactly 0 on every sample (a ReLU that is never on); of a
+    `ConvNet` these are channels, on every sample and pixel"""
     saturated: Float[Array, "*batch layers"]
     """fraction of entries whose slope is below `SATURATION` of the steepest (for ReLU: off)"""
     log_grad: Float[Array, "*batch layers"]
@@ -63,10 +67,10 @@ class LayerSignals(NamedTuple):
 
 @measured
 def layer_signals(
-    net: MLP,
+    net: Description,
     params: Any,
     state: Any,
-    x: Float[ArrayLike, "batch in"],
+    x: Float[ArrayLike, "batch *in"],
     y: Any = None,
     *,
     key: jax.Array | None = None,
@@ -107,13 +111,13 @@ def layer_signals(
             "output gradient; got both: leave one out."
         )
     checks.flag("train", train)
-    check_batch(net.norm, x.shape[0], train)
+    check_batch("batch" if net.parts.norm.over_batch else None, net.entries(len(x)), train)
     edges = None if bins is None else _check_bins(bins, x.dtype)
     function = None
     if y is None:
         targets = checks.key(key)
     else:
-        shape = (x.shape[0], net.dims[-1])
+        shape = (x.shape[0], net.outputs)
         targets = as_targets(y, shape, loss)
         function = loss_function(loss, targets, shape)
         checks.loss_value(jax.eval_shape(function, jax.ShapeDtypeStruct(shape, x.dtype), targets))
@@ -123,7 +127,7 @@ def layer_signals(
 # Compiled, because op by op a first call would take as long as compiling each operation.
 @partial(jax.jit, static_argnames=("net", "loss", "train"))
 def _measure(
-    net: MLP,
+    net: Description,
     loss: Loss | None,
     train: bool,
     params: Params,
@@ -133,20 +137,24 @@ def _measure(
     edges: jax.Array | None,
 ) -> LayerSignals:
     """The two passes; without a loss, `targets` is the key of a random output gradient."""
-    slopes = Slopes(net.activation, x.dtype)
-    steps_of = partial(scaled_steps, net.parts, slopes, train)
+    parts = net.parts
+    slopes = Slopes(parts.activation, x.dtype)
+
+    def steps_of(run: Run, *xs: Any) -> Steps[Scaled]:
+        return scaled_steps(run, parts, slopes, train, *xs)
 
     def up(run: Run, h: Scaled, xs: Any) -> Any:
-        out, steps = climb(run.kind, steps_of(*xs), h, add)
+        out, steps = climb(run.kind, steps_of(run, *xs), h, add)
         return out, ((h, steps["linear"].value), _describe(run, out, steps, slopes, edges))
 
     def down(run: Run, g: Scaled, xs: Any) -> Any:
         layer, stats, (h, z) = xs
-        steps = climb(run.kind, steps_of(layer, stats, z), h, add)[1]
+        steps = climb(run.kind, steps_of(run, layer, stats, z), h, add)[1]
         by_h, by_value = descend(run.kind, steps, g, add)
         by_pre, by_z = run.pre_activation(g, by_value["linear"]), by_value["linear"]
         read = steps["linear"].read
-        by_w = normalise(read.array.T @ by_z.array, read.exponent + by_z.exponent)
+        found = _by_weights(run, layer.w, read.array, by_z.array)
+        by_w = normalise(found, read.exponent + by_z.exponent)
         return by_h, {"log_grad": log_rms(by_pre), "log_weight_grad": log_rms(by_w)}
 
     own = params.runs, state.runs
@@ -170,8 +178,14 @@ class _Times(NamedTuple):
         return normalise(self.factor * x.array, x.exponent)
 
 
+def _by_weights(run: Run, w: jax.Array, read: jax.Array, by_z: jax.Array) -> jax.Array:
+    if run.window is None:
+        return read.T @ by_z
+    return jax.vjp(lambda w: convolve_rows(w, read, run.window), w)[1](by_z)[0]
+
+
 def scaled_steps(
-    parts: Parts, slopes: "Slopes", train: bool, layer: Layer, stats: Any, z: Any = None
+    run: Run, parts: Parts, slopes: "Slopes", train: bool, layer: Any, stats: Any, z: Any = None
 ) -> Steps[Scaled]:
     """The steps on samples as rows; beside each stands the way back. A known `z` saves a product.
 
@@ -180,27 +194,60 @@ def scaled_steps(
     """
 
     def linear(h: Scaled) -> tuple[Scaled, Any]:
-        out = normalise(h.array @ layer.w, h.exponent) if z is None else z
+        if run.window is None:
+            product, back = lambda h: h @ layer.w, lambda g: g @ layer.w.T
+        else:
+            product = lambda h: convolve_rows(layer.w, h, run.window)  # noqa: E731
+            back = _back(product, h.array)
+        out = normalise(product(h.array), h.exponent) if z is None else z
         if z is None and layer.b is not None:
-            out = add(out, normalise(layer.b[None]))
-        return out, lambda g: normalise(g.array @ layer.w.T, g.exponent)
+            out = add(out, normalise(_spread(layer.b, out.array)))
+        return out, lambda g: normalise(back(g.array), g.exponent)
 
     def branch(z: Scaled) -> tuple[Scaled, _Times]:
         times = _Times(parts.branch if layer.alpha is None else parts.branch * layer.alpha)
         return times(z), times
 
-    norm = partial(_norm, parts, train, layer, stats)
-    return {"linear": linear, "norm": norm, "activate": slopes.apply, "branch": branch}
+    def mapped(function: Callable[[jax.Array], jax.Array]) -> Callable[[Scaled], Any]:
+        def step(h: Scaled) -> tuple[Scaled, Any]:
+            back = _back(function, h.array)
+            value = normalise(function(h.array), h.exponent)
+            return value, lambda g: normalise(back(g.array), g.exponent)
+
+        return step
+
+    def pool(h: jax.Array) -> jax.Array:
+        return jnp.mean(h, (1, 2)) if parts.pool == "mean" else h.reshape(len(h), -1)
+
+    return {
+        "linear": linear,
+        "norm": partial(_norm, parts, train, layer, stats),
+        "activate": slopes.apply,
+        "branch": branch,
+        "pool": mapped(pool),
+        "project": mapped(lambda h: project_rows(layer.projection, h, run.window.stride)),
+    }
 
 
-def _norm(parts: Parts, train: bool, layer: Layer, stats: Any, z: Scaled) -> tuple[Scaled, Any]:
+def _back(function: Callable[[jax.Array], jax.Array], at: jax.Array) -> Callable[..., jax.Array]:
+    """The transpose of a linear function."""
+    return lambda g: jax.vjp(function, at)[1](g)[0]
+
+
+def _spread(features: jax.Array, over: jax.Array) -> jax.Array:
+    """A number for each feature, beside samples whose last axis counts them."""
+    return jnp.expand_dims(features, tuple(range(over.ndim - 1)))
+
+
+def _norm(parts: Parts, train: bool, layer: Any, stats: Any, z: Scaled) -> tuple[Scaled, Any]:
     standardise = parts.norm.standardise
     if standardise is None:
         return z, lambda g: g
-    gamma, beta = layer.gamma[None], normalise(layer.beta[None])
+    spread = partial(_spread, over=z.array)
+    gamma, beta = spread(layer.gamma), normalise(spread(layer.beta))
     if stats is not None and not train:
-        times = _Times(gamma * (1 / jnp.sqrt(stats.var[None] + parts.eps)))
-        return add(times(add(z, normalise(-stats.mean[None]))), beta), times
+        times = _Times(gamma * (1 / jnp.sqrt(spread(stats.var) + parts.eps)))
+        return add(times(add(z, normalise(-spread(stats.mean)))), beta), times
 
     # (z - mean) / sqrt(var + eps) with z = array * 2**e: dividing both by 2**e turns eps into
     # eps * 4**-e. For very small signals that would overflow; but 20 bits below the root of eps
@@ -262,7 +309,8 @@ def _describe(
     dead = saturated = jnp.zeros((), out.array.dtype)
     if "activate" in steps:
         act, slope = steps["activate"].value, steps["activate"].beside.factor
-        dead = jnp.mean(jnp.all(slope == 0, axis=0).astype(slope.dtype))
+        samples = tuple(range(slope.ndim - 1))  # and pixels
+        dead = jnp.mean(jnp.all(slope == 0, axis=samples).astype(slope.dtype))
         saturated = jnp.mean((jnp.abs(slope) < SATURATION * slopes.steepest).astype(slope.dtype))
     found = {"dead": dead, "saturated": saturated}
     for name, x in (("pre", pre), ("act", act)):

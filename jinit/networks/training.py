@@ -20,9 +20,10 @@ from jinit import checks
 from jinit.data import Data
 from jinit.networks import apart
 from jinit.networks.base import Bound, Loss, Network, Record, bind_network
+from jinit.networks.description import Description
 from jinit.networks.forms import by_platform, platforms
 from jinit.networks.losses import accuracy, as_targets, loss_function
-from jinit.networks.mlp import MLP, as_input, as_stacked, forward
+from jinit.networks.mlp import as_input, as_stacked, forward
 from jinit.networks.signals import LayerSignals, layer_signals
 
 
@@ -81,7 +82,10 @@ def train_state(params: Any, state: Any, optimizer: optax.GradientTransformation
 
 
 def train_step(
-    net: MLP | Network, optimizer: optax.GradientTransformation, *, loss: str | Loss | None = None
+    net: Description | Network,
+    optimizer: optax.GradientTransformation,
+    *,
+    loss: str | Loss | None = None,
 ) -> Step:
     """A pure step `(TrainState, (x, y), key=None) -> (TrainState, Metrics)`, to jit, scan or vmap.
 
@@ -151,7 +155,7 @@ def _update(optimizer: optax.GradientTransformation) -> Callable[..., tuple[Any,
 
 def train(
     key: jax.Array,
-    net: MLP | Network,
+    net: Description | Network,
     params: Any,
     state: Any,
     data: Data | tuple[Any, Any],
@@ -223,8 +227,8 @@ def train(
     def signals(params: Any, state: Any, batch: tuple[Any, Any]) -> LayerSignals:
         if bound.signals is None:
             raise TypeError(
-                "signals_at looks into the layers of a jinit.MLP; for a jinit.Network use "
-                "record=lambda params, state, batch: ..., record_at=[0, 100]."
+                "signals_at looks into the layers of a jinit.MLP or ConvNet; for a jinit.Network "
+                "use record=lambda params, state, batch: ..., record_at=[0, 100]."
             )
         return bound.signals(params, state, *batch, loss=loss)
 
@@ -299,7 +303,13 @@ def _forms(
 
 
 def evaluate(
-    net: MLP | Network, params: Any, state: Any, x: Any, y: Any, *, loss: str | Loss | None = None
+    net: Description | Network,
+    params: Any,
+    state: Any,
+    x: Any,
+    y: Any,
+    *,
+    loss: str | Loss | None = None,
 ) -> Metrics:
     """Loss and accuracy in evaluation mode (running batch statistics).
 
@@ -321,17 +331,17 @@ def evaluate(
     return _measure(bound, loss)(params, state, (x, y), False)[0]
 
 
-def _bind_mlp(net: MLP) -> Bound:
+def _bind_layers(net: Description) -> Bound:
     return Bound(
         check=partial(as_stacked, net),
         inputs=lambda x, params, name: as_input(net, params, x, name),
-        shape=lambda params, state, x: (x.shape[0], net.dims[-1]),
+        shape=lambda params, state, x: (x.shape[0], net.outputs),
         forward=lambda *of, train, key=None: forward(net, *of, train=train),
         signals=partial(layer_signals, net),
     )
 
 
-KINDS: dict[type, Callable[[Any], Bound]] = {MLP: _bind_mlp, Network: bind_network}
+KINDS: dict[type, Callable[[Any], Bound]] = {Description: _bind_layers, Network: bind_network}
 
 
 def _bind(net: Any) -> Bound:
@@ -339,8 +349,8 @@ def _bind(net: Any) -> Bound:
         if isinstance(net, kind):
             return bind(net)
     raise TypeError(
-        f"net must be a jinit.MLP such as jinit.MLP([64, 128, 10]) or a jinit.Network(init, "
-        f"apply), got {checks.shown(net)}."
+        f"net must be a jinit.MLP such as jinit.MLP([64, 128, 10]), a jinit.ConvNet or a "
+        f"jinit.Network(init, apply), got {checks.shown(net)}."
     )
 
 

@@ -20,6 +20,7 @@ from jinit.theory.ensemble import (
     layer_norm_growth,
     length_fixed_point,
     length_map,
+    mode_factors,
     phase,
     scatter_depth,
     shattering,
@@ -51,6 +52,7 @@ from jinit.theory.maps.depth_scales import DepthScales
 from jinit.theory.maps.dropout import Dropout, dropout
 from jinit.theory.maps.gains import gain
 from jinit.theory.maps.lengths import LengthFixedPoint, fan_in
+from jinit.theory.maps.modes import ModeFactors
 from jinit.theory.maps.phase_diagram import PhaseDiagram, phase_diagram
 from jinit.theory.maps.shaped import ShapedActivation, dks, gaussian_poincare, tat
 from jinit.theory.maps.tailored import SeluParameters, selu_parameters, tat_slope
@@ -68,14 +70,15 @@ from jinit.theory.spectra.linear_nets import (
 __all__ = [
     "Answers", "Band", "BatchNormMoments", "Chi", "CorrelationFixedPoint", "Critical",
     "CriticalLine", "DepthScales", "DoublyCritical", "Dropout", "Ensemble", "FiniteWidth",
-    "JacobianSpectrum", "LengthFixedPoint", "LinearSingularValues", "MomentError",
-    "NoCriticalPointError", "PhaseDiagram", "Recommendation", "SeluParameters", "ShapedActivation",
-    "Shattering", "Trajectory", "batch_norm_growth", "batch_norm_moments", "batch_norm_spread",
-    "batch_norm_stability", "chi", "correlation_fixed_point", "correlation_map",
-    "correlation_trajectory", "critical", "critical_line", "dead_chance", "depth_scales", "dks",
-    "doubly_critical", "dropout", "expectation", "fan_in", "finite_width", "gain",
-    "gaussian_poincare", "gradient_log_slope", "jacobian_spectrum", "layer_norm_growth",
-    "length_fixed_point", "length_map", "linear_dynamics", "linear_dynamics_time",
-    "linear_singular_values", "phase", "phase_diagram", "recommend", "scatter_depth",
-    "selu_parameters", "shattering", "tat", "tat_slope", "trajectory",
+    "JacobianSpectrum", "LengthFixedPoint", "LinearSingularValues", "ModeFactors",
+    "MomentError", "NoCriticalPointError", "PhaseDiagram", "Recommendation", "SeluParameters",
+    "ShapedActivation", "Shattering", "Trajectory", "batch_norm_growth", "batch_norm_moments",
+    "batch_norm_spread", "batch_norm_stability", "chi", "correlation_fixed_point",
+    "correlation_map", "correlation_trajectory", "critical", "critical_line", "dead_chance",
+    "depth_scales", "dks", "doubly_critical", "dropout", "expectation", "fan_in",
+    "finite_width", "gain", "gaussian_poincare", "gradient_log_slope", "jacobian_spectrum",
+    "layer_norm_growth", "length_fixed_point", "length_map", "linear_dynamics",
+    "linear_dynamics_time", "linear_singular_values", "mode_factors", "phase", "phase_diagram",
+    "recommend", "scatter_depth", "selu_parameters", "shattering", "tat", "tat_slope",
+    "trajectory",
 ]  # fmt: skip

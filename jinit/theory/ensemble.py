@@ -15,7 +15,7 @@ from jinit.theory.layers import gradients, norms
 from jinit.theory.layers import scatter_depth as _scatter_depth
 from jinit.theory.layers import shattering as _shattering
 from jinit.theory.layers import trajectory as _trajectory
-from jinit.theory.maps import correlations, criticality, lengths
+from jinit.theory.maps import correlations, criticality, lengths, modes
 from jinit.theory.maps import depth_scales as _depth_scales
 from jinit.theory.maps.wide import WideLayer
 from jinit.theory.moments.arguments import LISTED, variance
@@ -57,6 +57,7 @@ class Ensemble(WideLayer):
     chi = criticality.chi
     phase = criticality.phase
     depth_scales = _depth_scales.depth_scales
+    mode_factors = modes.mode_factors
     jacobian_spectrum = jacobian.jacobian_spectrum
     trajectory = _trajectory.trajectory
     gradient_log_slope = gradients.gradient_log_slope
@@ -138,6 +139,7 @@ correlation_trajectory = _face(correlations.correlation_trajectory)
 chi = _face(criticality.chi, weight_var=1.0)
 phase = _face(criticality.phase)
 depth_scales = _face(_depth_scales.depth_scales)
+mode_factors = _face(modes.mode_factors)
 trajectory = _face(_trajectory.trajectory)
 gradient_log_slope = _face(gradients.gradient_log_slope, weight_var=1.0)
 layer_norm_growth = _face(norms.layer_norm_growth, weight_var=1.0)

@@ -79,7 +79,8 @@ def test_the_walk_meets_every_row():
 def test_every_step_of_every_order_is_known():
     """A step that only one of the two kinds of arrays had would be found at its first use."""
     steps = {step for order in LAYERS.values() for step in order.steps}
-    assert steps == {"linear", "norm", "activate", "branch"}
+    assert steps == {"linear", "norm", "activate", "branch", "pool"}
+    assert {order.around for order in LAYERS.values()} == {None, "project"}
     assert all("linear" in order.steps for order in LAYERS.values())
 
 

@@ -1,0 +1,74 @@
+"""What every description of a layered network says of itself, whatever its layers are."""
+
+import jax
+
+from jinit import checks
+from jinit.networks.layer import Parts, Run
+from jinit.networks.params import NormState, Params
+
+
+class Description:
+    """A network of known layers: `init`, `forward`, training and signals ask no more of it."""
+
+    norm: str | None
+    bias: bool
+    momentum: float
+    eps: float
+
+    def check_rest(self) -> None:
+        """Validate what all of them have."""
+        if not isinstance(self.bias, bool):
+            raise TypeError(f"bias must be True or False, got {checks.shown(self.bias)}.")
+        for name, value in (("momentum", self.momentum), ("eps", self.eps)):
+            checks.number(name, value)
+            if isinstance(value, jax.Array):
+                raise TypeError(f"{name} must be a Python number, got {value!r}.")
+            # NumPy scalars would widen low-precision arrays.
+            object.__setattr__(self, name, float(value))
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must lie in [0, 1), got {self.momentum!r}.")
+        if self.eps < 0:
+            raise ValueError(f"eps must not be negative, got {self.eps!r}.")
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """Maximal groups of consecutive equal layers, the readout on its own."""
+        raise NotImplementedError
+
+    @property
+    def depth(self) -> int:
+        """The number of layers with weights, readout included."""
+        return sum(run.length for run in self.runs)
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers a sample gives."""
+        return self.runs[-1].shape[-1]
+
+    @property
+    def parts(self) -> Parts:
+        """What all its layers have in common."""
+        raise NotImplementedError
+
+    @property
+    def words(self) -> str:
+        """What it is, in a sentence about parameters of another network."""
+        raise NotImplementedError
+
+    def shapes(self, run: Run) -> dict[str, tuple[int, ...] | None]:
+        """The shapes of a run's layers and of its statistics, None for what it lacks."""
+        raise NotImplementedError
+
+    def entries(self, samples: int) -> int:
+        """Of how many numbers a batch statistic is at least made."""
+        return samples
+
+    def check_input(self, name: str, x: jax.Array) -> None:
+        """Refuse inputs of another shape."""
+        raise NotImplementedError
+
+    def apply(
+        self, params: Params, state: NormState, x: jax.Array, *, train: bool
+    ) -> tuple[jax.Array, NormState]:
+        """The forward pass, unchecked."""
+        raise NotImplementedError
