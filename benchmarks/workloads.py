@@ -170,9 +170,9 @@ WORKLOADS = {
             learning_rate=1e-9,
             compared_layers=20,
         ),
-        Workload("conv", "train", 32, 20, 16, 64, 3, image=8, learning_rate=1e-3),
+        Workload("conv", "train", 32, 20, 16, 64, 1, image=8, learning_rate=1e-3),
         Workload(
-            "conv deep", "train", 8, 200, 16, 64, 3, image=8, learning_rate=1e-3, compared_layers=50
+            "conv deep", "train", 8, 200, 16, 64, 1, image=8, learning_rate=1e-3, compared_layers=50
         ),
         Workload("wide", "train", 16, 6, 512, 1000, 5),
         *(_gradients(depth) for depth in (10, 50, 100, 300)),
