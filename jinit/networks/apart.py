@@ -16,10 +16,11 @@ import numpy as np
 from jax.extend.core import Literal
 
 from jinit.networks.base import Bound
-from jinit.networks.layer import climb, plain_steps
-from jinit.networks.mlp import MLP, UNROLLED, UNROLLED_ROWS, columns, rows
+from jinit.networks.description import Description
+from jinit.networks.layer import LAYERS, climb
+from jinit.networks.mlp import UNROLLED, UNROLLED_ROWS, columns, rows
 from jinit.networks.norms import BatchStats
-from jinit.networks.params import Layer, Stacked, stack
+from jinit.networks.params import ConvLayer, Layer, Stacked, stack
 
 _LAYER_STEPS = 100  # fewer do not repay compiling every layer
 
@@ -43,7 +44,7 @@ def forms(
         stacked: its arguments.
         steps: of the run, earlier parts included.
     """
-    if not isinstance(net, MLP):
+    if not isinstance(net, Description):
         return Form(bound), Form(bound)
     here = Form(_with(bound, partial(columns, net)))
     worth = net.depth <= UNROLLED_ROWS and net.depth * steps >= _LAYER_STEPS
@@ -61,15 +62,19 @@ def _with(bound: Bound, forward: Callable[..., Any]) -> Bound:
 
 
 def _forward(
-    net: MLP, layers: tuple[Layer, ...], state: tuple[BatchStats, ...], h: jax.Array, *, train: bool
+    net: Description,
+    layers: tuple[Any, ...],
+    state: tuple[BatchStats, ...],
+    h: jax.Array,
+    *,
+    train: bool,
 ) -> tuple[jax.Array, tuple[BatchStats, ...]]:
     own, stats, after = iter(layers), iter(state), []
     for run in net.runs:
         for _ in range(run.length):
             layer = next(own)
-            normed = next(stats) if state and run.kind != "readout" else None
-            steps = plain_steps(run.kind, net.parts, train, layer, normed, batch_axis=0)
-            h, seen = climb(run.kind, steps, h)
+            normed = next(stats) if state and "norm" in LAYERS[run.kind].steps else None
+            h, seen = climb(run.kind, net.steps(run, train, layer, normed, rows=True), h)
             if normed is not None:
                 after.append(seen["norm"].beside)
     return h, tuple(after)
@@ -116,7 +121,7 @@ class _Mixes(Exception):
     """An operation that looks at more than single entries."""
 
 
-def takes_entries(net: MLP, update: Callable[..., Any], *stacked: Any) -> bool:
+def takes_entries(net: Description, update: Callable[..., Any], *stacked: Any) -> bool:
     """Whether the function does the same to every entry of an array, and to layers by themselves.
 
     Then it gives the same of what `split` makes of its arguments. It is traced on both, and every
@@ -163,7 +168,9 @@ def _named(tree: Any, lengths: Sequence[int]) -> Iterator[tuple[Any, ...]]:
 
 
 def _is_layers(node: Any) -> bool:
-    several = isinstance(node, tuple) and node and isinstance(node[0], Layer | BatchStats)
+    several = (
+        isinstance(node, tuple) and node and isinstance(node[0], Layer | ConvLayer | BatchStats)
+    )
     return _is_stacked(node) or bool(several)
 
 

@@ -5,35 +5,32 @@ from dataclasses import KW_ONLY, dataclass
 from functools import cached_property, partial
 from itertools import groupby
 from numbers import Integral
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, cast, get_args
 
 import jax
 import jax.numpy as jnp
 
 from jinit import checks
 from jinit.activations import Activation, activation, check_activation
-from jinit.networks.convolution import Padding, Window, convolve, project
+from jinit.networks.convolution import (
+    Padding,
+    Window,
+    convolve,
+    convolve_images,
+    project,
+    project_rows,
+)
 from jinit.networks.description import Description
 from jinit.networks.image_norms import IMAGE_NORMS, image_norm
-from jinit.networks.layer import (
-    LAYERS,
-    RESIDUALS,
-    Kind,
-    Parts,
-    Run,
-    StepName,
-    Steps,
-    climb,
-    over_layers,
-    plain_steps,
-)
+from jinit.networks.layer import LAYERS, RESIDUALS, Kind, Parts, Run, Steps, plain_steps
 from jinit.networks.norms import BatchStats
-from jinit.networks.params import NormState, Params
 
-UNROLLED = 16
-"""Layers of a run up to which its scan is unrolled."""
-_CHUNK = 4  # layers of a longer run that go at a time
-_SPACE = (1, 2, 3)  # of images [channels, h, w, batch], what is not the channels'
+# By whether samples come first: what of an image is not the channels', and how it is multiplied.
+_SPACE = {False: (1, 2, 3), True: (0, 1, 2)}
+_PRODUCTS: dict[bool, tuple[Any, Any]] = {
+    False: (convolve, project),
+    True: (convolve_images, project_rows),
+}
 
 
 @dataclass(frozen=True)
@@ -80,6 +77,8 @@ class ConvNet(Description):
     bias: bool = True
     momentum: float = 0.9
     eps: float = 1e-5
+
+    chunk: ClassVar[int] = 4
 
     def __post_init__(self) -> None:
         """Validate, and make every list a tuple."""
@@ -231,18 +230,15 @@ class ConvNet(Description):
                 f"network, got {list(x.shape)}; {fix}, or change image."
             )
 
-    def apply(
-        self, params: Params, state: NormState, x: jax.Array, *, train: bool
-    ) -> tuple[jax.Array, NormState]:
-        """Outputs [batch, classes]; inside, h is [channels, h, w, batch]. See `convolution`."""
+    def columns(self, x: jax.Array) -> jax.Array:
+        """[channels, h, w, batch]. See `convolution` for why."""
+        return x.transpose(3, 1, 2, 0)
 
-        def up(run: Run, h: jax.Array, xs: Any) -> tuple[jax.Array, BatchStats | None]:
-            h, seen = climb(run.kind, image_steps(run, self.parts, train, *xs), h)
-            return h, seen["norm"].beside if "norm" in seen else None
-
-        h, own = x.transpose(3, 1, 2, 0), (params.runs, state.runs)
-        h, after = over_layers(up, h, self.runs, *own, unroll=UNROLLED, chunk=_CHUNK)
-        return h.T, NormState(tuple(after))
+    def steps(
+        self, run: Run, train: bool, layer: Any, stats: BatchStats | None, *, rows: bool
+    ) -> Steps[jax.Array]:
+        """Those of a layer in the forward pass, on images [batch, h, w, channels] or columns."""
+        return image_steps(run, self.parts, train, layer, stats, rows=rows)
 
 
 class _Conv(NamedTuple):
@@ -252,24 +248,22 @@ class _Conv(NamedTuple):
 
 
 def image_steps(
-    run: Run, parts: Parts, train: bool, layer: Any, stats: BatchStats | None
+    run: Run, parts: Parts, train: bool, layer: Any, stats: BatchStats | None, *, rows: bool = False
 ) -> Steps[jax.Array]:
-    """The steps on images [channels, h, w, batch]."""
+    """The steps on images [channels, h, w, batch], or [batch, h, w, channels] if `rows`."""
+    plain = partial(plain_steps, run.kind, parts, train, layer, stats)
     if run.window is None:
 
         def pool(h: jax.Array) -> tuple[jax.Array, None]:
             if parts.pool == "mean":
                 return jnp.mean(h, (1, 2)), None
+            if rows:
+                return h.reshape(len(h), -1), None
             return h.transpose(1, 2, 0, 3).reshape(-1, h.shape[-1]), None
 
-        steps = plain_steps(run.kind, parts, train, layer, stats)
-        return cast("Steps[jax.Array]", {**steps, "pool": pool})
-    window = run.window
-    steps = plain_steps(
-        run.kind, parts, train, layer, stats, batch_axis=_SPACE,
-        product=lambda w, h: convolve(w, h, window),
-    )  # fmt: skip
-    around: dict[StepName, Any] = {
-        "project": lambda h: (project(layer.projection, h, window.stride), None)
+        return cast("Steps[jax.Array]", {**plain(batch_axis=0 if rows else 1), "pool": pool})
+    window, (product, around) = run.window, _PRODUCTS[rows]
+    return {
+        **plain(batch_axis=_SPACE[rows], product=lambda w, h: product(w, h, window)),
+        **cast("Any", {"project": lambda h: (around(layer.projection, h, window.stride), None)}),
     }
-    return {**steps, **around}

@@ -1,10 +1,12 @@
 """What every description of a layered network says of itself, whatever its layers are."""
 
+from typing import Any, ClassVar
+
 import jax
 
 from jinit import checks
-from jinit.networks.layer import Parts, Run
-from jinit.networks.params import NormState, Params
+from jinit.networks.layer import Parts, Run, Steps
+from jinit.networks.norms import BatchStats
 
 
 class Description:
@@ -14,6 +16,8 @@ class Description:
     bias: bool
     momentum: float
     eps: float
+    chunk: ClassVar[int] = 1
+    """layers of a long run that a CPU takes at a time"""
 
     def check_rest(self) -> None:
         """Validate what all of them have."""
@@ -67,8 +71,12 @@ class Description:
         """Refuse inputs of another shape."""
         raise NotImplementedError
 
-    def apply(
-        self, params: Params, state: NormState, x: jax.Array, *, train: bool
-    ) -> tuple[jax.Array, NormState]:
-        """The forward pass, unchecked."""
+    def columns(self, x: jax.Array) -> jax.Array:
+        """Inputs as a CPU's form has them, samples last."""
+        raise NotImplementedError
+
+    def steps(
+        self, run: Run, train: bool, layer: Any, stats: BatchStats | None, *, rows: bool
+    ) -> Steps[jax.Array]:
+        """Those of a layer in the forward pass, on samples first or last."""
         raise NotImplementedError

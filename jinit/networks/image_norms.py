@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from jinit.networks.norms import NORMS, Norm, batch_norm
 
+_FIRST = (0, (0, 1, 2))  # where samples come first
 IMAGE_NORMS: tuple[str | None, ...] = (None, "batch", "layer", "group")
 
 
@@ -29,7 +30,7 @@ def image_norm(name: str | None, groups: int) -> Norm:
 
 def _flat(x: jax.Array, batch_axis: Any) -> tuple[jax.Array, int]:
     """As a matrix of channels and all the rest, and the axis of the rest."""
-    if batch_axis == 0:
+    if batch_axis in _FIRST:
         return x.reshape(-1, x.shape[-1]), 0
     return x.reshape(len(x), -1), 1
 
@@ -55,13 +56,13 @@ def _over_groups(
 ) -> tuple[jax.Array, Any]:  # fmt: skip
     wide = jnp.promote_types(x.dtype, jnp.float32)
     standard = _standardise_groups(count, x.astype(wide), eps, batch_axis)
-    around = tuple(range(x.ndim - 1)) if batch_axis == 0 else tuple(range(1, x.ndim))
+    around = tuple(range(x.ndim - 1)) if batch_axis in _FIRST else tuple(range(1, x.ndim))
     gamma, beta = (jnp.expand_dims(a.astype(wide), around) for a in (gamma, beta))
     return (gamma * standard + beta).astype(x.dtype), stats
 
 
 def _standardise_groups(count: int, x: jax.Array, eps: Any, batch_axis: Any) -> jax.Array:
-    if batch_axis == 0:
+    if batch_axis in _FIRST:
         batch, high, wide, channels = x.shape
         grouped, over = x.reshape(batch, high, wide, count, channels // count), (1, 2, 4)
     else:

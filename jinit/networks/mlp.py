@@ -15,7 +15,16 @@ from jinit import checks, schemes
 from jinit.activations import Activation, activation, check_activation
 from jinit.networks.description import Description
 from jinit.networks.forms import by_platform
-from jinit.networks.layer import LAYERS, RESIDUALS, Parts, Run, climb, over_layers, plain_steps
+from jinit.networks.layer import (
+    LAYERS,
+    RESIDUALS,
+    Parts,
+    Run,
+    Steps,
+    climb,
+    over_layers,
+    plain_steps,
+)
 from jinit.networks.norms import NORMS, BatchStats, init_stats
 from jinit.networks.params import ConvLayer, Layer, NormState, Params, stack
 from jinit.runtime import keys_after
@@ -116,6 +125,17 @@ class MLP(Description):
                 f"{name} must have shape [batch, {self.dims[0]}] for a network of widths "
                 f"{list(self.dims)}, got {list(x.shape)}; reshape {name} or change dims[0]."
             )
+
+    def columns(self, x: jax.Array) -> jax.Array:
+        """[features, batch]."""
+        return x.T
+
+    def steps(
+        self, run: Run, train: bool, layer: Any, stats: BatchStats | None, *, rows: bool
+    ) -> Steps[jax.Array]:
+        """Those of a layer in the forward pass, on samples first or last."""
+        axis = 0 if rows else 1
+        return plain_steps(run.kind, self.parts, train, layer, stats, batch_axis=axis)
 
 
 def init(
@@ -286,36 +306,34 @@ def forward(
     checks.flag("train", train)
     params, state = as_stacked(net, params, state)
     x = as_input(net, params, x, finite=False)
-    if not isinstance(net, MLP):
-        return net.apply(params, state, x, train=train)
     forms = (partial(form, net, train=train) for form in (columns, rows))
     return by_platform(*forms, params, state, x)
 
 
 def columns(
-    net: MLP, params: Params, state: NormState, x: jax.Array, *, train: bool
+    net: Description, params: Params, state: NormState, x: jax.Array, *, train: bool
 ) -> tuple[jax.Array, NormState]:
-    """A CPU's form: inside, h is [features, batch]. See `linear` for why."""
-    h, state = _through(net, params, state, x.T, train=train, batch_axis=1, unroll=UNROLLED)
+    """A CPU's form: inside, samples come last. See `linear` for why."""
+    how: Any = {"train": train, "rows": False, "unroll": UNROLLED, "chunk": net.chunk}
+    h, state = _through(net, params, state, net.columns(x), **how)
     return h.T, state
 
 
 def rows(
-    net: MLP, params: Params, state: NormState, x: jax.Array, *, train: bool,
+    net: Description, params: Params, state: NormState, x: jax.Array, *, train: bool,
     unroll: int = UNROLLED_ROWS,
 ) -> tuple[jax.Array, NormState]:  # fmt: skip
-    """An accelerator's form: h is [batch, features]."""
-    how: Any = {"train": train, "batch_axis": 0, "unroll": unroll, "chunk": _CHUNK}
+    """An accelerator's form: samples come first."""
+    how: Any = {"train": train, "rows": True, "unroll": unroll, "chunk": _CHUNK}
     return _through(net, params, state, x, **how)
 
 
 def _through(
-    net: MLP, params: Params, state: NormState, h: jax.Array, *,
-    train: bool, batch_axis: int, unroll: int, chunk: int = 1,
+    net: Description, params: Params, state: NormState, h: jax.Array, *,
+    train: bool, rows: bool, unroll: int, chunk: int,
 ) -> tuple[jax.Array, NormState]:  # fmt: skip
     def up(run: Run, h: jax.Array, xs: Any) -> tuple[jax.Array, BatchStats | None]:
-        steps = plain_steps(run.kind, net.parts, train, *xs, batch_axis=batch_axis)
-        h, seen = climb(run.kind, steps, h)
+        h, seen = climb(run.kind, net.steps(run, train, *xs, rows=rows), h)
         return h, seen["norm"].beside if "norm" in seen else None
 
     own = params.runs, state.runs

@@ -16,6 +16,8 @@ KEY = jax.random.key(0)
 X = jax.random.normal(KEY, (24, 6))
 Y = jnp.arange(24) % 3
 WIDTHS = (6, *[8] * 4, 3)
+IMAGES = jax.random.normal(KEY, (24, 4, 4, 2))
+CONVOLUTIONS = {"channels": (4, 4, 6), "strides": (1, 1, 2), "classes": 3, "activation": "tanh"}
 
 
 @pytest.fixture
@@ -56,6 +58,28 @@ def test_both_forms_train_alike(kind, monkeypatch):
     for one, other in zip(jax.tree.leaves(rows), jax.tree.leaves(stacked), strict=True):
         # Sums over eight samples and eight units in another order, three steps long.
         np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", [
+    {"norm": "batch", "residual": "scaled", "padding": "circular"},
+    pytest.param({"norm": "group", "groups": 2, "pool": None}, marks=pytest.mark.long),
+    pytest.param({"norm": "layer", "residual": "skipinit"}, marks=pytest.mark.long),
+])  # fmt: skip
+def test_both_forms_of_convolutional_networks_agree(kind, monkeypatch):
+    net, optimizer = jinit.ConvNet((4, 4, 2), **CONVOLUTIONS, **kind), optax.sgd(0.1)
+    params, state = jax.jit(lambda key: jinit.init(key, net, "he"))(KEY)
+
+    def trained(params, state):
+        run = jinit.train(KEY, net, params, state, (IMAGES, Y), optimizer=optimizer, steps=2)
+        return run, jinit.forward(net, params, state, IMAGES, train=False)[0]
+
+    here = jax.jit(lambda *of: trained(*of))(params, state)
+    monkeypatch.setattr(forms, "PLATFORMS", frozenset({"cuda"}))
+    monkeypatch.setattr(apart, "_LAYER_STEPS", 1)
+    start = jinit.train_state(params, state, optimizer)
+    assert training._forms(net, training._bind(net), optimizer, start, 2)[1].split is apart.split
+    there = jax.jit(lambda *of: trained(*of))(params, state)
+    chex.assert_trees_all_close(there, here, rtol=2e-4, atol=2e-5)
 
 
 def test_mapped_equals_one_by_one_and_a_run_is_continued(for_accelerators):
@@ -151,12 +175,12 @@ def test_both_forms_of_a_forward_pass_agree(layers, monkeypatch):
 DEEP = (6, *[8] * 24, 3)  # a run that a CPU scans
 
 
-def lowered(net, optimizer, platform):
+def lowered(net, optimizer, platform, x=X):
     """The program of five mapped runs with batches of 12, as text; nothing is compiled."""
     params, state = jinit.init(KEY, net, "he")
 
     def run(rate):
-        return jinit.train(KEY, net, params, state, (X, Y), optimizer=optimizer(rate), steps=200,
+        return jinit.train(KEY, net, params, state, (x, Y), optimizer=optimizer(rate), steps=200,
                            batch_size=12).history.loss  # fmt: skip
 
     traced = jax.jit(jax.vmap(run)).trace(jnp.ones(5))
@@ -181,6 +205,15 @@ def test_accelerators_slice_no_weights_turn_no_batch_and_sort_once_an_epoch(monk
     assert cuda.count("stablehlo.dot_general ") == 3 * 5 - 1
     assert cuda.count('"stablehlo.sort"') == 1
     assert cuda.index('"stablehlo.case"') < cuda.index("call @_shuffle")
+
+
+def test_convolutions_on_accelerators_are_the_chips_own_and_slice_no_kernels(monkeypatch):
+    monkeypatch.setattr(forms, "PLATFORMS", frozenset({"cpu", "cuda"}))
+    net = jinit.ConvNet((4, 4, 2), channels=(4,) * 3, classes=3, norm="batch")
+    cuda = lowered(net, optax.adam, "cuda", IMAGES)
+    assert cuda.count("stablehlo.convolution") == 3 * 3 - 1  # none for the inputs' gradient
+    for operation in ("dynamic_slice", "dynamic_update_slice"):
+        assert not found(cuda, operation, r"3x3x4x4xf32>")
 
 
 def gradient(layers, **options):

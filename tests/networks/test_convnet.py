@@ -1,6 +1,7 @@
 """Convolutional networks: the product, the walk, the draws and the signals, beside plain jax."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,14 @@ import pytest
 
 import jinit
 from jinit.networks.convnet import image_steps
-from jinit.networks.convolution import Window, convolve, convolve_rows, project, project_rows
+from jinit.networks.convolution import (
+    Window,
+    convolve,
+    convolve_images,
+    convolve_rows,
+    project,
+    project_rows,
+)
 from jinit.networks.image_norms import IMAGE_NORMS, image_norm
 from jinit.networks.layer import RESIDUALS, climb
 from jinit.networks.norms import BatchStats
@@ -65,7 +73,8 @@ def test_both_layouts_are_lax_conv_and_so_are_their_gradients(kernel, stride, pa
     def columns(w, x):
         return convolve(w, x.transpose(3, 1, 2, 0), window).transpose(3, 1, 2, 0)
 
-    for own in (columns, lambda w, x: convolve_rows(w, x, window)):
+    in_rows = (partial(form, window=window) for form in (convolve_rows, convolve_images))
+    for own in (columns, *in_rows):
         found, own_back = jax.vjp(own, w, x)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
         for a, b in zip(own_back(seed), back(seed), strict=True):
