@@ -42,8 +42,7 @@ NETS = {
     "tanh, normalised": ("tanh", NORMALISED, BLUE),
     "softsign, normalised": ("softsign", NORMALISED, GREEN),
 }
-EVERY = 50  # steps between looks at a net that learns
-GUESSING = math.log(10)
+EVERY, GUESSING = 50, math.log(10)  # steps between looks at a net that learns; its loss at first
 
 
 def measure(seeds: int = 16, steps: int = 1500, runs: int = 8) -> xr.Dataset:
@@ -52,10 +51,10 @@ def measure(seeds: int = 16, steps: int = 1500, runs: int = 8) -> xr.Dataset:
     def start(key: jax.Array, *, scheme: str) -> dict[str, jax.Array]:
         name, gain = SCHEMES[scheme]
         net = jinit.MLP((WIDTH,) * (DEPTH + 2), activation="tanh")
-        keys = jax.random.split(key, 3)
-        params, state = jinit.init(keys[0], net, name, gain=gain)
-        x = jax.random.normal(keys[1], (BATCH, WIDTH))
-        seen = jinit.layer_signals(net, params, state, x, key=keys[2])
+        draw, feed, probe = jax.random.split(key, 3)
+        params, state = jinit.init(draw, net, name, gain=gain)
+        x = jax.random.normal(feed, (BATCH, WIDTH))
+        seen = jinit.layer_signals(net, params, state, x, key=probe)
         # Of the gradient by the pre-activations z_l over that by z_(l+1); the readout begins it.
         factor = jnp.exp(2 * jnp.diff(-seen.log_grad[: DEPTH + 1]))
         singular = jnp.linalg.svd(params[0].w, compute_uv=False).mean()
@@ -104,13 +103,13 @@ def checks(data: xr.Dataset) -> list[Check]:
     group, loss, top = "nets that learn", data.loss, data.top.sel(net=SIGMOID)
     guess = abs(loss.isel(step=-1).sel(net=SIGMOID) / GUESSING - 1) < 0.05
     fall = (abs(top[:, 0] - 0.5) < 0.05) & (top[:, -1] < 0.25)
-    found.append(claim(group, "standard sigmoid nets still guess", guess.mean()))
-    found.append(claim(group, "their top layer falls from 1/2 to half of it", fall.mean()))
+    claims = {"standard sigmoid nets still guess": guess}
+    claims["their top layer falls from 1/2 to half of it"] = fall
     for phi in ("tanh", "softsign"):
         behind = loss.sel(net=f"{phi}, standard") > loss.sel(net=f"{phi}, normalised")
-        early = behind.isel(step=slice(len(loss.step) // 2)).all("step").mean()
-        found.append(claim(group, f"{phi}: normalised is ahead in the first half", early))
-    return found
+        early = behind.isel(step=slice(len(loss.step) // 2)).all("step")
+        claims[f"{phi}: normalised is ahead in the first half"] = early
+    return found + [claim(group, what, holds.mean()) for what, holds in claims.items()]
 
 
 def at(estimate: Estimate, **where: str) -> Estimate:
@@ -126,15 +125,13 @@ def figure(data: xr.Dataset) -> Figure:
     for scheme, colour, marker in ((STANDARD, ORANGE, "s"), (NORMALISED, BLUE, "o")):
         style = {"color": colour, "marker": marker, "label": scheme}
         for axes, seen in ((first, rms(data.activation)), (second, average(data.gradient))):
-            of = at(seen, scheme=scheme)
-            points(axes, data.layer, of.mean, of.error, **style)
+            points(axes, data.layer, *at(seen, scheme=scheme)[:2], **style)
     for axes, what in ((first, "activation"), (second, "gradient")):
         line = {"color": ORANGE, "lw": 1, "label": "standard, infinite width"}
         axes.plot(data.layer, np.float64(PUBLISHED[what].split()), **line)
         axes.set_xticks(data.layer.values)
     label(first, "Activations", "layer", "std", "lower left", yscale="log", ylim=(0.03, 1))
-    above = "over that of the layer above"
-    label(second, "Squared gradient", "layer", above, "upper left", ylim=(0, 1.2))
+    label(second, "Squared gradient over that above", "layer", "", "upper left", ylim=(0, 1.2))
     for name, (_, _, colour) in NETS.items():
         for axes, values in ((third, data.loss), (fourth, data.top)):
             if axes is third or name == SIGMOID:

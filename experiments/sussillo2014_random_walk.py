@@ -25,8 +25,8 @@ import jinit
 DEPTH, SKIPPED = 100, 2  # layers, and those at both ends that do not count
 EVERY = 5  # layers down from the top, of those that are kept
 WIDTHS = (24, 48, 96, 192)
-ACTIVATIONS = ("identity", "relu")
 NAMES = {"identity": "linear", "relu": "ReLU"}
+ACTIVATIONS = tuple(NAMES)
 STYLES = {"identity": {"color": BLUE, "marker": "o"}, "relu": {"color": GREEN, "marker": "s"}}
 FIT = 1 / 25  # of what the paper's curve corrects in ln g: how well it fits the exact drift
 LEARNING = 30  # layers of nets that learn
@@ -48,10 +48,7 @@ def variance(activation: str, width: int) -> float:
 
 
 def measure(nets: int = 1000, steps: int = 800, runs: int = 8) -> xr.Dataset:
-    """Log norms of gradients down 100 layers under the paper's gain, and losses of nets that learn.
-
-    `walk` is the log norm at a layer less that at the top, `slope` a net's mean change a layer.
-    """
+    """Log norms less those at the top, their mean change a layer, and losses of nets that learn."""
 
     def walk(key: jax.Array, *, activation: str, width: int) -> dict[str, jax.Array]:
         net = jinit.MLP((width,) * (DEPTH + 1) + (4,), activation=activation, bias=False)
@@ -142,8 +139,7 @@ def figure(data: xr.Dataset) -> Figure:
         of = data.loss.sel(start=start)
         losses.fill_between(of.step, of.min("run"), of.max("run"), color=colour, alpha=0.25, lw=0)
         losses.plot(of.step, of.median("run"), color=colour, label=start)
-    title = f"ReLU nets of {LEARNING} layers learn digits"
-    label(losses, title, "step", "loss", "lower left", yscale="log")
+    label(losses, f"ReLU, {LEARNING} layers, on digits", "step", "loss", "lower left", yscale="log")
     return fig
 
 
