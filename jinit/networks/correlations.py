@@ -89,7 +89,7 @@ def _measure(
     net: Description, train: bool, params: Params, state: NormState, x: jax.Array
 ) -> Correlations:
     parts = net.parts
-    slopes = Slopes(parts.activation, x.dtype)
+    slopes = Slopes(net.activation, x.dtype)
 
     def up(run: Run, h: Scaled, xs: Any) -> tuple[Scaled, Correlations]:
         out, steps = climb(run.kind, scaled_steps(run, parts, slopes, train, *xs), h, add)

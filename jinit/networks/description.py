@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import jax
 
 from jinit import checks
+from jinit.activations import Activation
 from jinit.networks.layer import Parts, Run, Steps
 from jinit.networks.norms import BatchStats
 
@@ -12,6 +13,7 @@ from jinit.networks.norms import BatchStats
 class Description:
     """A network of known layers: `init`, `forward`, training and signals ask no more of it."""
 
+    activation: str | Activation
     norm: str | None
     bias: bool
     momentum: float

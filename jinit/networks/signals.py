@@ -138,7 +138,7 @@ def _measure(
 ) -> LayerSignals:
     """The two passes; without a loss, `targets` is the key of a random output gradient."""
     parts = net.parts
-    slopes = Slopes(parts.activation, x.dtype)
+    slopes = Slopes(net.activation, x.dtype)  # by its name, with a slope that does not round
 
     def steps_of(run: Run, *xs: Any) -> Steps[Scaled]:
         return scaled_steps(run, parts, slopes, train, *xs)

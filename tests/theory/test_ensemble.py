@@ -27,6 +27,7 @@ QUESTIONS = {
     "finite_width": {"widths": [20, 30]},
     "scatter_depth": {"width": 4},
     "shattering": {"depth": 3},
+    "mode_factors": {"image": (4, 4)},
 }
 
 
