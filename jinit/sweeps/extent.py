@@ -106,9 +106,13 @@ class Extent(Sequence[Block]):
         }
         return Block(point, first, rows.pop("seed"), rows)
 
+    def begins_with(self, grid: Grid) -> bool:
+        """Whether the first grid has its rows, in the same order."""
+        return [*grid.axes.items()] == [*self.grids[0].axes.items()]
+
     def holds(self, grid: Grid) -> bool:
         """Whether every row of a grid is there."""
-        return self._is_first(grid) or bool((self.runs_of(grid) >= 0).all())
+        return self.begins_with(grid) or bool((self.runs_of(grid) >= 0).all())
 
     def points_of(self, numbers: Sequence[int] | np.ndarray) -> list[int]:
         """The points of blocks, each once, in that order."""
@@ -116,14 +120,14 @@ class Extent(Sequence[Block]):
 
     def numbers(self, grid: Grid) -> np.ndarray:
         """The blocks that hold rows of a grid, in ascending order."""
-        if self._is_first(grid):
+        if self.begins_with(grid):
             return np.arange(self._firsts[1])
         return np.unique(self.runs_of(grid) // self.block)
 
     def runs_of(self, grid: Grid) -> np.ndarray:
         """Where the rows of a grid lie along `run`, `[points, rows]`; -1 for those nobody added."""
         rows = math.prod(grid.shape)
-        if self._is_first(grid):
+        if self.begins_with(grid):
             starts = np.arange(self.points)[:, None] * (self._per_point[0] * self.block)
             return starts + np.arange(rows)
         runs = np.full((self.points, rows), -1)
@@ -151,10 +155,6 @@ class Extent(Sequence[Block]):
             axes[name] = list(next(whole, [known[key] for key in sorted(known)]))
         seeds = axes.pop("seed")
         return Grid(axes, seeds)
-
-    def _is_first(self, grid: Grid) -> bool:
-        """Whether its rows are the first's, in the same order."""
-        return [*grid.axes.items()] == [*self.grids[0].axes.items()]
 
     def _places(self, grid: Grid, other: Grid) -> np.ndarray:
         """For each row of a grid its flat place in another, -1 where it has none; `[rows]`."""

@@ -260,9 +260,9 @@ def _store(
 
 def _is_begun_alike(kept: Store, plan: Sweep, made_for: Mapping[str, Any]) -> bool:
     """Whether a store's first blocks are those of a sweep, in the same groups."""
-    begun = kept.extent.grids[0]
-    same = begun == plan.grid and list(begun.traced) == list(plan.grid.traced)
-    return same and all(kept.made_for[name] == made_for[name] for name in ("group", "block"))
+    return kept.extent.begins_with(plan.grid) and all(
+        kept.made_for[name] == made_for[name] for name in ("group", "block")
+    )
 
 
 def _begin(
